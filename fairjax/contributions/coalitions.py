@@ -1,0 +1,142 @@
+"""Values of agents from the utilities of all coalitions.
+
+    utilities   nu(S) at index sum of 2^i over the agents i in S
+    Shapley     phi_i = sum over S without i of |S|! (N-1-|S|)! / N! (nu(S + i) - nu(S))
+    Banzhaf     b_i   = mean over S without i of nu(S + i) - nu(S)
+
+All agents' values take one pass over the table: both are differences between
+sums of weighted utilities over the coalitions with i and over all coalitions.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from fairjax import checks, trees
+from fairjax.types import Array, PerAgent, PerCoalition, Scalar
+
+
+def shapley(utilities: PerCoalition) -> PerAgent:
+    """Returns the Shapley value of every agent from the utilities of all coalitions.
+
+    Args:
+      utilities: `[2**N]`; bit i of the index says whether agent i is in the coalition.
+
+    Returns:
+      `[N]` values; their sum is `utilities[-1] - utilities[0]`.
+
+    Raises:
+      ValueError: the length is not a power of two above 1, or a known entry is
+        not finite.
+
+    References:
+      Shapley, A value for n-person games, 1953.
+
+    Examples:
+      >>> print(shapley(jnp.array([0.0, 1.0, 2.0, 4.0])))
+      [1.5 2.5]
+    """
+    table = _table(utilities)
+    num_agents = _num_players(table)
+    # nu(S) counts for its members with weight w(|S|-1) and against all others with
+    # weight w(|S|), where w(k) = k! (N-1-k)! / N!; so phi_i is a sum over coalitions
+    # with i, less one number that is the same for all agents.
+    # A game of the coalition's size alone, equal to nu for the first k agents, is
+    # subtracted before and its value, equal for all, added after: it saves digits.
+    sizes = np.arange(num_agents)
+    against = np.append(1 / (num_agents * special.binom(num_agents - 1, sizes)), 0.0)
+    for_members = np.insert(against[:-1], 0, 0.0)
+    counts = _coalition_sizes(num_agents)
+    rest = table - table[2 ** np.arange(num_agents + 1) - 1][counts]
+    member_weights = jnp.asarray(for_members + against, table.dtype)[counts]
+    common = _sum(rest * jnp.asarray(against, table.dtype)[counts])
+    equal_part = (table[-1] - table[0]) / num_agents
+    return _sum_by_member(rest * member_weights) - common + equal_part
+
+
+def banzhaf(utilities: PerCoalition) -> PerAgent:
+    """Returns the Banzhaf value: what an agent adds, averaged over all coalitions of others.
+
+    Args:
+      utilities: `[2**N]`; bit i of the index says whether agent i is in the coalition.
+
+    Returns:
+      `[N]` values.
+
+    Raises:
+      ValueError: as in `shapley`.
+
+    References:
+      Banzhaf, Weighted voting doesn't work, 1965; Wang and Jia, Data Banzhaf,
+      AISTATS 2023.
+
+    Examples:
+      >>> print(banzhaf(jnp.array([0.0, 1.0, 2.0, 4.0])))
+      [1.5 2.5]
+    """
+    table = _table(utilities)
+    table = (table - table[0]) / 2 ** (_num_players(table) - 1)
+    return 2 * _sum_by_member(table) - _sum(table)
+
+
+def leave_one_out(utilities: PerCoalition) -> PerAgent:
+    """Returns what is lost when one agent leaves the coalition of all.
+
+    Args:
+      utilities: `[2**N]`; bit i of the index says whether agent i is in the coalition.
+
+    Returns:
+      `[N]` values `nu(all) - nu(all but i)`.
+
+    Raises:
+      ValueError: as in `shapley`.
+
+    Examples:
+      >>> print(leave_one_out(jnp.array([0.0, 1.0, 2.0, 4.0])))
+      [2. 3.]
+    """
+    table = _table(utilities)
+    everybody = len(table) - 1
+    return table[-1] - table[everybody - 2 ** np.arange(_num_players(table))]
+
+
+def members(num_agents: int, dtype: jnp.dtype) -> Array:
+    """Returns `[2**N, N]`: bit i of the coalition's index."""
+    index = np.arange(2**num_agents)[:, None]
+    return jnp.asarray(index >> np.arange(num_agents) & 1, dtype)
+
+
+def _coalition_sizes(num_agents: int) -> Array:
+    """Returns `[2**N]` numbers of members, made where the table is: 2^N would bloat a program."""
+    return jax.lax.population_count(jnp.arange(2**num_agents, dtype=jnp.uint32))
+
+
+def _sum_by_member(table: PerCoalition) -> PerAgent:
+    """Returns `[N]`: for every agent, the sum of the entries of coalitions with it."""
+    num_agents = _num_players(table)
+    low = num_agents // 2
+    square = table.reshape(-1, 2**low)
+    by_last = trees.dot(square.sum(1), members(num_agents - low, table.dtype))
+    by_first = trees.dot(square.sum(0), members(low, table.dtype))
+    return jnp.concatenate([by_first, by_last])
+
+
+def _sum(table: PerCoalition) -> Scalar:
+    """Returns the sum of a table, in two stages so that float32 keeps its digits."""
+    return table.reshape(-1, 2 ** (_num_players(table) // 2)).sum(1).sum()
+
+
+def _num_players(table: PerCoalition) -> int:
+    return (len(table) - 1).bit_length()
+
+
+def _table(utilities: PerCoalition) -> PerCoalition:
+    table = jnp.asarray(utilities)
+    if table.ndim != 1 or len(table) < 2 or len(table) & (len(table) - 1):
+        raise ValueError(
+            "`utilities` must hold one number per coalition, [2**N] with N of at least 1, "
+            f"got shape {table.shape}."
+        )
+    checks.finite("utilities", table)
+    return table.astype(jnp.promote_types(table.dtype, jnp.float32))
