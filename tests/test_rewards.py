@@ -1,0 +1,153 @@
+"""What an agent is paid: limits, order and exact counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import twin
+
+from fairjax import rewards
+
+
+def aggregates():
+    rng = np.random.default_rng(0)
+    return {
+        "distinct": rng.normal(size=101).astype(np.float32),
+        "ties": rng.integers(-3, 4, size=101).astype(np.float32),
+        "all equal": np.full(101, -2.0, np.float32),
+        "mostly zero": rng.normal(size=101).astype(np.float32) * (rng.uniform(size=101) < 0.1),
+        "tiny": rng.normal(size=101).astype(np.float32) * np.float32(1e-30),
+    }
+
+
+every_aggregate = pytest.mark.parametrize(
+    "aggregate", list(aggregates().values()), ids=list(aggregates())
+)
+
+
+def test_importance_equals_its_formula():
+    previous, contributions = np.array([0.5, 0.3, 0.2]), np.array([0.9, -0.4, 0.1])
+    for floor in (None, 0.0, 0.05):
+        found = rewards.importance(previous, contributions, alpha=0.8, floor=floor)
+        expected = twin.importance(previous, contributions, 0.8, floor)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_agents", [1, 2, 10, 1000])
+def test_importance_sums_to_one_and_nobody_falls_under_the_floor(num_agents):
+    contributions = np.random.default_rng(1).normal(size=num_agents)
+    found = np.asarray(rewards.importance(np.zeros(num_agents), contributions))
+    assert found.sum() == pytest.approx(1, abs=1e-5)
+    assert (found > 0).all()
+    assert num_agents == 1 or found.max() > 2 * found.min()
+
+
+def test_importance_is_defined_for_degenerate_contributions():
+    found = rewards.importance(np.zeros(3), np.array([-1.0, np.nan, -np.inf]), floor=0.0)
+    np.testing.assert_allclose(found, np.full(3, 1 / 3), rtol=1e-6)
+
+
+def test_the_most_important_agent_earns_exactly_everything():
+    rng = np.random.default_rng(3)
+    for beta in (1e-3, 0.5, 1.0, 2.0, 1e7):
+        importance = rng.dirichlet(np.ones(7)).astype(np.float32)
+        fractions = np.asarray(rewards.reward_fractions(importance, beta))
+        assert fractions[importance.argmax()] == 1
+        np.testing.assert_allclose(fractions, twin.reward_fractions(importance, beta), rtol=1e-5)
+
+
+def test_a_more_important_agent_never_earns_less():
+    importance = np.sort(np.random.default_rng(4).dirichlet(np.ones(9))).astype(np.float32)
+    assert (np.diff(rewards.reward_fractions(importance, 1.5)) >= 0).all()
+
+
+def test_boundless_altruism_gives_everybody_everything():
+    importance = np.array([1e-3, 0.2, 0.799])
+    fractions = rewards.reward_fractions(importance, beta=1e7)
+    np.testing.assert_array_equal(fractions, 1)
+    aggregate = aggregates()["distinct"]
+    paid = rewards.sparsify(aggregate, fractions)
+    np.testing.assert_array_equal(paid, np.broadcast_to(aggregate, (3, 101)))
+
+
+@every_aggregate
+def test_exactly_the_floor_of_the_product_is_kept_first_entries_first(aggregate):
+    fractions = np.append(np.random.default_rng(5).uniform(size=20), [0, 1]).astype(np.float32)
+    paid = rewards.sparsify(jnp.asarray(aggregate), jnp.asarray(fractions))
+    expected = np.stack([twin.sparsify(aggregate, fraction) for fraction in fractions])
+    np.testing.assert_array_equal(paid, expected)
+
+
+def test_counts_are_taken_in_the_dtype_of_the_fractions():
+    single, double = np.float32(0.29), np.float64(0.29)
+    aggregate = jnp.arange(1.0, 101.0)
+    assert jnp.count_nonzero(rewards.sparsify(aggregate, jnp.array([single]))) == 29
+    assert jnp.count_nonzero(rewards.sparsify(aggregate, np.array([single]))) == 29
+    assert jnp.count_nonzero(rewards.sparsify(aggregate, np.array([double]))) == 28
+
+
+def test_one_ranking_spans_all_leaves_and_keeps_dtypes():
+    flat = aggregates()["ties"]
+    tree = {"a": jnp.asarray(flat[:60]).reshape(5, 12), "b": jnp.asarray(flat[60:], jnp.bfloat16)}
+    fractions = jnp.array([0.1, 0.5, 0.77])
+    paid = rewards.sparsify(tree, fractions)
+    assert paid["b"].dtype == jnp.bfloat16
+    joined = np.concatenate([paid["a"].reshape(3, -1), paid["b"].astype(np.float32)], axis=1)
+    np.testing.assert_array_equal(joined, rewards.sparsify(flat, fractions))
+
+
+@every_aggregate
+def test_closeness_to_the_aggregate_follows_importance(aggregate):
+    importance = np.sort(np.random.default_rng(6).dirichlet(np.ones(6))).astype(np.float32)
+    paid = np.asarray(rewards.sparsify(aggregate, rewards.reward_fractions(importance)), np.float64)
+    scale = np.abs(aggregate).max()
+    aggregate, paid = aggregate / scale, paid / scale
+    distances = np.linalg.norm(paid - aggregate, axis=1)
+    lengths, full = np.linalg.norm(paid, axis=1), np.linalg.norm(aggregate)
+    assert (np.diff(distances) <= 1e-12).all()
+    assert (np.diff(lengths) >= -1e-12).all()
+    np.testing.assert_allclose(paid @ aggregate / full, lengths**2 / full, atol=1e-6)
+
+
+@every_aggregate
+def test_sparsify_composes_with_jit_and_vmap(aggregate):
+    fractions = np.random.default_rng(7).uniform(size=(3, 4)).astype(np.float32)
+    batch = jnp.stack([jnp.asarray(aggregate) * factor for factor in (1, 2, 3)])
+    found = jax.jit(jax.vmap(rewards.sparsify))(batch, fractions)
+    expected = np.stack(
+        [rewards.sparsify(a, jnp.asarray(f)) for a, f in zip(batch, fractions, strict=True)]
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_sparsify_sorts_once_for_all_agents_and_only_ranks_ties():
+    text = str(jax.make_jaxpr(rewards.sparsify)(jnp.ones(50), jnp.linspace(0, 1, 8)))
+    sorts = [line for line in text.splitlines() if " sort[" in line]
+    assert len(sorts) == 2
+    assert all("50" in line and "8,50" not in line for line in sorts)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: rewards.reward_fractions(np.ones(3), beta=-1.0), "`beta` .* above 0, got beta=-1"),
+        (lambda: rewards.reward_fractions(np.ones(3), beta=np.nan), "`beta`"),
+        (lambda: rewards.reward_fractions(np.ones(3), beta=np.inf), "`beta`"),
+        (lambda: rewards.reward_fractions(np.zeros(3)), "all zero"),
+        (lambda: rewards.reward_fractions(np.array([1.0, -1.0])), "not be negative"),
+        (lambda: rewards.reward_fractions(np.ones((3, 2))), r"\[N\], got shape \(3, 2\)"),
+        (lambda: rewards.reward_fractions(np.ones(0)), r"\[N\], got shape \(0,\)"),
+        (lambda: rewards.importance(np.ones(3), np.ones(2)), "`contributions` must have shape"),
+        (lambda: rewards.importance(np.ones(3), np.ones(3), alpha=1.5), "`alpha`"),
+        (lambda: rewards.importance(np.ones(3), np.ones(3), floor=-0.1), "`floor`"),
+        (lambda: rewards.importance(-np.ones(3), np.ones(3)), "`previous` must not be negative"),
+        (lambda: rewards.sparsify(np.ones(4), np.array([0.5, 1.5])), r"in \[0, 1\]"),
+        (lambda: rewards.sparsify(np.ones(4), np.array([np.nan])), r"in \[0, 1\]"),
+        (lambda: rewards.sparsify(np.array([1.0, np.nan]), np.ones(1)), "`aggregate` .* finite"),
+        (lambda: rewards.sparsify(np.ones(0), np.ones(1)), "at least one entry"),
+        (lambda: rewards.sparsify(np.ones(4), 0.5), r"\[N\], got shape \(\)"),
+    ],
+)
+def test_a_bad_argument_is_named_with_its_rule(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
