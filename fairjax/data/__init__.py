@@ -1,0 +1,21 @@
+"""Data: data sets by name, and how they are shared out among agents."""
+
+from fairjax.data.dataset import Dataset, hold_out
+from fairjax.data.shards import Shards
+from fairjax.data.sources import DATASETS, load
+from fairjax.data.splits import SPLITS, class_imbalance, dirichlet, power_law, uniform
+from fairjax.data.tfds_images import DataUnavailableError
+
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "DataUnavailableError",
+    "Dataset",
+    "Shards",
+    "class_imbalance",
+    "dirichlet",
+    "hold_out",
+    "load",
+    "power_law",
+    "uniform",
+]

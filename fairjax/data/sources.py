@@ -1,0 +1,141 @@
+"""Sources: where data sets come from, by name.
+
+digits, blobs    scikit-learn's, embedded: no file and no network
+any other name   an image-classification set of TensorFlow Datasets: bytes,
+                 cached -> float32, standardised, small images padded
+"""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from sklearn import datasets as sklearn_datasets
+from sklearn.model_selection import train_test_split
+
+from fairjax.data.dataset import Dataset
+from fairjax.data.tfds_images import decoded
+
+DATASETS = {
+    "digits": "1,797 handwritten digits of 8x8 pixels, embedded",
+    "blobs": "2,500 points around ten centres in 16 dimensions, synthetic",
+    "mnist": "70,000 handwritten digits, padded to 32x32, by TFDS",
+    "fashion_mnist": "70,000 pictures of clothes, padded to 32x32, by TFDS",
+    "cifar10": "60,000 photographs of ten kinds of objects, 32x32, by TFDS",
+}
+NUM_DIGITS_TEST = 360
+SMALL, BORDER = (28, 28, 1), 2  # images of this shape get a border, as in the paper
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
+    """Returns the training and test data of a data set.
+
+    "digits" and "blobs" are embedded, and always cut the same way. Any other name is
+    an image-classification set of TensorFlow Datasets, "mnist" or "emnist/letters" for
+    example: read without TensorFlow where it is prepared, else prepared by TFDS, which
+    downloads it. Images of one channel and 28x28 pixels are padded with zeros to
+    32x32; all are divided by 255 and standardised by channel with the mean and
+    standard deviation of the unpadded training images.
+
+    Args:
+      name: the name of the data set.
+      data_dir: the TFDS data directory; None: `TFDS_DATA_DIR`, else TFDS's default.
+
+    Returns:
+      `(train, test)`; images are `[n, height, width, channels]`, float32.
+
+    Raises:
+      ValueError: the name is unknown, the set is not one of images with one class, or
+        (then a `DataUnavailableError`) it is neither in the directory nor to be had;
+        the message says what to do.
+
+    Examples:
+      >>> train, test = load("digits")
+      >>> train.x.shape, len(test), train.num_classes
+      ((1437, 8, 8, 1), 360, 10)
+    """
+    if name == "digits":
+        x, y = sklearn_datasets.load_digits(return_X_y=True)
+        return _cut(x.reshape(-1, 8, 8, 1) / 16, y, NUM_DIGITS_TEST)
+    if name == "blobs":
+        x, y, *_ = sklearn_datasets.make_blobs(
+            2500, n_features=16, centers=10, cluster_std=4.0, random_state=0
+        )
+        return _cut(x / x.std(), y, 500)
+    default = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
+    arrays = _arrays(name, Path(data_dir or default).expanduser().resolve())
+    return _standardised(arrays)
+
+
+def _cut(x: np.ndarray, y: np.ndarray, num_test: int) -> tuple[Dataset, Dataset]:
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y, test_size=num_test, random_state=0, stratify=y
+    )
+    num_classes = int(y.max()) + 1
+    return Dataset(x_train, y_train, num_classes), Dataset(x_test, y_test, num_classes)
+
+
+def _standardised(arrays: dict[str, np.ndarray]) -> tuple[Dataset, Dataset]:
+    """Returns images as float32, (x / 255 - mean) / std by channel, by a table of 256 entries."""
+    images = arrays["x_train"]
+    values = np.arange(256) / 255
+    tables = np.empty((images.shape[-1], 256), np.float32)
+    for channel, table in enumerate(tables):
+        counts = _byte_counts(images[..., channel])
+        mean = counts @ values / counts.sum()
+        std = np.sqrt(counts @ (values - mean) ** 2 / counts.sum())
+        table[:] = (values - mean) / (std if std > 0 else 1)
+    border = BORDER if images.shape[1:] == SMALL else 0
+    padding = [(0, 0), (border, border), (border, border)]
+    parts = []
+    for part in ("train", "test"):
+        size, height, width, channels = arrays[f"x_{part}"].shape
+        x = np.empty((size, height + 2 * border, width + 2 * border, channels), np.float32)
+        for channel, table in enumerate(tables):
+            padded = np.pad(arrays[f"x_{part}"][..., channel], padding)
+            # Bytes are in range, so "clip" changes none; it spares numpy a buffer.
+            x[..., channel] = table.take(padded, mode="clip")
+        parts.append(Dataset(x, arrays[f"y_{part}"], int(arrays["num_classes"])))
+    return parts[0], parts[1]
+
+
+def _byte_counts(images: np.ndarray) -> np.ndarray:
+    """Returns `[256]` counts of the bytes, in pieces: whole, they would be made int64."""
+    pieces = np.array_split(images, max(1, images.size // 2**20))
+    return sum((np.bincount(piece.reshape(-1), minlength=256) for piece in pieces), np.zeros(256))
+
+
+def _arrays(name: str, data_dir: Path) -> dict[str, np.ndarray]:
+    """Returns the bytes of images, from the cache where the prepared files are the same."""
+    cached = _cache_file(name, data_dir)
+    if cached is not None and cached.exists():
+        try:
+            with cached.open("rb") as file, np.load(file) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            pass  # a damaged cache is made anew
+    arrays = decoded(name, data_dir, tuple(DATASETS))
+    cached = _cache_file(name, data_dir)
+    if cached is not None:
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as file:
+                np.savez(file, **arrays)
+            os.replace(file.name, cached)
+        except OSError:
+            pass  # without a cache, the next load decodes again
+    return arrays
+
+
+def _cache_file(name: str, data_dir: Path) -> Path | None:
+    """Returns the place of a cache that belongs to these very files, or None without files."""
+    folder = data_dir / name.replace(":", "/")
+    if not name or ".." in folder.parts or not folder.is_dir():
+        return None
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "fairjax" / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"

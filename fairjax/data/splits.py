@@ -1,0 +1,246 @@
+"""Splits: how the training examples are dealt out to agents.
+
+    uniform          equal sizes, the same mixture of classes for everybody
+    power_law        sizes that grow along a power law, the same mixture
+    class_imbalance  equal sizes; agent i knows the first c_i classes only
+    dirichlet        each class is dealt out in proportions drawn from a Dirichlet
+
+In shapes, N is the number of agents, n of examples, C of classes. Every split takes the
+training data, hands every agent at least one example, and is fixed by its seed.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fairjax import checks
+from fairjax.data.apportion import apportion, at_least_one
+from fairjax.data.dataset import Dataset
+from fairjax.data.shards import Shards
+
+# The exponent of the authors' program. The quantile of x^a, 0 < x < 1, at level p is p^(1/a).
+_POWER = 1.65911332899
+
+
+def uniform(
+    train: Dataset, *, num_agents: int, seed: int = 0, samples_per_agent: int | None = None
+) -> Shards:
+    """Returns shards of equal size, drawn without replacement.
+
+    Args:
+      train: n examples.
+      num_agents: N, at least 1 and at most n.
+      seed: a whole number, not negative.
+      samples_per_agent: the size of every shard; None: n // N.
+
+    Returns:
+      Shards of N agents.
+
+    Raises:
+      ValueError: an option is out of range, or more examples are asked for than exist.
+
+    References:
+      Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine
+      Learning, NeurIPS 2021, section on experiments.
+
+    Examples:
+      >>> train = Dataset(x=np.ones((100, 2)), y=np.arange(100) % 10, num_classes=10)
+      >>> print(uniform(train, num_agents=3).sizes)
+      [33 33 33]
+    """
+    total = _total(train, num_agents, seed, samples_per_agent)
+    sizes = np.full(num_agents, total // num_agents)
+    return _dealt(train, np.random.default_rng(seed), sizes)
+
+
+def power_law(
+    train: Dataset, *, num_agents: int, seed: int = 0, samples_per_agent: int | None = None
+) -> Shards:
+    """Returns shards whose sizes follow a power law, drawn without replacement.
+
+    Shares are evenly spread from the first to the last percentile of the power law x^a,
+    a = 1.65911332899, and divided by their sum. The last agent has most.
+
+    Args:
+      train: n examples.
+      num_agents: N, at least 1 and at most n.
+      seed: a whole number, not negative.
+      samples_per_agent: the mean size of a shard; None: n / N, all examples are dealt.
+
+    Returns:
+      Shards of N agents; sizes never fall and sum to `samples_per_agent * N`, or n.
+
+    Raises:
+      ValueError: an option is out of range, or more examples are asked for than exist.
+
+    References:
+      Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine
+      Learning, NeurIPS 2021, section on experiments.
+
+    Examples:
+      >>> train = Dataset(x=np.ones((3000, 2)), y=np.arange(3000) % 10, num_classes=10)
+      >>> print(power_law(train, num_agents=5).sizes)
+      [  71  335  600  865 1129]
+    """
+    total = _total(train, num_agents, seed, samples_per_agent)
+    shares = np.linspace(0.01 ** (1 / _POWER), 0.99 ** (1 / _POWER), num_agents)
+    sizes = np.sort(at_least_one(apportion(total, shares)))
+    return _dealt(train, np.random.default_rng(seed), sizes)
+
+
+def class_imbalance(
+    train: Dataset, *, num_agents: int, seed: int = 0, samples_per_agent: int | None = None
+) -> Shards:
+    """Returns shards of equal size that know ever more classes, drawn with replacement.
+
+    Agent i knows the first `int(linspace(1, C, N)[i])` classes: the first agent class 0
+    alone, the last all of them. Its examples are spread evenly over its classes.
+
+    Args:
+      train: n examples, some of every class.
+      num_agents: N, at least 1.
+      seed: a whole number, not negative.
+      samples_per_agent: the size of every shard, which may exceed n; None: n // N.
+
+    Returns:
+      Shards of N agents.
+
+    Raises:
+      ValueError: an option is out of range, or no example is of a class that is needed.
+
+    References:
+      Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine
+      Learning, NeurIPS 2021, section on experiments.
+
+    Examples:
+      >>> train = Dataset(x=np.ones((60, 2)), y=np.arange(60) % 4, num_classes=4)
+      >>> print(class_imbalance(train, num_agents=4, samples_per_agent=12).class_counts())
+      [[12  0  0  0]
+       [ 6  6  0  0]
+       [ 4  4  4  0]
+       [ 3  3  3  3]]
+    """
+    size = _total(train, num_agents, seed, samples_per_agent, replace=True) // num_agents
+    rng = np.random.default_rng(seed)
+    known = np.linspace(1, train.num_classes, num_agents).astype(int)
+    of_class = [np.flatnonzero(train.y == label) for label in range(known.max())]
+    for label, rows in enumerate(of_class):
+        if len(rows) == 0:
+            raise ValueError(
+                f"`train` must have examples of the classes 0 to {known.max() - 1}, "
+                f"got none of class {label}."
+            )
+    rows = [
+        np.concatenate(
+            [rng.choice(of_class[c], k) for c, k in enumerate(apportion(size, np.ones(classes)))]
+        )
+        for classes in known
+    ]
+    return Shards.from_indices(train, rows)
+
+
+def dirichlet(
+    train: Dataset,
+    *,
+    num_agents: int,
+    seed: int = 0,
+    samples_per_agent: int | None = None,
+    concentration: float = 0.5,
+) -> Shards:
+    """Returns shards with uneven mixtures of classes, drawn without replacement.
+
+    For every class, proportions over agents are drawn from a symmetric Dirichlet. An
+    agent left without any example is given one of those of the agent with most.
+
+    Args:
+      train: n examples.
+      num_agents: N, at least 1 and at most n.
+      seed: a whole number, not negative.
+      samples_per_agent: the mean size of a shard; None: n / N, all examples are dealt.
+      concentration: of the Dirichlet, above 0. Towards 0 every class goes to one agent;
+        as it grows, everybody's mixture becomes that of the data.
+
+    Returns:
+      Shards of N agents; sizes sum to `samples_per_agent * N`, or n.
+
+    Raises:
+      ValueError: an option is out of range, or more examples are asked for than exist.
+
+    References:
+      Hsu, Qi, Brown, Measuring the Effects of Non-Identical Data Distribution for
+      Federated Visual Classification, 2019.
+
+    Examples:
+      >>> train = Dataset(x=np.ones((60, 2)), y=np.arange(60) % 3, num_classes=3)
+      >>> shards = dirichlet(train, num_agents=4, concentration=1e-6)
+      >>> int(shards.sizes.min()), int(shards.sizes.sum())
+      (1, 60)
+    """
+    checks.above("concentration", concentration, 0)
+    total = _total(train, num_agents, seed, samples_per_agent)
+    rng = np.random.default_rng(seed)
+    dealt = rng.permutation(len(train))[:total]
+    owner = np.empty(total, dtype=np.int64)  # [total], of each dealt row
+    for label in range(train.num_classes):
+        of_class = np.flatnonzero(train.y[dealt] == label)
+        sizes = apportion(len(of_class), _proportions(rng, concentration, num_agents))
+        owner[of_class] = np.repeat(np.arange(num_agents), sizes)
+    sizes = np.bincount(owner, minlength=num_agents)
+    wanted = at_least_one(sizes)
+    spare = [np.flatnonzero(owner == i)[: sizes[i] - wanted[i]] for i in np.flatnonzero(sizes > 1)]
+    owner[np.concatenate([*spare, []]).astype(int)] = np.flatnonzero(sizes == 0)
+    order = np.argsort(owner, kind="stable")
+    return Shards.from_indices(train, np.split(dealt[order], np.cumsum(wanted)[:-1]))
+
+
+SPLITS: dict[str, Callable[..., Shards]] = {
+    "uniform": uniform,
+    "power_law": power_law,
+    "class_imbalance": class_imbalance,
+    "dirichlet": dirichlet,
+}
+
+
+def _proportions(rng: np.random.Generator, concentration: float, num_agents: int) -> np.ndarray:
+    """Returns one draw `[N]` from a symmetric Dirichlet, in logarithms until the end.
+
+    A gamma variate G(a) is G(a + 1) U^(1/a). For small a it is below the smallest float,
+    and dividing by the sum would be 0/0. So log G(a) is formed, multiplied by
+    s = min(a, 1) because log(U) / a may overflow too, and divided by s only after the
+    largest was subtracted: the largest proportion is exp(0) before it is normalised.
+    """
+    scale = min(concentration, 1.0)
+    gammas = np.log(rng.standard_gamma(concentration + 1, num_agents))
+    uniforms = np.log1p(-rng.random(num_agents))  # 1 - [0, 1) is never zero
+    logits = scale * gammas + (scale / concentration) * uniforms
+    with np.errstate(over="ignore"):
+        return np.exp((logits - logits.max()) / scale)
+
+
+def _dealt(train: Dataset, rng: np.random.Generator, sizes: np.ndarray) -> Shards:
+    """Returns shards of the given sizes, drawn without replacement."""
+    dealt = rng.permutation(len(train))[: sizes.sum()]
+    return Shards.from_indices(train, np.split(dealt, np.cumsum(sizes)[:-1]))
+
+
+def _total(
+    train: Dataset, num_agents: int, seed: int, samples_per_agent: int | None, replace: bool = False
+) -> int:
+    """Checks the options that all splits share; returns how many examples are dealt."""
+    checks.count("num_agents", num_agents)
+    checks.count("seed", seed, least=0)
+    if samples_per_agent is not None:
+        checks.count("samples_per_agent", samples_per_agent)
+        total = samples_per_agent * num_agents
+        if total > len(train) and not replace:
+            raise ValueError(
+                f"`samples_per_agent` * `num_agents` must be at most the {len(train)} examples "
+                f"of `train`, got {samples_per_agent} * {num_agents} = {total}."
+            )
+        return total
+    if num_agents > len(train):
+        raise ValueError(
+            f"`num_agents` must be at most the {len(train)} examples of `train`, "
+            f"got num_agents={num_agents}."
+        )
+    return len(train)

@@ -1,0 +1,148 @@
+"""Image-classification sets of TensorFlow Datasets, read without TensorFlow.
+
+name -> builder, prepared by TFDS if need be -> bytes of images and their classes
+"""
+
+import difflib
+import socket
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BULK = 1000  # examples decoded at a time
+
+
+class DataUnavailableError(ValueError):
+    """A data set is not where it was looked for, and could not be fetched."""
+
+
+def decoded(name: str, data_dir: Path, ours: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Returns the arrays x_train, y_train, x_test, y_test and num_classes.
+
+    Args:
+      name: a name of TFDS, possibly with configuration and version.
+      data_dir: TFDS data directory.
+      ours: names that a hint at a misspelling may suggest besides.
+
+    Raises:
+      DataUnavailableError: the set is not in the directory and could not be made.
+      ValueError: the name is unknown, or the set is not one of images with one class.
+    """
+    import absl.logging
+
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.FATAL)  # TFDS warns of what we say as errors
+    try:
+        builder = _builder(name, data_dir, ours)
+        image, label = _image_and_label(name, builder)
+        if not builder.is_prepared():
+            _prepare(name, builder, data_dir)
+        splits = builder.info.splits
+        test = "test" if "test" in splits else "validation"
+        if "train" not in splits or test not in splits:
+            raise ValueError(
+                f"The data set {name!r} must have the splits train and test or validation, "
+                f"got {', '.join(splits)}."
+            )
+        arrays = {"num_classes": np.array(builder.info.features[label].num_classes)}
+        for part, split in (("train", "train"), ("test", test)):
+            source = builder.as_data_source(split)
+            arrays[f"x_{part}"], arrays[f"y_{part}"] = _decode(name, source, image, label)
+    finally:
+        absl.logging.set_verbosity(verbosity)
+    return arrays
+
+
+def _builder(name: str, data_dir: Path, ours: tuple[str, ...]) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (ValueError, AssertionError, ImportError) as error:
+        # Besides a set it does not know, TFDS has these for a bad version, configuration
+        # or character in the name.
+        known = (*ours, *tfds.list_builders(with_community_datasets=False))
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
+        raise ValueError(
+            f"Unknown dataset {name!r}.{hint} Known: {', '.join(ours)}, and any "
+            f"image-classification set of TensorFlow Datasets, or one prepared in {data_dir}."
+        ) from error
+
+
+def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
+    """Returns the keys of the one image and the one class of an example."""
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features.items())
+    images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
+    labels = [key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel)]
+    keys = builder.info.supervised_keys
+    if keys is None and len(images) == len(labels) == 1:
+        keys = (images[0], labels[0])
+    if keys is None or keys[0] not in images or keys[1] not in labels:
+        kinds = ", ".join(f"{key}: {type(value).__name__}" for key, value in features.items())
+        raise ValueError(f"The data set {name!r} must be of images with one class, got {kinds}.")
+    if features[keys[0]].np_dtype != np.uint8:
+        raise ValueError(
+            f"The images of {name!r} must be bytes, got dtype {features[keys[0]].np_dtype}."
+        )
+    return keys
+
+
+def _prepare(name: str, builder: Any, data_dir: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    def unavailable(reason: str) -> DataUnavailableError:
+        return DataUnavailableError(
+            f"The data set {name!r} is not prepared in {data_dir} and could not be made: {reason}. "
+            "Put a prepared copy there, or point TFDS_DATA_DIR at a directory that holds one."
+        )
+
+    # Offline, TFDS itself gives up only after minutes.
+    hosts = [urllib.parse.urlparse(url).hostname for url in builder.url_infos]
+    if hosts and hosts[0] and not urllib.request.getproxies():
+        try:
+            socket.getaddrinfo(hosts[0], 443)
+        except OSError as error:
+            raise unavailable(f"{hosts[0]} cannot be reached") from error
+    failures = (
+        OSError,
+        AssertionError,
+        ValueError,
+        RuntimeError,
+        tfds.download.DownloadError,
+        tfds.download.ExtractError,
+        tfds.download.NonMatchingChecksumError,
+    )
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except ImportError as error:
+        reason = f"TFDS needs TensorFlow to prepare it (pip install tensorflow): {error}"
+        raise unavailable(reason) from error
+    except failures as error:
+        raise unavailable((str(error) or type(error).__name__).splitlines()[0]) from error
+
+
+def _decode(name: str, source: Any, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns uint8 images `[n, height, width, channels]` and classes `[n]`."""
+    size = len(source)
+    x, y = None, np.empty(size, np.int32)
+    for start in range(0, size, BULK):
+        rows = range(start, min(start + BULK, size))
+        for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
+            if x is None:
+                x = np.empty((size, *example[image].shape), np.uint8)
+            if example[image].shape != x.shape[1:]:
+                raise ValueError(
+                    f"The images of {name!r} must have one shape, got {x.shape[1:]} and "
+                    f"{example[image].shape}. Resize them and give arrays: "
+                    "`fairjax.data.Dataset(x=..., y=..., num_classes=...)`."
+                )
+            x[row], y[row] = example[image], example[label]
+    if x is None:
+        raise ValueError(f"The data set {name!r} must hold examples, got none.")
+    return x, y

@@ -1,0 +1,262 @@
+"""Datasets are checked once, shards are rows of them, and splits lose nobody."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fairjax import data
+from fairjax.data import Dataset, Shards
+
+SPLITS = pytest.mark.parametrize("split", data.SPLITS.values(), ids=data.SPLITS)
+WITHOUT_REPLACEMENT = pytest.mark.parametrize("name", ["uniform", "power_law", "dirichlet"])
+AGENTS = pytest.mark.parametrize("num_agents", [1, 2, 5, 17, 100])
+SEEDS = pytest.mark.parametrize("seed", [0, 1, 7])
+
+
+def examples(num_examples: int = 100, num_classes: int = 10) -> Dataset:
+    x = np.arange(num_examples * 3.0).reshape(num_examples, 3)
+    return Dataset(x, np.arange(num_examples) % num_classes, num_classes)
+
+
+def all_rows(shards: Shards) -> np.ndarray:
+    return np.concatenate([shards.rows(agent) for agent in range(shards.num_agents)])
+
+
+# Datasets
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "num_classes", "message"),
+    [
+        (np.ones((0, 2)), [], 2, "at least one example"),
+        (np.ones((3, 2)), [0, 1], 2, "equally long, got 3 and 2"),
+        (np.ones((2, 2)), [0, 2], 2, r"in \[0, 2\), got 2 in row 1"),
+        (np.ones((2, 2)), [-1, 0], 2, "got -1 in row 0"),
+        (np.ones((2, 2)), [0, 0.5], 2, "got 0.5 in row 1"),
+        (np.ones((2, 2)), [0, np.nan], 2, "got nan in row 1"),
+        (np.ones((2, 2)), np.eye(2), 2, "argmax"),
+        (np.ones((2, 2)), ["a", "b"], 2, "whole numbers, got dtype"),
+        (np.array(["a", "b"]), [0, 1], 2, "must be numbers"),
+        (np.array([2**40, 0]), [0, 1], 2, "fit int32"),
+        (np.ones((2, 2)), [0, 0], 1, "`num_classes` must be a whole number of at least 2"),
+        (np.ones((2, 2)), [0, 1], 2.0, "`num_classes` must be a whole number"),
+    ],
+)
+def test_a_broken_dataset_is_refused_with_the_reason(x, y, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset(x, y, num_classes)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, jnp.bfloat16])
+def test_floats_become_float32(dtype):
+    assert Dataset(np.ones((2, 2), dtype), [0, 1], 2).x.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_tokens_stay_whole_numbers(dtype):
+    assert Dataset(np.ones((2, 2), dtype), [0, 1], 2).x.dtype == np.int32
+
+
+def test_broken_features_are_accepted():
+    dataset = Dataset([[np.nan], [np.inf], [1e300]], [0, 1, 1], 2)
+    assert np.isnan(dataset.x[0, 0])
+    assert np.isinf(dataset.x[1:]).all()
+
+
+def test_float32_features_are_not_copied():
+    x = np.ones((4, 2), np.float32)
+    assert Dataset(x, [0, 1, 0, 1], 2).x is x
+
+
+def test_a_dataset_passes_through_jit_vmap_and_tree_map():
+    dataset = examples(6, 3)
+    doubled = jax.jit(lambda d: jax.tree.map(lambda leaf: 2 * leaf, d))(dataset)
+    np.testing.assert_array_equal(doubled.x, 2 * dataset.x)
+    assert doubled.num_classes == 3
+    assert jax.vmap(lambda d: d.x.sum(), in_axes=(0,))(dataset).shape == (6,)
+    assert jax.tree.map(lambda _: None, dataset).num_classes == 3
+    assert jax.eval_shape(lambda d: d, dataset).x.shape == (6, 3)
+    assert len(jax.tree.map(lambda leaf: leaf[:0], dataset)) == 0
+
+
+def test_a_dataset_made_of_tracers_passes():
+    dataset = examples(6, 3)
+    flipped = jax.jit(lambda d: dataclasses.replace(d, y=2 - d.y))(dataset)
+    np.testing.assert_array_equal(flipped.y, 2 - dataset.y)
+
+
+def test_taking_rows_keeps_their_order():
+    taken = examples().take([7, 3, 7])
+    np.testing.assert_array_equal(taken.y, [7, 3, 7])
+
+
+@pytest.mark.parametrize("rows", [[], [-1], [100], [0.0], [[0]], np.ones(100, bool)])
+def test_rows_that_are_none_are_refused(rows):
+    with pytest.raises(ValueError, match="`rows`|rows must"):
+        examples().take(rows)
+
+
+@SEEDS
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.25, 0.5, 0.999])
+def test_holding_out_keeps_every_example_once_and_the_mixture(fraction, seed):
+    dataset = examples(203, 4)
+    rest, held = data.hold_out(dataset, fraction, seed)
+    assert len(held) == min(max(round(fraction * 203), 1), 202)
+    np.testing.assert_array_equal(np.sort(np.concatenate([rest.x, held.x]), axis=0), dataset.x)
+    quotas = np.bincount(dataset.y) * len(held) / 203
+    assert np.abs(np.bincount(held.y, minlength=4) - quotas).max() <= 1
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, np.nan])
+def test_a_fraction_outside_its_range_is_refused(fraction):
+    with pytest.raises(ValueError, match="`fraction`"):
+        data.hold_out(examples(), fraction)
+
+
+# Shards
+
+
+def test_padding_repeats_an_agents_own_first_row():
+    shards = Shards.from_indices(examples(), [[4, 5, 6], [9]])
+    assert shards.indices.dtype == shards.sizes.dtype == np.int32
+    np.testing.assert_array_equal(shards.indices, [[4, 5, 6], [9, 9, 9]])
+
+
+def test_class_counts_leave_padding_out_and_count_rows_as_often_as_they_occur():
+    shards = Shards.from_indices(examples(6, 3), [[0, 3, 3, 1], [5]])
+    np.testing.assert_array_equal(shards.class_counts(), [[3, 1, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "at least one agent"),
+        ([[0], []], "agent 1 must hold at least one"),
+        ([[0], [100]], r"agent 1 must be in \[0, 100\), got row 100"),
+        ([[-1]], "agent 0 must be in"),
+        ([[0.5]], "agent 0 must be whole numbers"),
+        ([0, 1], "agent 0 must be one-dimensional"),
+    ],
+)
+def test_rows_that_make_no_shards_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        Shards.from_indices(examples(), rows)
+
+
+def test_shards_pass_through_jit():
+    shards = data.uniform(examples(), num_agents=4)
+    again = jax.jit(lambda s: s)(shards)
+    np.testing.assert_array_equal(again.class_counts(), shards.class_counts())
+    assert again.num_agents == 4
+
+
+# Splits
+
+
+@SPLITS
+@AGENTS
+@SEEDS
+def test_nobody_gets_nothing_and_the_seed_decides(split, num_agents, seed):
+    train = examples()
+    shards = split(train, num_agents=num_agents, seed=seed)
+    assert shards.num_agents == num_agents
+    assert shards.sizes.min() >= 1
+    again = split(train, num_agents=num_agents, seed=seed)
+    np.testing.assert_array_equal(shards.indices, again.indices)
+    other = split(train, num_agents=num_agents, seed=seed + 1)
+    assert not np.array_equal(all_rows(shards), all_rows(other))
+
+
+@WITHOUT_REPLACEMENT
+@AGENTS
+@SEEDS
+def test_no_example_is_dealt_twice(name, num_agents, seed):
+    rows = all_rows(data.SPLITS[name](examples(), num_agents=num_agents, seed=seed))
+    assert len(np.unique(rows)) == len(rows)
+    assert len(rows) == (100 // num_agents * num_agents if name == "uniform" else 100)
+
+
+@SPLITS
+@SEEDS
+def test_samples_per_agent_fixes_the_total(split, seed):
+    shards = split(examples(), num_agents=7, seed=seed, samples_per_agent=3)
+    assert shards.sizes.sum() == 21
+
+
+@SPLITS
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_agents": 0},
+        {"num_agents": 101},
+        {"num_agents": 2.0},
+        {"num_agents": 2, "seed": -1},
+        {"num_agents": 2, "samples_per_agent": 0},
+    ],
+)
+def test_options_out_of_range_are_refused(split, options):
+    with pytest.raises(ValueError, match="must be"):
+        split(examples(), **options)
+
+
+@WITHOUT_REPLACEMENT
+def test_more_examples_than_there_are_cannot_be_dealt(name):
+    with pytest.raises(ValueError, match="10 \\* 11 = 110"):
+        data.SPLITS[name](examples(), num_agents=11, samples_per_agent=10)
+
+
+def test_a_power_law_has_the_published_sizes():
+    sizes = data.power_law(examples(3000), num_agents=5).sizes
+    assert np.abs(sizes - [71, 336, 600, 865, 1128]).max() <= 1
+
+
+@pytest.mark.parametrize("num_agents", [1, 3, 10, 333, 1000])
+def test_a_power_law_never_falls_and_loses_no_example(num_agents):
+    sizes = data.power_law(examples(1000), num_agents=num_agents).sizes
+    assert sizes.sum() == 1000
+    assert (np.diff(sizes) >= 0).all()
+
+
+def test_class_imbalance_adds_classes_from_the_first_on_and_spreads_evenly():
+    counts = data.class_imbalance(examples(), num_agents=5, samples_per_agent=23).class_counts()
+    np.testing.assert_array_equal((counts > 0).sum(1), [1, 3, 5, 7, 10])
+    for row in counts:
+        known = row[row > 0]
+        assert known.max() - known.min() <= 1
+        assert (row[: len(known)] > 0).all()
+
+
+def test_class_imbalance_may_ask_for_more_than_there_is():
+    shards = data.class_imbalance(examples(), num_agents=3, samples_per_agent=500)
+    np.testing.assert_array_equal(shards.sizes, 500)
+
+
+def test_class_imbalance_names_the_class_that_is_absent():
+    train = Dataset(np.ones((4, 2)), [0, 1, 3, 3], 4)
+    with pytest.raises(ValueError, match="none of class 2"):
+        data.class_imbalance(train, num_agents=2)
+
+
+@SEEDS
+@pytest.mark.parametrize("concentration", [1e-310, 1e-6, 0.1, 0.5, 1.0, 50.0, 1e300])
+def test_a_dirichlet_split_ends_and_is_whole_at_any_concentration(concentration, seed):
+    shards = data.dirichlet(examples(), num_agents=9, seed=seed, concentration=concentration)
+    assert shards.sizes.min() >= 1
+    np.testing.assert_array_equal(np.sort(all_rows(shards)), np.arange(100))
+
+
+def test_a_dirichlet_split_gives_a_class_to_one_agent_or_to_all_alike():
+    train = examples(4000, 4)
+    rough = data.dirichlet(train, num_agents=5, concentration=1e-6).class_counts()
+    assert (rough.max(0) >= 990).all()
+    even = data.dirichlet(train, num_agents=5, concentration=1e6).class_counts()
+    assert np.abs(even - 200).max() <= 5
+
+
+@pytest.mark.parametrize("concentration", [0, -1, np.nan, np.inf])
+def test_a_concentration_not_above_zero_is_refused(concentration):
+    with pytest.raises(ValueError, match="`concentration`"):
+        data.dirichlet(examples(), num_agents=2, concentration=concentration)
