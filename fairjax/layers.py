@@ -1,0 +1,211 @@
+"""Layers: convolution and pooling written so that many agents' weights run fast together.
+
+Images [B, H, W, C] meet a kernel [P, Q, C, F]; the output [B, H', W', F], with H' = H - P + 1 and
+W' = W - Q + 1, is
+
+    y[b, h, w, f]   =  sum_pqc x[b, h + p, w + q, c] k[p, q, c, f]
+
+XLA's own CPU convolution is fast only outside loops and with one set of weights. Matrix products
+are fast everywhere, so the sum is written as one of two products. Where a window holds few numbers
+(P Q C small), whole windows are copied out:
+
+    y[b, h, w]      =  window[b, h, w] [P Q C] @ k [P Q C, F]
+
+Otherwise only strips of one row are, which are P times fewer numbers. One product meets several
+kernel rows p at once, and its outputs, small where F is, are shifted and added:
+
+    z[b, h, w, p]   =  strip[b, h, w] [Q C] @ k[p] [Q C, F]
+    y[b, h, w]      =  sum_p z[b, h + p, w, p]
+
+G kernel rows at once need H' + G - 1 rows of strips where H' would do, so G stays small. Gradients
+are products of the same shapes, and under `vmap` over weights all of them are batched products.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from fairjax import checks
+from fairjax.types import Array
+
+# Measured on a CPU, forward and backward, with the paper's networks.
+LARGEST_WINDOW = 128  # numbers in a window that is still copied whole
+ROWS_AT_ONCE = 4  # kernel rows in one product
+
+_CHANNELS_LAST = {
+    1: lax.conv_dimension_numbers((1, 1, 1), (1, 1, 1), ("NWC", "WIO", "NWC")),
+    2: lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")),
+}
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    **options: Any,
+) -> Array:
+    """Returns what `jax.lax.conv_general_dilated` returns, sooner where weights are many.
+
+    Give it to Flax: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`. Convolutions of
+    images or sequences with the channels last, stride one, no dilation, one group, any padding, in
+    float32 or float64, become matrix products. All others are left to `lax`.
+
+    Args:
+      lhs: `[B, H, W, C]` images or `[B, L, C]` sequences.
+      rhs: `[P, Q, C, F]` or `[P, C, F]` kernel.
+      window_strides: one step per spatial axis.
+      padding: "SAME", "VALID", "SAME_LOWER", or (low, high) per spatial axis.
+      lhs_dilation: as in `lax`, like all that follow.
+      rhs_dilation: see `lax`.
+      dimension_numbers: see `lax`; Flax passes channels last, while None means channels first.
+      feature_group_count: see `lax`.
+      batch_group_count: see `lax`.
+      precision: of the matrix products.
+      preferred_element_type: see `lax`.
+      **options: whatever else `lax` takes.
+
+    Returns:
+      `[B, H', W', F]` or `[B, L', F]`, of the dtype of `lhs`.
+
+    Raises:
+      TypeError: as `lax` does.
+      ValueError: as `lax` does.
+
+    Examples:
+      >>> image, kernel = jnp.arange(9.0).reshape(1, 3, 3, 1), jnp.ones((2, 2, 1, 1))
+      >>> channels_last = ("NHWC", "HWIO", "NHWC")
+      >>> y = conv_general_dilated(image, kernel, (1, 1), "VALID", dimension_numbers=channels_last)
+      >>> print(y[0, :, :, 0])
+      [[ 8. 12.]
+       [20. 24.]]
+    """
+    rank = lhs.ndim - 2
+    ones = (None, 1, (1,) * rank, [1] * rank)
+    simple = (
+        rank in _CHANNELS_LAST
+        and lhs.ndim == rhs.ndim
+        and lhs.shape[-1] == rhs.shape[-2]
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in (jnp.float32, jnp.float64)
+        and tuple(window_strides) == (1,) * rank
+        and lhs_dilation in ones
+        and rhs_dilation in ones
+        and feature_group_count == batch_group_count == 1
+        and preferred_element_type is None
+        and not any(option is not None for option in options.values())
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        == _CHANNELS_LAST[rank]
+    )
+    if simple:
+        pads = padding
+        if isinstance(padding, str):
+            pads = lax.padtype_to_pads(lhs.shape[1:-1], rhs.shape[:-2], window_strides, padding)
+        sizes = [n + low + high for n, (low, high) in zip(lhs.shape[1:-1], pads, strict=True)]
+        if all(n >= k > 0 for n, k in zip(sizes, rhs.shape[:-2], strict=True)):
+            borders = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
+            padded = lax.pad(lhs, jnp.zeros((), lhs.dtype), borders)
+            if rank == 2:
+                return _convolve(padded, rhs, precision)
+            # A sequence is an image of width one: its strips are its own rows, uncopied.
+            return _convolve(padded[:, :, None], rhs[:, None], precision)[:, :, 0]
+    return lax.conv_general_dilated(
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        **options,
+    )
+
+
+def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
+    """Returns the largest entry of every window; windows do not overlap.
+
+    Rows and columns that fill no window are dropped. Apply it before a monotone activation: the
+    result is the same, of fewer exponentials. The gradient of a window goes to its largest entry,
+    the first in reading order where several are equal, as in PyTorch. A NaN makes its window NaN.
+
+    Args:
+      x: `[..., H, W, C]` images.
+      window: height P and width Q of a window.
+
+    Returns:
+      `[..., H // P, W // Q, C]` maxima.
+
+    Raises:
+      ValueError: `window` is not two whole numbers above zero, or is larger than the image.
+
+    Examples:
+      >>> print(max_pool(jnp.arange(15.0).reshape(1, 3, 5, 1))[0, :, :, 0])
+      [[6. 8.]]
+    """
+    height, width = window
+    checks.count("window[0]", height)
+    checks.count("window[1]", width)
+    if height > x.shape[-3] or width > x.shape[-2]:
+        raise ValueError(
+            f"`window` must fit into the image, got window={window} "
+            f"and an image of height {x.shape[-3]} and width {x.shape[-2]}."
+        )
+    bottom, right = x.shape[-3] // height * height, x.shape[-2] // width * width
+    entries = [
+        x[..., row:bottom:height, column:right:width, :]
+        for row in range(height)
+        for column in range(width)
+    ]
+    return functools.reduce(_first_largest, entries)
+
+
+def _first_largest(a: Array, b: Array) -> Array:
+    # `jnp.maximum` would share the gradient of a tie.
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+
+def _convolve(x: Array, kernel: Array, precision: Any) -> Array:
+    height, width, channels, features = kernel.shape
+    out_height = x.shape[1] - height + 1
+    strips = _strips(x, width)  # [B, H, W', Q C]
+    if height * width * channels <= LARGEST_WINDOW:
+        windows = [strips[:, p : p + out_height] for p in range(height)]
+        windows = jnp.concatenate(windows, axis=-1)  # [B, H', W', P Q C]
+        return _product(windows, kernel.reshape(-1, features), precision)
+    groups = -(-height // ROWS_AT_ONCE)
+    bounds = [group * height // groups for group in range(groups + 1)]
+    total = 0
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        rows = strips[:, start : stop + out_height - 1]
+        columns = kernel[start:stop].transpose(1, 2, 0, 3).reshape(width * channels, -1)
+        products = _product(rows, columns, precision)  # [B, H' + G - 1, W', G F]
+        for p, product in enumerate(jnp.split(products, stop - start, axis=-1)):
+            total += product[:, p : p + out_height]
+    return total
+
+
+def _strips(x: Array, width: int) -> Array:
+    if width == x.shape[2]:
+        return x.reshape(*x.shape[:2], 1, -1)
+    out_width = x.shape[2] - width + 1
+    return jnp.concatenate([x[:, :, q : q + out_width] for q in range(width)], axis=-1)
+
+
+def _product(rows: Array, matrix: Array, precision: Any) -> Array:
+    # XLA's CPU takes a sixth longer over the gradients of a product with four axes.
+    product = jnp.matmul(rows.reshape(-1, rows.shape[-1]), matrix, precision=precision)
+    return product.reshape(*rows.shape[:-1], -1)

@@ -1,0 +1,89 @@
+"""CGSV: judge uploads by their cosine with the aggregate, pay with parts of the aggregate.
+
+upload        u_i   =  gamma dw_i / |dw_i|
+aggregate     u_N   =  sum_i r_i u_i, with the shares of the data in the first round
+importance    r_i  <-  alpha r_i + (1 - alpha) psi_i, floored, then normalised
+reward        v_i   =  the floor(f_i D) largest entries of u_N,
+                       f_i = tanh(beta r_i) / max_j tanh(beta r_j)
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import checks, contributions, rewards, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.types import PerAgent, Scalar, Stacked
+
+CONTRIBUTIONS = {
+    "cosine": contributions.cosine,
+    "shapley": contributions.cosine_shapley,
+    "mean_field": contributions.mean_field_cosine_shapley,
+}
+
+
+def cgsv(
+    *,
+    alpha: Scalar = 0.95,
+    beta: Scalar = 1.0,
+    gamma: Scalar = 0.5,
+    contribution: str = "cosine",
+    mask: str = "model",
+) -> Mechanism:
+    """Returns the mechanism of the paper.
+
+    Args:
+      alpha: memory of the importance coefficients, in [0, 1]. May be traced.
+      beta: altruism degree, above 0. May be traced.
+      gamma: length of every upload, above 0, in the parameters' unit. May be traced.
+      contribution: "cosine", the paper's approximation psi; "shapley", exact, for at
+        most 25 agents; or "mean_field".
+      mask: "model", one ranking of all D entries; or "leaf", one per tensor.
+
+    Returns:
+      A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first.
+
+    Raises:
+      ValueError: a known value breaks its rule.
+
+    References:
+      Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative
+      Machine Learning, NeurIPS 2021.
+
+    Examples:
+      >>> mechanism = cgsv(beta=2.0)
+      >>> updates = jnp.array([[3.0, 1.0, 0.1], [3.0, 0.0, 0.2], [0.0, 0.0, -1.0]])
+      >>> context = Context(shard_sizes=jnp.array([10, 10, 10]))
+      >>> outcome, _ = mechanism.update(updates, mechanism.init(3), context)
+      >>> print((outcome.rewards != 0).sum(1))
+      [3 2 1]
+    """
+    checks.between("alpha", alpha, 0, 1)
+    checks.above("beta", beta, 0)
+    checks.above("gamma", gamma, 0)
+    checks.choice("contribution", contribution, CONTRIBUTIONS)
+    checks.choice("mask", mask, ("model", "leaf"))
+
+    def update(
+        updates: Stacked, importance: PerAgent, context: Context
+    ) -> tuple[Outcome, PerAgent]:
+        uploads = trees.with_length(updates, gamma)
+        weights = first_round_shares(importance, context)
+        aggregate = trees.weighted_sum(weights, uploads)
+        judged = CONTRIBUTIONS[contribution](uploads, weights)
+        importance = rewards.importance(importance, judged, alpha)
+        fractions = rewards.reward_fractions(importance, beta)
+        paid: Any
+        if mask == "model":
+            paid = rewards.sparsify(aggregate, fractions)
+        else:
+            paid = jax.tree.map(lambda leaf: rewards.sparsify(leaf, fractions), aggregate)
+        return Outcome(aggregate, paid, judged, importance, fractions), importance
+
+    return Mechanism(jnp.zeros, update)
+
+
+def first_round_shares(importance: PerAgent, context: Context) -> PerAgent:
+    """Returns the importance `[N]`, or the shares of the data while it is zero."""
+    return jnp.where(importance.sum() > 0, importance, context.shares)

@@ -1,0 +1,72 @@
+"""CGSV as the authors' released program computes it, where that differs from the paper.
+
+    upload      u_i   =  gamma dw_i / (|dw_i| + 1e-7)
+    importance  r_i  <-  max(alpha r_i + (1 - alpha) psi_i, 1e-3), then normalised
+    reward      of every tensor of d entries, those at least as large as the k-th
+                largest, k = min(ceil(f_i d), d - 1)
+
+So entries that tie all stay, the smallest entry never arrives, k = 0 keeps nothing,
+and a tensor of one entry is kept whole.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import checks, contributions, rewards, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.cgsv import first_round_shares
+from fairjax.types import Array, PerAgent, Scalar, Stacked
+
+
+def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Scalar = 0.5) -> Mechanism:
+    """Returns CGSV with the released program's rules in place of the paper's.
+
+    Args:
+      alpha: memory of the importance coefficients, in [0, 1]. May be traced.
+      beta: altruism degree, above 0. May be traced.
+      gamma: length of every upload, above 0. May be traced.
+
+    Returns:
+      A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first.
+
+    Raises:
+      ValueError: a known value breaks its rule.
+
+    References:
+      Xu et al., NeurIPS 2021, and the program published with it.
+
+    Examples:
+      >>> mechanism = cgsv_released(beta=1e7)
+      >>> updates = jnp.array([[3.0, 1.0, 0.1], [3.0, 0.0, 0.2]])
+      >>> context = Context(shard_sizes=jnp.array([10, 10]))
+      >>> outcome, _ = mechanism.update(updates, mechanism.init(2), context)
+      >>> print((outcome.rewards != 0).sum(1))
+      [2 2]
+    """
+    checks.between("alpha", alpha, 0, 1)
+    checks.above("beta", beta, 0)
+    checks.above("gamma", gamma, 0)
+
+    def update(
+        updates: Stacked, importance: PerAgent, context: Context
+    ) -> tuple[Outcome, PerAgent]:
+        updates = trees.zero_broken(updates)
+        lengths = jnp.sqrt(trees.squared_norms(updates))
+        uploads = trees.scaled(gamma / (lengths + 1e-7), updates)
+        weights = first_round_shares(importance, context)
+        aggregate = trees.weighted_sum(weights, uploads)
+        judged = contributions.cosine(uploads, weights)
+        importance = rewards.importance(importance, judged, alpha, floor=1e-3)
+        fractions = rewards.reward_fractions(importance, beta)
+        paid = jax.tree.map(lambda leaf: _largest_of_tensor(leaf, fractions), aggregate)
+        return Outcome(aggregate, paid, judged, importance, fractions), importance
+
+    return Mechanism(jnp.zeros, update)
+
+
+def _largest_of_tensor(tensor: Array, fractions: PerAgent) -> Stacked:
+    size = tensor.size
+    kept = jnp.minimum(jnp.ceil(fractions * size).astype(jnp.int32), size - 1)
+    magnitudes = jnp.sort(jnp.abs(tensor).reshape(-1), descending=True)
+    thresholds = jnp.where(kept > 0, magnitudes[kept - 1], jnp.inf if size > 1 else 0)
+    return jnp.where(jnp.abs(tensor) >= trees.per_agent(thresholds, tensor[None]), tensor, 0)

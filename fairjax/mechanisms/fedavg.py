@@ -1,0 +1,37 @@
+"""FedAvg: everybody receives the same average, whatever they gave.
+
+w  <-  w + sum_i (n_i / sum_j n_j) dw_i
+"""
+
+import jax.numpy as jnp
+
+from fairjax import trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
+from fairjax.types import Stacked
+
+
+def fedavg() -> Mechanism:
+    """Returns federated averaging, weighted by the sizes of shards. It has no state.
+
+    It does not judge: contributions and importance are nan. Reward fractions are 1.
+
+    References:
+      McMahan et al., Communication-efficient learning of deep networks from
+      decentralized data, AISTATS 2017.
+
+    Examples:
+      >>> context = Context(shard_sizes=jnp.array([30, 10]))
+      >>> outcome, _ = fedavg().update(jnp.array([[4.0, 0.0], [0.0, 4.0]]), (), context)
+      >>> print(outcome.rewards)
+      [[3. 1.]
+       [3. 1.]]
+    """
+
+    def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
+        num_agents = trees.num_agents(updates)
+        aggregate = trees.weighted_sum(context.shares, trees.zero_broken(updates))
+        paid = trees.broadcast(num_agents, aggregate)
+        unknown = unjudged(num_agents)
+        return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
+
+    return Mechanism(lambda num_agents: (), update)

@@ -1,0 +1,34 @@
+"""Standalone: every agent keeps its own update, and nothing is shared.
+
+w_i  <-  w_i + dw_i
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
+from fairjax.types import Stacked
+
+
+def standalone() -> Mechanism:
+    """Returns training on one's own data only, the yardstick of fairness. It has no state.
+
+    There is no aggregate: the server's model stays what it was, and contributions,
+    importance and reward fractions are nan.
+
+    Examples:
+      >>> context = Context(shard_sizes=jnp.array([30, 10]))
+      >>> outcome, _ = standalone().update(jnp.array([[4.0, 0.0], [0.0, 4.0]]), (), context)
+      >>> print(outcome.rewards)
+      [[4. 0.]
+       [0. 4.]]
+    """
+
+    def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
+        updates = trees.zero_broken(updates)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
+        unknown = unjudged(trees.num_agents(updates))
+        return Outcome(nothing, updates, unknown, unknown, unknown), state
+
+    return Mechanism(lambda num_agents: (), update)

@@ -1,0 +1,275 @@
+"""Models: what every agent trains, a pair of pure functions.
+
+    init(key) -> params            apply(params, x, key=None) -> logits [B, C]
+
+The ready-made ones are Flax modules; `from_flax` makes a Model of any Linen module.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fairjax import checks
+from fairjax.data import Dataset
+from fairjax.layers import conv_general_dilated, max_pool
+from fairjax.types import Array, Params
+
+
+class Model(NamedTuple):
+    """A network: `init(key) -> params` and `apply(params, x, key=None) -> logits`.
+
+    `x` is a batch `[B, ...]` of examples as the data set stores them, logits are
+    `[B, C]`. A key given to `apply` means training: dropout is on. `head` names
+    the entry of `params` that is the output layer, for those who look at it.
+
+    Examples:
+      >>> def init(key):
+      ...     return {"kernel": jnp.zeros((4, 3))}
+      >>> def apply(params, x, key=None):
+      ...     return x @ params["kernel"]
+      >>> model = Model(init=init, apply=apply, head="kernel")
+      >>> model.apply(model.init(jax.random.key(0)), jnp.ones((2, 4))).shape
+      (2, 3)
+    """
+
+    init: Callable[..., Params]
+    apply: Callable[..., Array]
+    head: str | None = None
+
+
+def from_flax(
+    module: nn.Module, example: Dataset | Array | None = None, head: str | None = None
+) -> Model:
+    """Returns a `Model` of a Flax Linen module.
+
+    Where the module's `__call__` takes `train`, `training` or `deterministic`, it is told
+    whether it is training; the key of a local step becomes its "dropout" stream.
+
+    Args:
+      module: a Linen module that maps `x [B, ...]` to logits `[B, C]`.
+      example: a data set or a batch `[B, ...]`, from which shapes of parameters follow;
+        None: the federation shows it the data of its agents.
+      head: the name of the output layer in the parameters, if it matters.
+
+    Returns:
+      A `Model`.
+
+    Raises:
+      ValueError: the module is not a Linen module, or keeps state besides parameters,
+        such as batch statistics, which averaging of updates would not cover.
+
+    Examples:
+      >>> model = from_flax(nn.Dense(3), example=jnp.ones((1, 4)))
+      >>> jax.tree.map(jnp.shape, model.init(jax.random.key(0)))
+      {'bias': (3,), 'kernel': (4, 3)}
+    """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"`module` must be a Flax Linen module, got {type(module).__name__}. For anything "
+            "else, give a pair of functions: `fairjax.models.Model(init=..., apply=...)`."
+        )
+    takes = inspect.signature(type(module).__call__).parameters
+
+    def flags(training: bool) -> dict[str, bool]:
+        values = {"train": training, "training": training, "deterministic": not training}
+        return {name: value for name, value in values.items() if name in takes}
+
+    def init_from(x: Array, key: Array) -> Params:
+        streams = {"params": key, "dropout": key}
+        variables = module.init(streams, x, **flags(False))
+        extra = sorted(set(variables) - {"params"})
+        if extra:
+            raise ValueError(
+                f"`module` must hold parameters only, got the collections {extra} besides. Use a "
+                "layer without running statistics, such as GroupNorm or LayerNorm."
+            )
+        return variables.get("params", {})
+
+    def apply(params: Params, x: Array, key: Array | None = None) -> Array:
+        streams = {} if key is None else {"dropout": key}
+        return module.apply({"params": params}, x, rngs=streams, **flags(key is not None))
+
+    if example is None:
+        return Model(_NeedsExample(init_from), apply, head)
+    x = example.x[:1] if isinstance(example, Dataset) else jnp.asarray(example)[:1]
+    return Model(lambda key: init_from(x, key), apply, head)
+
+
+class _NeedsExample(NamedTuple):
+    """An `init` whose shapes follow from the data: `initial_params` gives it an example."""
+
+    init_from: Callable[[Array, Array], Params]
+
+    def __call__(self, key: Array) -> Params:
+        raise ValueError(
+            "This model's parameters follow from the data it sees: give `from_flax` an "
+            "`example`, a data set or a batch [B, ...], to call `init` yourself."
+        )
+
+
+def initial_params(model: Model, key: Array, data: Dataset) -> Params:
+    """Returns a model's first parameters, checked against the data it is to be trained on.
+
+    Raises:
+      ValueError: the model does not take the examples, or its logits are not `[B, C]`.
+    """
+    x = data.x[:1]
+    try:
+        if isinstance(model.init, _NeedsExample):
+            params = model.init.init_from(x, key)
+        else:
+            params = model.init(key)
+        logits = jax.eval_shape(model.apply, params, x)
+    except TypeError as error:
+        raise ValueError(
+            f"The model does not take the data set's examples of shape {x.shape[1:]}: {error}"
+        ) from error
+    wanted = (1, data.num_classes)
+    if getattr(logits, "shape", None) != wanted:
+        raise ValueError(
+            f"`model.apply` must return logits of shape {wanted} for one example of shape "
+            f"{x.shape[1:]}, got {getattr(logits, 'shape', type(logits).__name__)}."
+        )
+    return params
+
+
+class MLP(nn.Module):
+    """Dense layers with relu between them; examples are flattened."""
+
+    hidden: Sequence[int]
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[B, ...]` to logits `[B, C]`."""
+        x = x.reshape(len(x), -1)
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+class MnistCNN(nn.Module):
+    """The paper's network for MNIST: 104,242 parameters on 32x32 images of one channel."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[B, 32, 32, 1]` to logits `[B, C]`; pools before the monotone activation."""
+        x = nn.tanh(max_pool(_conv(64, 3)(x)))
+        x = nn.tanh(max_pool(_conv(16, 7)(x)))
+        x = nn.tanh(nn.Dense(200)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+class CifarCNN(nn.Module):
+    """The paper's network for CIFAR-10: 121,182 parameters on 32x32 images of 3 channels."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[B, 32, 32, 3]` to logits `[B, C]`; pools before the monotone activation."""
+        x = nn.relu(max_pool(_conv(16, 5)(x)))
+        x = nn.relu(max_pool(_conv(32, 5)(x)))
+        x = nn.relu(nn.Dense(120)(x.reshape(len(x), -1)))
+        x = nn.relu(nn.Dense(84)(x))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
+    """Returns a perceptron with relu for the shapes of `train`.
+
+    Args:
+      train: the data set, whose examples are flattened.
+      hidden: widths of the hidden layers.
+
+    Raises:
+      ValueError: a width is not a whole number above 0.
+
+    Examples:
+      >>> train = Dataset(x=np.zeros((5, 2, 2)), y=np.arange(5), num_classes=5)
+      >>> model = mlp(train, hidden=(8,))
+      >>> jax.tree.map(jnp.shape, model.init(jax.random.key(0)))["head"]["kernel"]
+      (8, 5)
+    """
+    for width in hidden:
+        checks.count("hidden", width)
+    return from_flax(MLP(tuple(hidden), train.num_classes), train, head="head")
+
+
+def logistic(train: Dataset) -> Model:
+    """Returns multinomial logistic regression for the shapes of `train`.
+
+    Examples:
+      >>> train = Dataset(x=np.zeros((5, 2, 2)), y=np.arange(5), num_classes=5)
+      >>> jax.tree.map(jnp.shape, logistic(train).init(jax.random.key(0)))
+      {'head': {'bias': (5,), 'kernel': (4, 5)}}
+    """
+    return mlp(train, hidden=())
+
+
+def mnist_cnn(train: Dataset | None = None) -> Model:
+    """Returns the paper's MNIST network: conv 1-64 k3, conv 64-16 k7, dense 200, tanh.
+
+    Args:
+      train: gives the shapes; None: images `[32, 32, 1]` of ten classes, 104,242
+        parameters.
+
+    Raises:
+      ValueError: the images are too small for the network.
+
+    Examples:
+      >>> params = mnist_cnn().init(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+      104242
+    """
+    return _image_model(MnistCNN, train, channels=1, smallest=20)
+
+
+def cifar_cnn(train: Dataset | None = None) -> Model:
+    """Returns the paper's CIFAR-10 network: conv 3-16 k5, 16-32 k5, dense 120 and 84, relu.
+
+    Args:
+      train: gives the shapes; None: images `[32, 32, 3]` of ten classes, 121,182
+        parameters.
+
+    Raises:
+      ValueError: the images are too small for the network.
+
+    Examples:
+      >>> params = cifar_cnn().init(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+      121182
+    """
+    return _image_model(CifarCNN, train, channels=3, smallest=16)
+
+
+def _image_model(module: Any, train: Dataset | None, channels: int, smallest: int) -> Model:
+    if train is None:
+        return from_flax(module(), jnp.zeros((1, 32, 32, channels)), head="head")
+    shape = train.x.shape[1:]
+    if len(shape) != 3 or min(shape[:2]) < smallest:
+        raise ValueError(
+            f"`train` must hold images [height, width, channels] of at least {smallest} x "
+            f"{smallest} for {module.__name__}, got examples of shape {shape}."
+        )
+    return from_flax(module(train.num_classes), train, head="head")
+
+
+def _conv(features: int, size: int) -> nn.Conv:
+    return nn.Conv(
+        features, (size, size), padding="VALID", conv_general_dilated=conv_general_dilated
+    )
+
+
+REGISTRY = {
+    "mlp": mlp,
+    "logistic": logistic,
+    "mnist_cnn": mnist_cnn,
+    "cifar_cnn": cifar_cnn,
+}

@@ -1,0 +1,422 @@
+"""Simulation: rounds of training, judging and paying, compiled as one program.
+
+    Federation.init(key, shards)   -> State      what the next round needs
+    Federation.step(state, shards) -> State, Record   what a person wants to see
+
+    w_i + dw_i   local epochs of all agents, from their own w_i
+    v_i          what the mechanism pays for the updates dw_i
+    w_i  <-  w_i + v_i       server:  w  <-  w + aggregate
+
+`run` scans over rounds; the host sees them in chunks.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from fairjax import checks, trees
+from fairjax.data import Dataset, Shards
+from fairjax.mechanisms.base import Context, Mechanism, check_outcome
+from fairjax.models import Model, initial_params
+from fairjax.training import LocalTraining, accuracies, pick_agents_at_once, train_agents
+from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
+
+CHUNKS = 20  # how often the host sees a run, at least
+
+
+class State(NamedTuple):
+    """What the next round needs."""
+
+    round: Scalar  # rounds played
+    key: Key  # of the run; round t uses fold_in(key, t)
+    agents: Stacked  # parameters, leaves [N, ...]
+    server: Params
+    optimizer: Stacked  # optimizer states, leaves [N, ...]
+    mechanism: Any
+
+
+class Record(NamedTuple):
+    """What a person wants to see of one round."""
+
+    updates: Stacked  # parameter changes by local training, as they were made
+    contributions: PerAgent
+    importance: PerAgent
+    fractions: PerAgent
+    excluded: PerAgent  # whose update held NaN or infinity, and counted as zero
+
+
+class Federation(NamedTuple):
+    """Pure functions of a federation; made by `federation`."""
+
+    init: Callable[..., State]
+    step: Callable[[State, Shards], tuple[State, Record]]
+    evaluate: Callable[[Stacked, Dataset], PerAgent]  # models, data -> accuracies
+    agents_at_once: Callable[[Shards], int]  # how many are vectorised
+
+
+class History(NamedTuple):
+    """One row per round; a pytree of arrays with the round on the leading axis."""
+
+    accuracies: Array  # [T, N] of the models that agents were paid; nan if not evaluated
+    trained_accuracies: Array  # [T, N] of the same after their next local epochs
+    server_accuracies: Array  # [T]
+    contributions: Array  # [T, N]
+    importance: Array  # [T, N]
+    fractions: Array  # [T, N] before rounding to whole entries
+    excluded: Array  # [T, N] whose update was dropped since it was not finite
+
+
+class Progress(NamedTuple):
+    """How far a run is: the state, and the rows of all rounds played."""
+
+    state: State
+    rows: History  # [rounds played, ...]; trained_accuracies belong to the round before
+
+    @property
+    def num_rounds(self) -> int:
+        """How many rounds have rows; one more than asked for when a run is finished."""
+        return len(self.rows.server_accuracies)
+
+
+def federation(
+    *,
+    model: Model,
+    mechanism: Mechanism,
+    optimizer: Any,
+    learning_rate: Scalar | Callable[[Scalar], Scalar] | None = None,
+    local_epochs: int = 1,
+    batch_size: int = 32,
+    decay_per: str = "round",
+    local_steps: str = "all",
+    agents_at_once: int | None = None,
+) -> Federation:
+    """Returns a federation of agents that train, are judged, and are paid.
+
+    Args:
+      model: what every agent trains.
+      mechanism: what judges the updates and pays the agents.
+      optimizer: an optax optimizer, such as `optax.sgd(0.1)`, whose own schedules
+        count local steps; or, with `learning_rate`, a function that makes one from
+        a learning rate, such as `optax.sgd`. Every agent keeps its own state.
+      learning_rate: None; or a number; or a schedule, a function of the rounds played.
+      local_epochs: passes over its shard that an agent makes per round.
+      batch_size: examples per local step; the last batch of an epoch may be partial.
+      decay_per: "round", or "epoch": the schedule counts local epochs instead.
+      local_steps: "all", or "last_batch": one step per local epoch, on its last batch.
+      agents_at_once: how many agents are vectorised; None: one on a CPU, as many as
+        memory holds on an accelerator. Results depend on it by rounding.
+
+    Returns:
+      A `Federation`.
+
+    Raises:
+      ValueError: a value breaks its rule.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> train, test = fj.data.load("digits")
+      >>> shards = fj.data.power_law(train, num_agents=3, seed=0)
+      >>> fed = federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.fedavg(),
+      ...                  optimizer=optax.sgd, learning_rate=optax.exponential_decay(0.1, 1, 0.9))
+      >>> state, record = jax.jit(fed.step)(fed.init(jax.random.key(0), shards), shards)
+      >>> print(record.fractions)
+      [1. 1. 1.]
+    """
+    checks.count("local_epochs", local_epochs)
+    checks.count("batch_size", batch_size)
+    checks.choice("decay_per", decay_per, ("round", "epoch"))
+    checks.choice("local_steps", local_steps, ("all", "last_batch"))
+    if agents_at_once is not None:
+        checks.count("agents_at_once", agents_at_once)
+    optimizer_at, rate_at = _scheduled(optimizer, learning_rate)
+    training = LocalTraining(
+        model, optimizer_at, local_epochs, batch_size, decay_per=decay_per, local_steps=local_steps
+    )
+
+    def group_size(shards: Shards) -> int:
+        if agents_at_once is not None:
+            return min(agents_at_once, shards.num_agents)
+        return pick_agents_at_once(training, shards)
+
+    def init(key: Key, shards: Shards, params: Params | None = None) -> State:
+        params_key, run_key = jax.random.split(key)
+        first = initial_params(model, params_key, shards.data)
+        params = first if params is None else _like(first, params)
+        num_agents = shards.num_agents
+        return State(
+            round=jnp.zeros((), jnp.int32),
+            key=run_key,
+            agents=trees.broadcast(num_agents, params),
+            server=params,
+            optimizer=trees.broadcast(num_agents, training.init(params)),
+            mechanism=mechanism.init(num_agents),
+        )
+
+    def step(state: State, shards: Shards) -> tuple[State, Record]:
+        key = jax.random.fold_in(state.key, state.round)
+        train_key, mechanism_key = jax.random.split(key)
+        trained, optimizer_states = train_agents(
+            training,
+            jax.random.split(train_key, shards.num_agents),
+            state.agents,
+            state.optimizer,
+            shards,
+            state.round,
+            agents_at_once=group_size(shards),
+        )
+        updates = jax.tree.map(jnp.subtract, trained, state.agents)
+        finite = trees.finite_rows(updates)
+        # An agent whose training broke starts the next round as it started this one.
+        optimizer_states = _select(finite, optimizer_states, state.optimizer)
+        context = Context(
+            shard_sizes=shards.sizes,
+            round=state.round,
+            key=mechanism_key,
+            learning_rate=rate_at(_count(state.round, local_epochs, decay_per)),
+            server=state.server,
+            agents=state.agents,
+        )
+        usable = _select(finite, updates, jax.tree.map(jnp.zeros_like, updates))
+        outcome, mechanism_state = mechanism.update(usable, state.mechanism, context)
+        check_outcome(outcome, updates)
+        state = State(
+            round=state.round + 1,
+            key=state.key,
+            agents=jax.tree.map(jnp.add, state.agents, outcome.rewards),
+            server=jax.tree.map(jnp.add, state.server, outcome.aggregate),
+            optimizer=optimizer_states,
+            mechanism=mechanism_state,
+        )
+        judged = (outcome.contributions, outcome.importance, outcome.fractions)
+        return state, Record(updates, *judged, excluded=~finite)
+
+    def evaluate(params: Stacked, data: Dataset) -> PerAgent:
+        return accuracies(model, params, data, agents_at_once or 1)
+
+    return Federation(init, step, evaluate, group_size)
+
+
+def run(
+    key: Key,
+    federation: Federation,
+    shards: Shards,
+    test: Dataset,
+    *,
+    num_rounds: int,
+    params: Params | None = None,
+    eval_every: int = 1,
+) -> tuple[State, History]:
+    """Returns the state after some rounds, and the history of all of them.
+
+    Args:
+      key: PRNG key; everything random follows from it.
+      federation: made by `federation`.
+      shards: who holds which data.
+      test: the data on which models are evaluated.
+      num_rounds: number of rounds, at least one.
+      params: common first parameters; None: drawn by the model from the key.
+      eval_every: evaluate after every so many rounds; the last is always evaluated.
+
+    Returns:
+      The final `State` and a `History`.
+
+    Raises:
+      ValueError: a value breaks its rule, or model, shards and test data do not fit
+        each other.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> train, test = fj.data.load("digits")
+      >>> shards = fj.data.power_law(train, num_agents=3, seed=0)
+      >>> fed = federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.cgsv(),
+      ...                  optimizer=optax.sgd(0.1))
+      >>> state, history = run(jax.random.key(0), fed, shards, test, num_rounds=2)
+      >>> history.accuracies.shape, float(history.importance[-1].sum().round(3))
+      ((2, 3), 1.0)
+    """
+    stages = rounds(
+        key, federation, shards, test, num_rounds=num_rounds, params=params, eval_every=eval_every
+    )
+    *_, last = stages
+    return last.state, history(last, num_rounds)
+
+
+def rounds(
+    key: Key,
+    federation: Federation,
+    shards: Shards,
+    test: Dataset,
+    *,
+    num_rounds: int,
+    params: Params | None = None,
+    eval_every: int = 1,
+    start: Progress | None = None,
+) -> Iterator[Progress]:
+    """Yields the progress of a run after every chunk of rounds; see `run`.
+
+    A run that goes on from a `start` yielded before ends in the same bits.
+    """
+    checks.count("num_rounds", num_rounds)
+    checks.count("eval_every", eval_every)
+    _check_fit(shards.data, test)
+    shards, test = jax.device_put((shards, test))
+    progress = beginning(key, federation, shards, params) if start is None else start
+    # One round more than asked: its local epochs are what `trained_accuracies` of the
+    # last round is about, and nothing else of it is kept.
+    length = math.ceil((num_rounds + 1) / CHUNKS)
+    while progress.num_rounds <= num_rounds:
+        state, rows = _play(
+            federation, length, progress.state, shards, test, num_rounds, eval_every,
+            progress.num_rounds,
+        )  # fmt: skip
+        played = min(length, num_rounds + 1 - progress.num_rounds)
+        rows = jax.tree.map(lambda row, played=played: np.asarray(row[:played]), rows)
+        progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
+        yield progress
+
+
+def beginning(
+    key: Key, federation: Federation, shards: Shards, params: Params | None = None
+) -> Progress:
+    """Returns the progress of a run that has played no round yet."""
+    state = federation.init(key, shards, params)
+    return Progress(state, jax.tree.map(np.asarray, _no_rows(shards.num_agents)))
+
+
+def history(progress: Progress, num_rounds: int) -> History:
+    """Returns the history of a finished run from its rows."""
+    rows = jax.tree.map(lambda row: row[:num_rounds], progress.rows)
+    return rows._replace(trained_accuracies=progress.rows.trained_accuracies[1:])
+
+
+@functools.partial(jax.jit, static_argnames=("federation", "length"))
+def _play(
+    federation: Federation,
+    length: int,
+    state: State,
+    shards: Shards,
+    test: Dataset,
+    num_rounds: Scalar,
+    eval_every: Scalar,
+    first: Scalar,
+) -> tuple[State, History]:
+    """Plays up to `length` rounds from number `first`, and one after the last for its training."""
+    num_agents = shards.num_agents
+    unknown = jnp.full(num_agents, jnp.nan)
+
+    def due(number: Scalar) -> Scalar:
+        last = number == num_rounds - 1
+        return (number >= 0) & (number < num_rounds) & (((number + 1) % eval_every == 0) | last)
+
+    def play(state: State, number: Scalar) -> tuple[State, History]:
+        after, record = federation.step(state, shards)
+
+        def evaluate_trained() -> PerAgent:
+            trained = jax.tree.map(jnp.add, state.agents, record.updates)
+            return federation.evaluate(trained, test)
+
+        def evaluate_paid() -> PerAgent:
+            everybody = jax.tree.map(
+                lambda agents, server: jnp.concatenate([agents, server[None]]),
+                after.agents,
+                after.server,
+            )
+            return federation.evaluate(everybody, test)
+
+        trained = lax.cond(due(number - 1), evaluate_trained, lambda: unknown)
+        paid = lax.cond(due(number), evaluate_paid, lambda: jnp.append(unknown, jnp.nan))
+        row = History(
+            accuracies=paid[:-1],
+            trained_accuracies=trained,
+            server_accuracies=paid[-1],
+            contributions=record.contributions,
+            importance=record.importance,
+            fractions=record.fractions,
+            excluded=record.excluded,
+        )
+        return _where(number < num_rounds, after, state), row
+
+    def skip(state: State, number: Scalar) -> tuple[State, History]:
+        return state, jax.tree.map(lambda row: jnp.zeros(row.shape[1:], row.dtype), no_rows)
+
+    def one(state: State, number: Scalar) -> tuple[State, History]:
+        return lax.cond(number <= num_rounds, play, skip, state, number)
+
+    no_rows = _no_rows(num_agents)
+    return lax.scan(one, state, first + jnp.arange(length))
+
+
+def _scheduled(
+    optimizer: Any, learning_rate: Any
+) -> tuple[Callable[[Scalar], optax.GradientTransformation], Callable[[Scalar], Scalar | None]]:
+    """Returns the optimizer and the learning rate as functions of rounds or epochs played."""
+    if learning_rate is None:
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise ValueError(
+                "`optimizer` must be an optax optimizer such as optax.sgd(0.1), or a function "
+                "such as optax.sgd together with `learning_rate`, "
+                f"got optimizer={optimizer!r} without a learning rate."
+            )
+        return lambda count: optimizer, lambda count: None
+    if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
+        raise ValueError(
+            "`optimizer` must be a function from a learning rate to an optax optimizer, such as "
+            f"optax.sgd, where `learning_rate` is given, got optimizer={optimizer!r}."
+        )
+    if callable(learning_rate):
+        return lambda count: optimizer(learning_rate(count)), learning_rate
+    checks.above("learning_rate", learning_rate, 0)
+    return lambda count: optimizer(learning_rate), lambda count: learning_rate
+
+
+def _count(round: Scalar, local_epochs: int, decay_per: str) -> Scalar:
+    return round * local_epochs if decay_per == "epoch" else round
+
+
+def _check_fit(train: Dataset, test: Dataset) -> None:
+    for name in ("x", "num_classes"):
+        wanted = train.x.shape[1:] if name == "x" else train.num_classes
+        found = test.x.shape[1:] if name == "x" else test.num_classes
+        if wanted != found:
+            what = "examples of shape" if name == "x" else "number of classes"
+            raise ValueError(f"`test` must have the agents' {what} {wanted}, got {found}.")
+
+
+def _like(first: Params, params: Params) -> Params:
+    """Returns given first parameters with the structure and dtypes of the model's own."""
+    wanted, found = jax.tree.map(jnp.shape, first), jax.tree.map(jnp.shape, params)
+    if wanted != found:
+        raise ValueError(f"`params` must have the model's shapes {wanted}, got {found}.")
+    return jax.tree.map(lambda one, given: jnp.asarray(given, one.dtype), first, params)
+
+
+def _select(which: PerAgent, chosen: Stacked, other: Stacked) -> Stacked:
+    return jax.tree.map(lambda a, b: jnp.where(trees.per_agent(which, a), a, b), chosen, other)
+
+
+def _where(condition: Scalar, chosen: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+
+
+def _no_rows(num_agents: int) -> History:
+    numbers = jnp.zeros((0, num_agents))
+    return History(
+        accuracies=numbers,
+        trained_accuracies=numbers,
+        server_accuracies=jnp.zeros(0),
+        contributions=numbers,
+        importance=numbers,
+        fractions=numbers,
+        excluded=jnp.zeros((0, num_agents), bool),
+    )
+
+
+def _append(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    return np.concatenate([before, after])

@@ -1,0 +1,189 @@
+"""Training: one agent's local epochs, and the loop over agents.
+
+    epoch   a fresh shuffle of the shard, cut into batches; the last may be partial
+    step    the gradient of the mean cross entropy over a batch's examples
+
+An agent takes ceil(n_i / B) local steps per epoch: more data, more steps. Its padding
+never enters a gradient.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from fairjax.data import Dataset, Shards
+from fairjax.models import Model, initial_params
+from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
+
+EVALUATION_BATCH = 500
+
+
+class LocalTraining(NamedTuple):
+    """What one agent does with its shard in a round; all static.
+
+    `optimizer_at` maps the number of rounds (or of local epochs, if `decay_per` is
+    "epoch") since the start to an optax optimizer; `local_steps` is "all" or, as in
+    early versions of the authors' program, "last_batch": one step per local epoch.
+    """
+
+    model: Model
+    optimizer_at: Callable[[Scalar], optax.GradientTransformation]
+    local_epochs: int
+    batch_size: int
+    decay_per: str = "round"
+    local_steps: str = "all"
+
+    def init(self, params: Params) -> Any:
+        """Returns the optimizer's state for one agent."""
+        return self.optimizer_at(0).init(params)
+
+    def __call__(
+        self, key: Key, params: Params, optimizer_state: Any, shard: "Shard", round: Scalar
+    ) -> tuple[Params, Any]:
+        """Returns the parameters and optimizer state after the local epochs of one round."""
+        batch_size = min(self.batch_size, len(shard.rows))
+        num_batches = (shard.size + batch_size - 1) // batch_size
+        first_batch = num_batches - 1 if self.local_steps == "last_batch" else 0
+
+        def epoch(number: Scalar, carry: tuple[Params, Any]) -> tuple[Params, Any]:
+            epoch_key = jax.random.fold_in(key, number)
+            count = round * self.local_epochs + number if self.decay_per == "epoch" else round
+            optimizer = self.optimizer_at(count)
+            rows = _shuffled(epoch_key, shard, batch_size)
+
+            def step(batch: Scalar, carry: tuple[Params, Any]) -> tuple[Params, Any]:
+                params, state = carry
+                start = batch * batch_size
+                x, y = examples(shard.data, lax.dynamic_slice(rows, (start,), (batch_size,)))
+                present = start + jnp.arange(batch_size) < shard.size
+                step_key = jax.random.fold_in(epoch_key, batch)
+                gradient = jax.grad(self.loss)(params, x, y, present, step_key)
+                changes, state = optimizer.update(gradient, state, params)
+                return optax.apply_updates(params, changes), state
+
+            return lax.fori_loop(first_batch, num_batches, step, carry)
+
+        return lax.fori_loop(0, self.local_epochs, epoch, (params, optimizer_state))
+
+    def loss(
+        self, params: Params, x: Array, y: Array, present: Array, key: Key | None = None
+    ) -> Scalar:
+        """Returns the mean cross entropy over the examples of a batch that are present."""
+        logits = self.model.apply(params, x, key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return jnp.where(present, losses, 0).sum() / jnp.maximum(present.sum(), 1)
+
+
+class Shard(NamedTuple):
+    """One agent's data: row numbers `[M]` into the common data set, of which `size` count."""
+
+    data: Dataset
+    rows: Array
+    size: Scalar
+
+
+def train_agents(
+    training: LocalTraining,
+    keys: Key,
+    params: Stacked,
+    optimizer_states: Stacked,
+    shards: Shards,
+    round: Scalar,
+    *,
+    agents_at_once: int,
+) -> tuple[Stacked, Stacked]:
+    """Returns all agents' parameters and optimizer states after their local epochs.
+
+    Args:
+      training: what one agent does.
+      keys: `[N]` keys.
+      params: leaves `[N, ...]`, where each starts.
+      optimizer_states: leaves `[N, ...]`.
+      shards: who holds which data.
+      round: number of the round, from 0.
+      agents_at_once: how many agents are vectorised; groups take turns. A group takes
+        as many steps as the longest shard in it needs.
+    """
+
+    def one(agent: Any) -> tuple[Params, Any]:
+        key, own, state, rows, size = agent
+        return training(key, own, state, Shard(shards.data, rows, size), round)
+
+    agents = (keys, params, optimizer_states, shards.indices, shards.sizes)
+    return map_agents(one, agents, agents_at_once)
+
+
+def map_agents(function: Callable[[Any], Any], agents: Any, agents_at_once: int) -> Any:
+    """Maps over the leading axis, `agents_at_once` entries vectorised at a time."""
+    if agents_at_once == 1:
+        return lax.map(function, agents)
+    return lax.map(function, agents, batch_size=agents_at_once)
+
+
+def accuracies(model: Model, params: Stacked, data: Dataset, agents_at_once: int) -> PerAgent:
+    """Returns `[N]` shares of the examples that each agent's model classifies correctly."""
+    batch_size = min(EVALUATION_BATCH, len(data.y))
+    starts = jnp.arange(0, len(data.y), batch_size)
+
+    def one(params: Params) -> Scalar:
+        def correct(start: Scalar) -> Scalar:
+            # The last batch is moved back to be full; what it repeats is not counted.
+            first = jnp.minimum(start, len(data.y) - batch_size)
+            rows = first + jnp.arange(batch_size)
+            x = lax.dynamic_slice_in_dim(data.x, first, batch_size)
+            y = lax.dynamic_slice_in_dim(data.y, first, batch_size)
+            right = model.apply(params, x).argmax(-1) == y
+            return (right & (rows >= start)).sum()
+
+        return lax.map(correct, starts).sum() / len(data.y)
+
+    return map_agents(one, params, agents_at_once)
+
+
+def pick_agents_at_once(training: LocalTraining, shards: Shards) -> int:
+    """Returns how many agents to vectorise: one on a CPU, else as many as memory holds.
+
+    On a CPU the matrix products of one agent already use all cores, and an agent that
+    trains alone takes only its own number of steps. On an accelerator, an agent needs
+    what its backward pass keeps, its gradient and its optimizer state; half of the
+    device's memory is left for data and uploads.
+    """
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return 1
+    batch_size = min(training.batch_size, shards.indices.shape[1])
+
+    def kept() -> Any:
+        params = initial_params(training.model, jax.random.key(0), shards.data)
+        x, y = examples(shards.data, shards.indices[0, :batch_size])
+        present = jnp.ones(batch_size, bool)
+        residuals = jax.vjp(lambda params: training.loss(params, x, y, present), params)[1]
+        return residuals, training.init(params), params, params, params
+
+    leaves = jax.tree.leaves(jax.eval_shape(kept))
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    available = (device.memory_stats() or {}).get("bytes_limit") or _host_memory()
+    return int(max(1, min(shards.num_agents, available / 2 // (2 * needed))))
+
+
+def examples(data: Dataset, rows: Array) -> tuple[Array, Array]:
+    """Returns the examples `[B, ...]` and classes `[B]` of some rows."""
+    return jnp.asarray(data.x)[rows], jnp.asarray(data.y)[rows]
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _shuffled(key: Key, shard: Shard, batch_size: int) -> Array:
+    """Returns the shard's rows in random order, padding last, in whole batches."""
+    length = math.ceil(len(shard.rows) / batch_size) * batch_size
+    rows = jnp.pad(shard.rows, (0, length - len(shard.rows)), mode="edge")
+    places = jax.random.uniform(key, (length,))
+    return rows[jnp.argsort(jnp.where(jnp.arange(length) < shard.size, places, jnp.inf))]
