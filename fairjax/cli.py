@@ -1,0 +1,237 @@
+"""The command line: run an experiment, compare mechanisms, show a run, list what there is.
+
+Tables go to standard output, progress to standard error. A mistake ends with one
+sentence and exit code 2.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fairjax import data, figures, mechanisms, models
+from fairjax.experiment import Experiment, compare, load_run
+from fairjax.results import Result
+
+
+def _flags(name: str, *without: str) -> Any:
+    """Returns a dataclass with the fields of `Experiment`, for tyro to make flags of."""
+    fields = [field for field in dataclasses.fields(Experiment) if field.name not in without]
+    return dataclasses.make_dataclass(
+        name,
+        [(field.name, field.type, field.default) for field in fields],
+        kw_only=True,
+        namespace={"__doc__": Experiment.__doc__},
+    )
+
+
+RunFlags = _flags("RunFlags", "options")
+CompareFlags = _flags("CompareFlags", "options", "mechanism")
+Options = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(metavar="NAME=VALUE", help="further arguments of the mechanism's factory"),
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; exits with 2 and one sentence where the user made a mistake."""
+    commands = {"run": _run, "compare": _compare, "show": _show, "list": _list}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="fairjax",
+            description="Fair collaborative learning: agents train together and are paid fairly.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        )
+    except ValueError as error:
+        _complain(str(error))
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        _complain("stopped; the same command goes on from the last checkpoint.")
+        raise SystemExit(130) from None
+
+
+def _complain(sentence: str) -> None:
+    Console(stderr=True).print(
+        f"fairjax: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _run(
+    flags: RunFlags, options: Options = (), out: Path | None = None, resume: bool = True
+) -> None:
+    """Run one experiment, and the standalone run beside it.
+
+    Args:
+      flags: the experiment.
+      options: further arguments of the mechanism's factory.
+      out: directory for records and figures; by default one below runs/ that is named
+        after the experiment, so that the same command finds it again.
+      resume: go on with a run that was stopped; False: start over.
+    """
+    experiment = _experiment(flags, options)
+    out = out or Path("runs") / experiment.name
+    with _Watch() as watch:
+        result = experiment.run(out, resume, watch=watch)
+    _print_result(result, out)
+
+
+def _compare(
+    flags: CompareFlags,
+    mechanisms: str = "cgsv,fedavg,standalone",
+    out: Path | None = None,
+    resume: bool = True,
+) -> None:
+    """Run several mechanisms on the same shards, and print one table.
+
+    Args:
+      flags: the experiment.
+      mechanisms: names, separated by commas.
+      out: directory with one run per mechanism below it; by default below runs/.
+      resume: go on with runs that were stopped; False: start over.
+    """
+    names = [name.strip() for name in mechanisms.split(",") if name.strip()]
+    experiment = _experiment(flags, ())
+    out = out or Path("runs") / f"compare-{experiment.name}"
+    with _Watch() as watch:
+        results = compare(experiment, names, out, resume, watch=watch)
+    table = Table(title="Mechanisms on the same shards", title_justify="left")
+    table.add_column("mechanism")
+    for heading in ("fairness", "after training", "best %", "mean %", "worst %"):
+        table.add_column(heading, justify="right")
+    for name, result in results.items():
+        accuracies = 100 * result.accuracies
+        spread = (accuracies.max(), accuracies.mean(), accuracies.min())
+        table.add_row(
+            name,
+            _number(result.fairness),
+            _number(result.trained_fairness),
+            *(f"{value:.2f}" for value in spread),
+        )
+    console = Console()
+    console.print(table)
+    for name, result in results.items():
+        if result.fairness_note:
+            console.print(f"Fairness of {name} is undefined: {result.fairness_note}.")
+    console.print(f"Records: {out}", soft_wrap=True)
+
+
+def _show(directory: tyro.conf.Positional[Path]) -> None:
+    """Print the table of a finished run again, and draw its figures.
+
+    Args:
+      directory: the directory of the run.
+    """
+    _print_result(load_run(directory), directory)
+
+
+def _list() -> None:
+    """List mechanisms, data sets, splits and models."""
+    console = Console()
+    console.print("[bold]Mechanisms[/bold]  --mechanism")
+    _print_lines({name: _first_line(factory) for name, factory in mechanisms.REGISTRY.items()})
+    console.print("[bold]Data sets[/bold]  --dataset; or any image-classification set of TFDS")
+    _print_lines(data.DATASETS)
+    console.print("[bold]Splits[/bold]  --split")
+    _print_lines({name: _first_line(split) for name, split in data.SPLITS.items()})
+    console.print("[bold]Models[/bold]  --model")
+    _print_lines({name: _first_line(factory) for name, factory in models.REGISTRY.items()})
+
+
+def _experiment(flags: Any, options: tuple[str, ...]) -> Experiment:
+    return Experiment(**dataclasses.asdict(flags), options=dict(map(_option, options)))
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(f"`options` must be of the form NAME=VALUE, got {text!r}.")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _print_result(result: Result, out: Path) -> None:
+    """Prints what every agent gave and got, and leaves the figures."""
+    experiment, history = result.experiment, result.history
+    console = Console()
+    table = Table(
+        title=f"{experiment.mechanism} on {experiment.dataset}, split {experiment.split}, "
+        f"{experiment.rounds} rounds, seed {experiment.seed}",
+        title_justify="left",
+    )
+    headings = ("agent", "examples", "alone %", "contribution", "importance", "reward", "final %")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for agent in range(experiment.num_agents):
+        table.add_row(
+            str(agent),
+            f"{result.shard_sizes[agent]:,}",
+            f"{100 * result.standalone_accuracies[agent]:.2f}",
+            _number(history.contributions[-1, agent]),
+            _number(history.importance[-1, agent]),
+            _number(history.fractions[-1, agent]),
+            f"{100 * result.accuracies[agent]:.2f}",
+        )
+    console.print(table)
+    figure = result.fairness_note or f"{result.fairness:.3f}"
+    console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
+    excluded = history.excluded.sum(0)
+    for agent in excluded.nonzero()[0]:
+        console.print(
+            f"Agent {agent}'s upload held NaN or infinity, and was dropped, in "
+            f"{excluded[agent]} of {experiment.rounds} rounds."
+        )
+    figures.save(result, out / "figures")
+    console.print(f"Records and figures: {out}", soft_wrap=True, highlight=False)
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.3f}"
+
+
+def _print_lines(lines: Mapping[str, str]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, line in lines.items():
+        table.add_row(f"  {name}", line)
+    Console().print(table)
+
+
+def _first_line(function: Callable) -> str:
+    return (function.__doc__ or "").splitlines()[0].removeprefix("Returns ").rstrip(".")
+
+
+class _Watch:
+    """A progress bar per run, on standard error; called as experiments ask of a watcher."""
+
+    def __init__(self):
+        self._progress = Progress(
+            TextColumn("{task.description:>14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rounds"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "_Watch":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._tasks[name], completed=done)

@@ -1,0 +1,408 @@
+"""Experiment: a frozen, JSON-serialisable description of a run, and the run itself.
+
+    description -> data, shards -> federation -> rounds -> Result (and records on disk)
+
+A Result holds the run and the standalone run beside it: the same shards, seeds and
+number of local epochs, without sharing. Fairness compares the two.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from fairjax import checks, data, mechanisms, models, records, simulation
+from fairjax.data import Dataset, Shards
+from fairjax.results import Result
+from fairjax.simulation import Federation, Progress
+
+OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
+COEFFICIENTS = ("alpha", "beta", "gamma")  # fields that go to mechanisms which take them
+VALIDATION_SHARE = 0.1
+CHECKPOINT_SECONDS = 2.0
+
+Watcher = Callable[[str, int, int], None]  # what runs, rounds played, rounds in all
+
+
+class Settings(NamedTuple):
+    """What an experiment leaves open, for one data set."""
+
+    model: str = "mlp"
+    samples_per_agent: int | None = None
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    learning_rate_decay: float = 0.977
+    batch_size: int = 32
+    gamma: float = 0.5
+
+
+# The paper's settings, and for other data sets its MNIST ones with a perceptron.
+SETTINGS = {
+    "mnist": Settings("mnist_cnn", 600, learning_rate=0.15),
+    "fashion_mnist": Settings("mnist_cnn", 600, learning_rate=0.15),
+    "cifar10": Settings("cifar_cnn", 2000, learning_rate=0.015, batch_size=128, gamma=0.15),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A federation on a data set, described by values that JSON can hold.
+
+    Fields that are None are chosen for the data set: the paper's settings where it
+    has some. `resolved()` says which.
+
+    Attributes:
+      dataset: a name of `fairjax.data.load`.
+      split: "power_law", "uniform", "class_imbalance" or "dirichlet".
+      num_agents: number of agents N.
+      samples_per_agent: examples per agent on average; None: the paper's number for
+        the data set, else all data.
+      model: a name of `fairjax.models.REGISTRY`.
+      mechanism: a name of `fairjax.mechanisms.REGISTRY`.
+      beta: altruism degree of mechanisms that have one, above 0.
+      alpha: memory of importance, in [0, 1].
+      gamma: length of rescaled uploads, above 0.
+      rounds: number of rounds T.
+      local_epochs: local epochs per round.
+      batch_size: examples per local step.
+      optimizer: "sgd" or "adam".
+      learning_rate: at the start, above 0.
+      learning_rate_decay: factor per round or epoch, in (0, 1].
+      decay_per: "round" or "epoch".
+      local_steps: "all", or "last_batch" as in early versions of the authors' program.
+      eval_every: evaluate after every so many rounds, and after the last.
+      agents_at_once: how many agents are vectorised; None: picked for the device.
+      seed: everything random follows from it.
+      options: further arguments of the mechanism's factory.
+
+    Raises:
+      ValueError: a field breaks its rule.
+
+    Examples:
+      >>> experiment = Experiment(num_agents=3, rounds=2, model="logistic")
+      >>> result = experiment.run()
+      >>> result.accuracies.shape, result.history.importance.shape
+      ((3,), (2, 3))
+    """
+
+    dataset: str = "digits"
+    split: str = "power_law"
+    num_agents: int = 5
+    samples_per_agent: int | None = None
+    model: str | None = None
+    mechanism: str = "cgsv"
+    beta: float | None = None
+    alpha: float | None = None
+    gamma: float | None = None
+    rounds: int = 50
+    local_epochs: int = 3
+    batch_size: int | None = None
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    learning_rate_decay: float | None = None
+    decay_per: str = "round"
+    local_steps: str = "all"
+    eval_every: int = 1
+    agents_at_once: int | None = None
+    seed: int = 0
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self):
+        if isinstance(self.options, Mapping):
+            object.__setattr__(self, "options", tuple(sorted(self.options.items())))
+        for name in ("num_agents", "rounds", "local_epochs", "eval_every"):
+            checks.count(name, getattr(self, name))
+        for name in ("samples_per_agent", "batch_size", "agents_at_once"):
+            if getattr(self, name) is not None:
+                checks.count(name, getattr(self, name))
+        for name in ("beta", "gamma", "learning_rate"):
+            if getattr(self, name) is not None:
+                checks.above(name, getattr(self, name), 0)
+        checks.count("seed", self.seed, least=0)
+        if self.alpha is not None:
+            checks.between("alpha", self.alpha, 0, 1)
+        if self.learning_rate_decay is not None:
+            checks.above("learning_rate_decay", self.learning_rate_decay, 0)
+            checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
+        checks.choice("split", self.split, data.SPLITS)
+        checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
+        checks.choice("decay_per", self.decay_per, ("round", "epoch"))
+        checks.choice("local_steps", self.local_steps, ("all", "last_batch"))
+        if self.model is not None:
+            checks.choice("model", self.model, models.REGISTRY)
+        if self.optimizer is not None:
+            checks.choice("optimizer", self.optimizer, OPTIMIZERS)
+        self.make_mechanism()
+
+    def resolved(self) -> "Experiment":
+        """Returns the experiment with every open field filled in, but for `agents_at_once`."""
+        chosen = SETTINGS.get(self.dataset, Settings())._asdict()
+        if "gamma" not in self._mechanism_takes():
+            del chosen["gamma"]
+        chosen = {name: value for name, value in chosen.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **chosen)
+
+    def description(self) -> dict[str, Any]:
+        """Returns the resolved experiment as JSON."""
+        return {**dataclasses.asdict(self.resolved()), "options": dict(self.options)}
+
+    @property
+    def name(self) -> str:
+        """A name that the same description always gets, for a directory."""
+        text = json.dumps(self.description(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{self.dataset}-{self.split}-{self.num_agents}-{self.mechanism}-{digest}".replace(
+            "/", "_"
+        )
+
+    def make_mechanism(self) -> mechanisms.Mechanism:
+        """Returns the mechanism, or says which argument it does not take."""
+        takes = self._mechanism_takes()
+        given = {name: getattr(self, name) for name in COEFFICIENTS}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in (*given, *dict(self.options)):
+            if name not in takes:
+                raise ValueError(
+                    f"The mechanism {self.mechanism!r} does not take `{name}`. It takes: "
+                    f"{', '.join(takes) or 'nothing'}."
+                )
+        return mechanisms.REGISTRY[self.mechanism](**given, **dict(self.options))
+
+    def shards(self) -> tuple[Shards, Dataset]:
+        """Returns who holds which data, and the test data.
+
+        A tenth of the training data is set aside before the split, the same for every
+        mechanism, for those that score models on held-out data.
+        """
+        train, test = data.load(self.dataset)
+        train, _ = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
+        split = data.SPLITS[self.split]
+        samples = self.resolved().samples_per_agent
+        shards = split(train, num_agents=self.num_agents, seed=self.seed, samples_per_agent=samples)
+        return shards, test
+
+    def federation(self, shards: Shards, agents_at_once: int | None = None) -> Federation:
+        """Returns the federation that the description is of."""
+        full = self.resolved()
+        schedule = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
+        return simulation.federation(
+            model=models.REGISTRY[full.model](shards.data),
+            mechanism=full.make_mechanism(),
+            optimizer=OPTIMIZERS[full.optimizer],
+            learning_rate=schedule,
+            local_epochs=full.local_epochs,
+            batch_size=full.batch_size,
+            decay_per=full.decay_per,
+            local_steps=full.local_steps,
+            agents_at_once=agents_at_once or full.agents_at_once,
+        )
+
+    def run(
+        self,
+        out: str | Path | None = None,
+        resume: bool = True,
+        *,
+        watch: Watcher | None = None,
+        standalone: Result | None = None,
+    ) -> Result:
+        """Runs the experiment, or goes on with it, and returns its result.
+
+        Args:
+          out: the directory for records; None: nothing is written. A run that was
+            killed goes on from its last checkpoint and ends in the same bits; a
+            finished one is returned at once.
+          resume: False: start over, and replace what `out` holds of this experiment.
+          watch: called with what runs, the rounds played and their number.
+          standalone: the result of the standalone mechanism on the same shards, where
+            it is known already.
+
+        Returns:
+          A `Result`.
+
+        Raises:
+          ValueError: `out` belongs to another experiment or cannot be written, or the
+            data are not to be had.
+        """
+        description = self.description()
+        out = None if out is None else Path(out)
+        record = {"experiment": description}
+        if out is not None:
+            record = records.claim(out, description)
+            if resume and (out / records.RESULT).exists():
+                return load_run(out)
+        shards, test = self.shards()
+        if self.mechanism != "standalone" and standalone is None:
+            below = None if out is None else out / "standalone"
+            standalone = self.alone().run(below, resume, watch=watch)
+        # Bits depend on it, so a run goes on with what it began with.
+        federation = self.federation(shards, record.get("agents_at_once"))
+        record["agents_at_once"] = federation.agents_at_once(shards)
+        stages = functools.partial(self._stages, federation, shards, test, watch)
+        if out is None:
+            *_, last = stages(None)
+        else:
+            records.write_json(out / records.EXPERIMENT, record)
+            last = self._checkpointed(stages, federation, shards, out, resume)
+        result = self._result(last, shards, standalone)
+        if out is not None:
+            records.write_history(out, result.history)
+            records.write_json(out / records.RESULT, result.summary())
+        return result
+
+    def alone(self) -> "Experiment":
+        """Returns the same experiment without sharing, evaluated at the end only."""
+        alone = self.with_mechanism("standalone")
+        return dataclasses.replace(alone, eval_every=self.rounds)
+
+    def with_mechanism(self, name: str) -> "Experiment":
+        """Returns the same experiment with another mechanism, without what that does not take."""
+        checks.choice("mechanism", name, mechanisms.REGISTRY)
+        takes = inspect.signature(mechanisms.REGISTRY[name]).parameters
+        kept = {field: getattr(self, field) for field in COEFFICIENTS if field in takes}
+        dropped = dict.fromkeys(set(COEFFICIENTS) - set(kept))
+        return dataclasses.replace(self, mechanism=name, options=(), **kept, **dropped)
+
+    def _mechanism_takes(self) -> list[str]:
+        return list(inspect.signature(mechanisms.REGISTRY[self.mechanism]).parameters)
+
+    def _stages(
+        self,
+        federation: Federation,
+        shards: Shards,
+        test: Dataset,
+        watch: Watcher | None,
+        start: Progress | None,
+    ) -> Iterator[Progress]:
+        """Yields progress from a start on, and tells the watcher."""
+        for progress in simulation.rounds(
+            jax.random.key(self.seed),
+            federation,
+            shards,
+            test,
+            num_rounds=self.rounds,
+            eval_every=self.eval_every,
+            start=start,
+        ):
+            if watch is not None:
+                watch(self.mechanism, min(progress.num_rounds, self.rounds), self.rounds)
+            yield progress
+
+    def _checkpointed(
+        self,
+        stages: Callable[[Progress | None], Iterator[Progress]],
+        federation: Federation,
+        shards: Shards,
+        out: Path,
+        resume: bool,
+    ) -> Progress:
+        """Returns the last of the stages, from the last checkpoint on, saving now and then."""
+        with records.Checkpoints(out) as checkpoints:
+            if not resume:
+                checkpoints.delete()
+            like = simulation.beginning(jax.random.key(self.seed), federation, shards)
+            start = progress = checkpoints.load(like)
+            saved = time.monotonic()
+            for progress in stages(start):
+                finished = progress.num_rounds > self.rounds
+                if finished or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    checkpoints.save(progress)
+                    saved = time.monotonic()
+        return progress
+
+    def _result(self, last: Progress, shards: Shards, standalone: Result | None) -> Result:
+        history = simulation.history(last, self.rounds)
+        alone = history.accuracies[-1] if standalone is None else standalone.accuracies
+        return Result(
+            experiment=self.resolved(),
+            history=history,
+            state=last.state,
+            shard_sizes=np.asarray(shards.sizes),
+            standalone_accuracies=alone,
+        )
+
+
+def load_run(out: str | Path) -> Result:
+    """Returns the result of a finished run from its directory.
+
+    Raises:
+      ValueError: the directory holds no run, or one that is not finished.
+
+    Examples:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as out:
+      ...     first = Experiment(num_agents=2, rounds=1, model="logistic").run(out)
+      ...     again = load_run(out)
+      >>> bool((first.accuracies == again.accuracies).all())
+      True
+    """
+    out = Path(out)
+    if not (out / records.EXPERIMENT).exists():
+        raise ValueError(f"`out` must be the directory of a run, got {out}, which holds none.")
+    if not (out / records.RESULT).exists():
+        raise ValueError(
+            f"`out` must be the directory of a finished run, got {out}, which is not finished. "
+            "Run the same experiment again with this `out` to go on."
+        )
+    record = records.read_json(out / records.EXPERIMENT)
+    experiment = Experiment(**record["experiment"])
+    shards, _ = experiment.shards()
+    federation = experiment.federation(shards, record["agents_at_once"])
+    summary = records.read_json(out / records.RESULT)
+    with records.Checkpoints(out) as checkpoints:
+        like = simulation.beginning(jax.random.key(experiment.seed), federation, shards)
+        progress = checkpoints.load(like)
+    return Result(
+        experiment=experiment,
+        history=records.read_history(out),
+        state=progress.state,
+        shard_sizes=np.array(summary["shard_sizes"]),
+        standalone_accuracies=np.array(summary["standalone_accuracies"], np.float32),
+    )
+
+
+def compare(
+    experiment: Experiment,
+    names: Sequence[str],
+    out: str | Path | None = None,
+    resume: bool = True,
+    *,
+    watch: Watcher | None = None,
+) -> dict[str, Result]:
+    """Runs several mechanisms on the same shards, and returns their results by name.
+
+    Args:
+      experiment: the experiment; its mechanism and options are replaced, and alpha, beta
+        and gamma go to the mechanisms that take them.
+      names: mechanisms of `fairjax.mechanisms.REGISTRY`.
+      out: a directory with one run per mechanism below it; None: nothing is written.
+      resume: as in `Experiment.run`.
+      watch: as in `Experiment.run`.
+
+    Raises:
+      ValueError: a name is unknown or occurs twice, or as in `Experiment.run`.
+
+    Examples:
+      >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic")
+      >>> list(compare(experiment, ["cgsv", "fedavg"]))
+      ['cgsv', 'fedavg']
+    """
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"`mechanisms` must be different names, at least one, got {list(names)}.")
+    below = {name: None if out is None else Path(out) / name for name in ("standalone", *names)}
+    runs = {name: experiment.with_mechanism(name) for name in names}
+    alone = experiment.alone().run(below["standalone"], resume, watch=watch)
+    return {
+        name: alone
+        if name == "standalone"
+        else run.run(below[name], resume, watch=watch, standalone=alone)
+        for name, run in runs.items()
+    }

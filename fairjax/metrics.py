@@ -1,0 +1,81 @@
+"""Metrics: is a result fair, good, and did it find the dishonest.
+
+fairness       Pearson's correlation of standalone and final accuracies over agents
+detection AUC  the chance that an honest agent's importance exceeds a dishonest one's
+"""
+
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from fairjax.types import PerAgent
+
+
+def fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> float:
+    """Returns how far agents that are better alone end up better together.
+
+    Args:
+      standalone_accuracies: `[N]` accuracies of models trained on one's own data only.
+      final_accuracies: `[N]` accuracies of the models that agents were paid.
+
+    Returns:
+      Pearson's correlation in [-1, 1]; nan where `why_undefined` says why. Where
+      standalone accuracies are nearly equal, as in a uniform split, it is noise.
+
+    Raises:
+      ValueError: the shapes are not equal `[N]`.
+
+    References:
+      Xu et al., NeurIPS 2021, section on experiments.
+
+    Examples:
+      >>> round(fairness(np.array([0.5, 0.7, 0.9]), np.array([0.8, 0.9, 0.92])), 3)
+      0.933
+    """
+    if why_undefined(standalone_accuracies, final_accuracies):
+        return float("nan")
+    standalone, final = np.float64(standalone_accuracies), np.float64(final_accuracies)
+    return float(stats.pearsonr(standalone, final).statistic)
+
+
+def why_undefined(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> str:
+    """Returns the reason why fairness is undefined, or an empty string where it is defined.
+
+    Examples:
+      >>> why_undefined(np.array([0.5, 0.7]), np.array([0.9, 0.9]))
+      'all final accuracies are equal'
+    """
+    pair = {"standalone": standalone_accuracies, "final": final_accuracies}
+    arrays = {name: np.asarray(values, np.float64) for name, values in pair.items()}
+    shapes = [values.shape for values in arrays.values()]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 1:
+        raise ValueError(f"Accuracies must both have shape [N], got shapes {shapes}.")
+    if shapes[0][0] < 2:
+        return "there are fewer than two agents"
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            return f"some {name} accuracies are not known"
+        if np.ptp(values) == 0:
+            return f"all {name} accuracies are equal"
+    return ""
+
+
+def detection_auc(importance: PerAgent, honest: PerAgent) -> float:
+    """Returns the area under the ROC curve of importance against who was honest.
+
+    Args:
+      importance: `[N]` importance coefficients.
+      honest: `[N]` booleans.
+
+    Returns:
+      A number in [0, 1]; nan where all agents are honest, or none, or where a
+      mechanism does not judge.
+
+    Examples:
+      >>> detection_auc(np.array([0.1, 0.4, 0.5]), np.array([False, True, True]))
+      1.0
+    """
+    honest, importance = np.asarray(honest, bool), np.asarray(importance, np.float64)
+    if honest.all() or not honest.any() or not np.isfinite(importance).all():
+        return float("nan")
+    return float(sklearn_metrics.roc_auc_score(honest, importance))

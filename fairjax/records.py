@@ -1,0 +1,179 @@
+"""Records: what a run leaves on disk, how it is checkpointed, and how it is read again.
+
+    experiment.json   what was run: the description, versions, device, agents_at_once
+    checkpoint/       the state and the rows so far, by Orbax; at the end the final state
+    history.npz       one row per round
+    result.json       the figures at the end; written last, so its presence means finished
+
+Every file is written beside its place and moved there, so a killed run leaves
+either the old one or the new one.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from fairjax.simulation import History, Progress, State
+
+EXPERIMENT, HISTORY, RESULT, CHECKPOINT = (
+    "experiment.json",
+    "history.npz",
+    "result.json",
+    "checkpoint",
+)
+
+
+def claim(out: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes `out` the directory of an experiment, and returns its record.
+
+    Args:
+      out: a directory that does not exist, is empty, or belongs to the same experiment.
+      description: the experiment, as JSON.
+
+    Returns:
+      The content of `experiment.json`, the one on disk where there is one.
+
+    Raises:
+      ValueError: the directory cannot be written, belongs to another experiment (the
+        message says in which fields), or holds something else.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(f"no permission to write in {out}")
+        present = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(
+            f"`out` must be a directory that can be written, got {out}: {error}."
+        ) from error
+    if EXPERIMENT in present:
+        record = read_json(out / EXPERIMENT)
+        differences = [
+            f"{name}={record['experiment'].get(name)!r} there, {value!r} here"
+            for name, value in description.items()
+            if record["experiment"].get(name) != value
+        ]
+        if differences:
+            raise ValueError(
+                f"`out` must not belong to another experiment, got {out}, which differs: "
+                f"{'; '.join(differences)}. Choose another directory."
+            )
+        return record
+    if present:
+        raise ValueError(
+            f"`out` must be empty or hold a run of fairjax, got {out}, which holds "
+            f"{', '.join(sorted(present)[:5])}."
+        )
+    return {"experiment": dict(description), "environment": environment()}
+
+
+def environment() -> dict[str, str]:
+    """Returns the versions and the device that the bits of a result may depend on."""
+    packages = ("fairjax", "jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON to a file in one move; a number that is not finite becomes null."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file, or says that it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not a record of fairjax: {error}.") from error
+
+
+def write_history(out: Path, history: History) -> None:
+    """Writes a history to `history.npz` in one move."""
+    temporary = out / f".{HISTORY}.partial"
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **history._asdict())
+    temporary.replace(out / HISTORY)
+
+
+def read_history(out: Path) -> History:
+    """Returns the history that a finished run left."""
+    with np.load(out / HISTORY) as arrays:
+        return History(**{name: arrays[name] for name in History._fields})
+
+
+class Checkpoints:
+    """The last checkpoint of a run under `out`, as Orbax keeps it.
+
+    Use as a context manager; `save` returns once the checkpoint is complete.
+    """
+
+    def __init__(self, out: Path):
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager((out / CHECKPOINT).resolve(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def save(self, progress: Progress) -> None:
+        """Saves the progress of a run, and then drops the one before."""
+        self._manager.save(progress.num_rounds, args=ocp.args.StandardSave(_plain(progress)))
+
+    def load(self, like: Progress) -> Progress | None:
+        """Returns the last progress saved, or None.
+
+        Args:
+          like: progress of the same experiment, of any number of rounds; gives shapes.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        rows = jax.tree.map(
+            lambda row: jax.ShapeDtypeStruct((step, *row.shape[1:]), row.dtype), like.rows
+        )
+        target = jax.eval_shape(lambda: _plain(like._replace(rows=None)))
+        target = {**target, "rows": rows._asdict()}
+        saved = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
+        state = State(key=key, **saved["state"])
+        return Progress(state, History(**jax.tree.map(np.asarray, saved["rows"])))
+
+    def delete(self) -> None:
+        """Drops what was saved."""
+        for step in self._manager.all_steps():
+            self._manager.delete(step)
+
+
+def _plain(progress: Progress) -> dict[str, Any]:
+    """Returns progress as nested dicts of arrays; a PRNG key becomes its data."""
+    state = progress.state._asdict()
+    key = jax.random.key_data(state.pop("key"))
+    rows = {} if progress.rows is None else progress.rows._asdict()
+    return {"state": state, "key": key, "rows": rows}
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    if isinstance(content, float) and not np.isfinite(content):
+        return None
+    return content

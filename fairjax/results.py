@@ -1,0 +1,74 @@
+"""Results: what an experiment came to, and the figures that describe it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from fairjax import metrics
+from fairjax.simulation import History, State
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What an experiment came to.
+
+    Attributes:
+      experiment: the `Experiment`, with every open field filled in.
+      history: one row per round.
+      state: the final state, with agents' and server's parameters.
+      shard_sizes: `[N]` examples.
+      standalone_accuracies: `[N]` test accuracies without sharing, with the same shards,
+        seeds and number of local epochs.
+    """
+
+    experiment: Any
+    history: History
+    state: State
+    shard_sizes: np.ndarray
+    standalone_accuracies: np.ndarray
+
+    @property
+    def accuracies(self) -> np.ndarray:
+        """`[N]` test accuracies of the models that agents were paid in the end."""
+        return self.history.accuracies[-1]
+
+    @property
+    def trained_accuracies(self) -> np.ndarray:
+        """`[N]` test accuracies of the same models after one more round's local epochs."""
+        return self.history.trained_accuracies[-1]
+
+    @property
+    def fairness(self) -> float:
+        """Pearson's correlation of standalone and final accuracies; see `fairness_note`."""
+        return metrics.fairness(self.standalone_accuracies, self.accuracies)
+
+    @property
+    def trained_fairness(self) -> float:
+        """The same with `trained_accuracies`, as published for mechanisms with one model."""
+        return metrics.fairness(self.standalone_accuracies, self.trained_accuracies)
+
+    @property
+    def fairness_note(self) -> str:
+        """Why `fairness` is nan, or an empty string."""
+        return metrics.why_undefined(self.standalone_accuracies, self.accuracies)
+
+    @property
+    def detection_auc(self) -> float:
+        """How well importance tells dishonest agents; nan, since all agents here are honest."""
+        honest = np.ones(self.experiment.num_agents, bool)
+        return metrics.detection_auc(self.history.importance[-1], honest)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the figures at the end, as JSON."""
+        last = jax.tree.map(lambda row: row[-1].tolist(), self.history)
+        return {
+            "fairness": self.fairness,
+            "fairness_note": self.fairness_note,
+            "trained_fairness": self.trained_fairness,
+            "shard_sizes": self.shard_sizes.tolist(),
+            "standalone_accuracies": self.standalone_accuracies.tolist(),
+            "rounds_excluded": self.history.excluded.sum(0).tolist(),
+            **last._asdict(),
+        }
