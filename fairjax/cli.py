@@ -7,7 +7,7 @@ sentence and exit code 2.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -30,8 +30,12 @@ def _flags(name: str, *without: str) -> Any:
     )
 
 
-RunFlags = _flags("RunFlags", "options")
-CompareFlags = _flags("CompareFlags", "options", "mechanism")
+if TYPE_CHECKING:
+    RunFlags = Experiment
+    CompareFlags = Experiment
+else:
+    RunFlags = _flags("RunFlags", "options")
+    CompareFlags = _flags("CompareFlags", "options", "mechanism")
 Options = Annotated[
     tuple[str, ...],
     tyro.conf.arg(metavar="NAME=VALUE", help="further arguments of the mechanism's factory"),

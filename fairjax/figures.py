@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from fairjax.results import Result
 
 COLUMN = 3.4  # inches, one column of a two-column paper
-STYLE = {
+STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -127,11 +127,11 @@ def save(result: Result, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for draw in (accuracy, importance, fairness):
-        ax = draw(result)
+        figure: Any = draw(result).figure
         paths.append(folder / f"{draw.__name__}.png")
         with plt.rc_context(STYLE):
-            ax.figure.savefig(paths[-1])
-        plt.close(ax.figure)  # type: ignore[arg-type]
+            figure.savefig(paths[-1])
+        plt.close(figure)
     return paths
 
 
@@ -156,4 +156,5 @@ def _legend(ax: Axes, result: Result) -> None:
     shown = range(len(sizes)) if len(sizes) <= 10 else (0, len(sizes) // 2, len(sizes) - 1)
     for agent in shown:
         ax.plot([], [], color=colours[agent], label=f"agent {agent}: {sizes[agent]:,} examples")
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)  # type: ignore[union-attr]
+    figure: Any = ax.figure
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)

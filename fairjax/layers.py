@@ -22,6 +22,7 @@ are products of the same shapes, and under `vmap` over weights all of them are b
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,12 +69,12 @@ def conv_general_dilated(
       padding: "SAME", "VALID", "SAME_LOWER", or (low, high) per spatial axis.
       lhs_dilation: as in `lax`, like all that follow.
       rhs_dilation: see `lax`.
-      dimension_numbers: see `lax`; Flax passes channels last, while None means channels first.
+      dimension_numbers: see `lax`; None means channels first.
       feature_group_count: see `lax`.
       batch_group_count: see `lax`.
-      precision: of the matrix products.
+      precision: see `lax`.
       preferred_element_type: see `lax`.
-      **options: whatever else `lax` takes.
+      **options: see `lax`.
 
     Returns:
       `[B, H', W', F]` or `[B, L', F]`, of the dtype of `lhs`.
@@ -91,16 +92,17 @@ def conv_general_dilated(
        [20. 24.]]
     """
     rank = lhs.ndim - 2
-    ones = (None, 1, (1,) * rank, [1] * rank)
     simple = (
         rank in _CHANNELS_LAST
         and lhs.ndim == rhs.ndim
         and lhs.shape[-1] == rhs.shape[-2]
         and lhs.dtype == rhs.dtype
         and lhs.dtype in (jnp.float32, jnp.float64)
-        and tuple(window_strides) == (1,) * rank
-        and lhs_dilation in ones
-        and rhs_dilation in ones
+        and lhs.size * rhs.size > 0
+        and all(
+            steps is None or set(steps) == {1}
+            for steps in (window_strides, lhs_dilation, rhs_dilation)
+        )
         and feature_group_count == batch_group_count == 1
         and preferred_element_type is None
         and not any(option is not None for option in options.values())
@@ -108,17 +110,12 @@ def conv_general_dilated(
         == _CHANNELS_LAST[rank]
     )
     if simple:
-        pads = padding
-        if isinstance(padding, str):
-            pads = lax.padtype_to_pads(lhs.shape[1:-1], rhs.shape[:-2], window_strides, padding)
-        sizes = [n + low + high for n, (low, high) in zip(lhs.shape[1:-1], pads, strict=True)]
-        if all(n >= k > 0 for n, k in zip(sizes, rhs.shape[:-2], strict=True)):
-            borders = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
-            padded = lax.pad(lhs, jnp.zeros((), lhs.dtype), borders)
+        x = _pad(lhs, rhs.shape[:-2], padding)
+        if all(n >= k for n, k in zip(x.shape[1:-1], rhs.shape[:-2], strict=True)):
             if rank == 2:
-                return _convolve(padded, rhs, precision)
+                return _convolve(x, rhs, precision)
             # A sequence is an image of width one: its strips are its own rows, uncopied.
-            return _convolve(padded[:, :, None], rhs[:, None], precision)[:, :, 0]
+            return _convolve(x[:, :, None], rhs[:, None], precision)[:, :, 0]
     return lax.conv_general_dilated(
         lhs,
         rhs,
@@ -165,17 +162,21 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
             f"and an image of height {x.shape[-3]} and width {x.shape[-2]}."
         )
     bottom, right = x.shape[-3] // height * height, x.shape[-2] // width * width
-    entries = [
-        x[..., row:bottom:height, column:right:width, :]
-        for row in range(height)
-        for column in range(width)
-    ]
+    places = itertools.product(range(height), range(width))
+    entries = (x[..., row:bottom:height, column:right:width, :] for row, column in places)
     return functools.reduce(_first_largest, entries)
 
 
 def _first_largest(a: Array, b: Array) -> Array:
     # `jnp.maximum` would share the gradient of a tie.
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+
+def _pad(x: Array, window: tuple[int, ...], padding: Any) -> Array:
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:-1], window, (1,) * len(window), padding)
+    borders = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), borders)
 
 
 def _convolve(x: Array, kernel: Array, precision: Any) -> Array:

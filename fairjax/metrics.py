@@ -4,6 +4,8 @@ fairness       Pearson's correlation of standalone and final accuracies over age
 detection AUC  the chance that an honest agent's importance exceeds a dishonest one's
 """
 
+from typing import Any
+
 import numpy as np
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
@@ -35,7 +37,8 @@ def fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> flo
     if why_undefined(standalone_accuracies, final_accuracies):
         return float("nan")
     standalone, final = np.float64(standalone_accuracies), np.float64(final_accuracies)
-    return float(stats.pearsonr(standalone, final).statistic)
+    correlation: Any = stats.pearsonr(standalone, final)
+    return float(correlation.statistic)
 
 
 def why_undefined(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> str:

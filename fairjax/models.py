@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
 
 def from_flax(
-    module: nn.Module, example: Dataset | Array | None = None, head: str | None = None
+    module: Any, example: Dataset | Array | None = None, head: str | None = None
 ) -> Model:
     """Returns a `Model` of a Flax Linen module.
 
@@ -74,7 +74,7 @@ def from_flax(
         )
     takes = inspect.signature(type(module).__call__).parameters
 
-    def flags(training: bool) -> dict[str, bool]:
+    def flags(training: bool) -> dict[str, Any]:
         values = {"train": training, "training": training, "deterministic": not training}
         return {name: value for name, value in values.items() if name in takes}
 
@@ -91,7 +91,8 @@ def from_flax(
 
     def apply(params: Params, x: Array, key: Array | None = None) -> Array:
         streams = {} if key is None else {"dropout": key}
-        return module.apply({"params": params}, x, rngs=streams, **flags(key is not None))
+        logits: Any = module.apply({"params": params}, x, rngs=streams, **flags(key is not None))
+        return logits
 
     if example is None:
         return Model(_NeedsExample(init_from), apply, head)

@@ -26,7 +26,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.mechanisms.base import Context, Mechanism, check_outcome
 from fairjax.models import Model, initial_params
 from fairjax.training import LocalTraining, accuracies, pick_agents_at_once, train_agents
-from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
+from fairjax.types import Key, Params, PerAgent, PerRound, Scalar, Stacked
 
 CHUNKS = 20  # how often the host sees a run, at least
 
@@ -64,13 +64,13 @@ class Federation(NamedTuple):
 class History(NamedTuple):
     """One row per round; a pytree of arrays with the round on the leading axis."""
 
-    accuracies: Array  # [T, N] of the models that agents were paid; nan if not evaluated
-    trained_accuracies: Array  # [T, N] of the same after their next local epochs
-    server_accuracies: Array  # [T]
-    contributions: Array  # [T, N]
-    importance: Array  # [T, N]
-    fractions: Array  # [T, N] before rounding to whole entries
-    excluded: Array  # [T, N] whose update was dropped since it was not finite
+    accuracies: PerRound  # [T, N] of the models that agents were paid; nan if not evaluated
+    trained_accuracies: PerRound  # [T, N] of the same after their next local epochs
+    server_accuracies: PerRound  # [T]
+    contributions: PerRound  # [T, N]
+    importance: PerRound  # [T, N]
+    fractions: PerRound  # [T, N] before rounding to whole entries
+    excluded: PerRound  # [T, N] whose update was dropped since it was not finite
 
 
 class Progress(NamedTuple):
@@ -355,7 +355,7 @@ def _play(
 
 def _scheduled(
     optimizer: Any, learning_rate: Any
-) -> tuple[Callable[[Scalar], optax.GradientTransformation], Callable[[Scalar], Scalar | None]]:
+) -> tuple[Callable[[Scalar], Any], Callable[[Scalar], Any]]:
     """Returns the optimizer and the learning rate as functions of rounds or epochs played."""
     if learning_rate is None:
         if not isinstance(optimizer, optax.GradientTransformation):

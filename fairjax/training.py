@@ -21,8 +21,6 @@ from fairjax.data import Dataset, Shards
 from fairjax.models import Model, initial_params
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
-EVALUATION_BATCH = 500
-
 
 class LocalTraining(NamedTuple):
     """What one agent does with its shard in a round; all static.
@@ -128,7 +126,7 @@ def map_agents(function: Callable[[Any], Any], agents: Any, agents_at_once: int)
 
 def accuracies(model: Model, params: Stacked, data: Dataset, agents_at_once: int) -> PerAgent:
     """Returns `[N]` shares of the examples that each agent's model classifies correctly."""
-    batch_size = min(EVALUATION_BATCH, len(data.y))
+    batch_size = min(evaluation_batch(), len(data.y))
     starts = jnp.arange(0, len(data.y), batch_size)
 
     def one(params: Params) -> Scalar:
@@ -144,6 +142,11 @@ def accuracies(model: Model, params: Stacked, data: Dataset, agents_at_once: int
         return lax.map(correct, starts).sum() / len(data.y)
 
     return map_agents(one, params, agents_at_once)
+
+
+def evaluation_batch() -> int:
+    """Returns how many examples are evaluated at once: on a CPU, what its caches hold."""
+    return 16 if jax.default_backend() == "cpu" else 1000
 
 
 def pick_agents_at_once(training: LocalTraining, shards: Shards) -> int:

@@ -12,8 +12,9 @@ import jax
 
 Array = jax.Array
 Key = jax.Array  # a PRNG key, as made by `jax.random.key`
-Scalar = float | jax.Array  # may be traced
-PerAgent = jax.Array  # [N]
-PerCoalition = jax.Array  # [2**N]; bit i of the index: is agent i in the coalition
+Scalar = Any  # a number or an array [], may be traced
+PerAgent = Any  # [N], an array of JAX or numpy
+PerRound = Any  # [T, ...], likewise
+PerCoalition = Any  # [2**N], likewise; bit i of the index: is agent i in the coalition
 Params = Any  # a pytree of one model's parameters
 Stacked = Any  # a pytree whose leaves are [N, ...]

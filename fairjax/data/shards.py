@@ -46,7 +46,7 @@ class Shards:
     sizes: Any  # [N]
 
     @classmethod
-    def from_indices(cls, data: Dataset, rows: Sequence[Sequence[int]]) -> "Shards":
+    def from_indices(cls, data: Dataset, rows: Sequence[Any]) -> "Shards":
         """Returns shards of `data`, one for each entry of `rows`.
 
         Args:

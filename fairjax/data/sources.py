@@ -57,7 +57,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
       ((1437, 8, 8, 1), 360, 10)
     """
     if name == "digits":
-        x, y = sklearn_datasets.load_digits(return_X_y=True)
+        x, y = map(np.asarray, sklearn_datasets.load_digits(return_X_y=True))
         return _cut(x.reshape(-1, 8, 8, 1) / 16, y, NUM_DIGITS_TEST)
     if name == "blobs":
         x, y, *_ = sklearn_datasets.make_blobs(
@@ -122,7 +122,7 @@ def _arrays(name: str, data_dir: Path) -> dict[str, np.ndarray]:
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as file:
-                np.savez(file, **arrays)
+                np.savez(file, allow_pickle=False, **arrays)
             os.replace(file.name, cached)
         except OSError:
             pass  # without a cache, the next load decodes again

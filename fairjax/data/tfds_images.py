@@ -95,6 +95,7 @@ def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
 
 def _prepare(name: str, builder: Any, data_dir: Path) -> None:
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import download_manager, extractor
 
     def unavailable(reason: str) -> DataUnavailableError:
         return DataUnavailableError(
@@ -115,8 +116,8 @@ def _prepare(name: str, builder: Any, data_dir: Path) -> None:
         ValueError,
         RuntimeError,
         tfds.download.DownloadError,
-        tfds.download.ExtractError,
-        tfds.download.NonMatchingChecksumError,
+        extractor.ExtractError,
+        download_manager.NonMatchingChecksumError,
     )
     try:
         builder.download_and_prepare(file_format="array_record")

@@ -1,0 +1,98 @@
+"""The command line, run as a user would, in this process."""
+
+import re
+
+import pytest
+
+import fairjax as fj
+from fairjax.cli import main
+
+SMALL = ["--num-agents", "3", "--rounds", "2", "--model", "logistic", "--samples-per-agent", "20"]
+
+
+def failure(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_run_prints_a_row_per_agent_and_leaves_records_and_figures(tmp_path, capsys):
+    out = tmp_path / "run"
+    main(["run", *SMALL, "--out", str(out)])
+    printed = capsys.readouterr().out
+    result = fj.load_run(out)
+    for agent in range(3):
+        row = next(line for line in printed.splitlines() if re.match(rf"│ +{agent} │", line))
+        assert f"{100 * result.accuracies[agent]:.2f}" in row
+        assert f"{100 * result.standalone_accuracies[agent]:.2f}" in row
+        assert f"{result.history.importance[-1, agent]:.3f}" in row
+    assert "Fairness" in printed
+    for name in ("accuracy", "importance", "fairness"):
+        assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_prints_the_table_of_a_run_again(tmp_path, capsys):
+    main(["run", *SMALL, "--out", str(tmp_path / "run")])
+    first = capsys.readouterr().out
+    main(["show", str(tmp_path / "run")])
+    assert capsys.readouterr().out == first
+
+
+def test_the_same_command_finds_its_directory_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        main(["run", *SMALL])
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    main(["run", *SMALL, "--seed", "1"])
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_options_reach_the_mechanism(tmp_path):
+    main(["run", *SMALL, "--options", "mask=leaf", "contribution=shapley", "--out", str(tmp_path)])
+    options = dict(fj.load_run(tmp_path).experiment.options)
+    assert options == {"mask": "leaf", "contribution": "shapley"}
+
+
+def test_compare_prints_a_row_per_mechanism(tmp_path, capsys):
+    main(["compare", *SMALL, "--mechanisms", "cgsv, fedavg", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert re.search(r"│ cgsv ", printed)
+    assert re.search(r"│ fedavg ", printed)
+    assert "all final accuracies are equal" in printed
+
+
+def test_list_names_all_there_is(capsys):
+    main(["list"])
+    printed = capsys.readouterr().out
+    for registry in (fj.mechanisms.REGISTRY, fj.data.DATASETS, fj.data.SPLITS, fj.models.REGISTRY):
+        assert all(f" {name} " in printed for name in registry)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--beta", "-1"], "`beta` must be a finite number above 0, got beta=-1.0."),
+        (["run", "--rounds", "0"], "`rounds` must be a whole number of at least 1, got 0."),
+        (["run", "--num-agents", "0"], "`num_agents` must be a whole number"),
+        (["run", "--num-agents", "5000"], "`num_agents` must be at most the 1293 examples"),
+        (["run", "--mechanism", "cgvs"], "Did you mean 'cgsv'?"),
+        (["run", "--dataset", "digit"], "Did you mean 'digits'?"),
+        (["run", "--options", "mask"], "of the form NAME=VALUE, got 'mask'"),
+        (["run", "--model", "mnist_cnn"], "at least 20 x 20"),
+        (["run", "--out", "/dev/null/run"], "`out` must be a directory that can be written"),
+        (["compare", "--mechanisms", ""], "`mechanisms` must be different names"),
+        (["compare", "--mechanisms", "cgsv,fedavgg"], "Did you mean 'fedavg'?"),
+        (["show", "nowhere"], "got nowhere, which holds none"),
+    ],
+)
+def test_a_mistake_gives_one_sentence_and_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = failure(capsys, *arguments)
+    assert message in said
+    assert said.startswith("fairjax: ")
+    assert "Traceback" not in said
+
+
+def test_an_unknown_flag_gives_code_2(capsys):
+    assert "--bta" in failure(capsys, "run", "--bta", "1")

@@ -1,0 +1,223 @@
+"""Descriptions, records, resume, and results read again from disk."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import fairjax as fj
+from fairjax import metrics, records
+
+SMALL = fj.Experiment(num_agents=3, rounds=2, model="logistic", samples_per_agent=20)
+
+
+def assert_same_result(first, second):
+    assert first.experiment == second.experiment
+    np.testing.assert_array_equal(first.standalone_accuracies, second.standalone_accuracies)
+    jax.tree.map(np.testing.assert_array_equal, first.history, second.history)
+    for part in ("agents", "server", "optimizer", "mechanism", "round"):
+        one, other = getattr(first.state, part), getattr(second.state, part)
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    keys = [jax.random.key_data(result.state.key) for result in (first, second)]
+    np.testing.assert_array_equal(*keys)
+
+
+def test_a_description_survives_json_and_is_hashable():
+    experiment = fj.Experiment(mechanism="cgsv", options={"mask": "leaf"}, beta=2.0)
+    again = fj.Experiment(**json.loads(json.dumps(experiment.description())))
+    assert again == experiment.resolved()
+    assert len({experiment, dataclasses.replace(experiment), again}) == 2
+    assert experiment.name == fj.Experiment(**experiment.description()).name
+
+
+def test_open_fields_are_the_papers_settings_where_it_has_some():
+    mnist = fj.Experiment(dataset="mnist").resolved()
+    assert (mnist.model, mnist.samples_per_agent, mnist.gamma, mnist.alpha) == (
+        "mnist_cnn", 600, 0.5, 0.95,
+    )  # fmt: skip
+    assert fj.Experiment(dataset="mnist", gamma=1.0).resolved().gamma == 1.0
+    assert fj.Experiment(dataset="mnist", mechanism="fedavg").resolved().gamma is None
+
+
+def test_a_result_is_the_same_from_memory_from_a_run_and_from_disk(tmp_path):
+    memory = SMALL.run()
+    run = SMALL.run(tmp_path / "run")
+    assert_same_result(memory, run)
+    assert_same_result(memory, fj.load_run(tmp_path / "run"))
+    assert run.fairness == pytest.approx(
+        np.corrcoef(run.standalone_accuracies, run.accuracies)[0, 1], nan_ok=True
+    )
+
+
+def test_the_standalone_run_has_the_same_shards_and_first_parameters(tmp_path):
+    result = SMALL.run(tmp_path / "run")
+    alone = fj.load_run(tmp_path / "run" / "standalone")
+    np.testing.assert_array_equal(alone.accuracies, result.standalone_accuracies)
+    np.testing.assert_array_equal(alone.shard_sizes, result.shard_sizes)
+    assert alone.experiment.mechanism == "standalone"
+
+
+def test_a_finished_run_returns_at_once(tmp_path, monkeypatch):
+    first = SMALL.run(tmp_path)
+
+    def never(*_, **__):
+        raise AssertionError("a round was played")
+
+    monkeypatch.setattr("fairjax.simulation.rounds", never)
+    assert_same_result(first, SMALL.run(tmp_path))
+
+
+def test_starting_over_replaces_what_is_there(tmp_path):
+    first = SMALL.run(tmp_path)
+    assert_same_result(first, SMALL.run(tmp_path, resume=False))
+
+
+def test_the_directory_of_another_experiment_is_refused_and_kept(tmp_path):
+    SMALL.run(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="another experiment.*rounds=2 there, 3 here"):
+        dataclasses.replace(SMALL, rounds=3).run(tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="holds thesis.tex"):
+        SMALL.run(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="`out` must be a directory that can be written"):
+        SMALL.run(tmp_path / "file" / "below")
+
+
+def test_a_run_that_is_not_finished_or_not_there_is_not_loaded(tmp_path):
+    with pytest.raises(ValueError, match="holds none"):
+        fj.load_run(tmp_path)
+    records.write_json(tmp_path / records.EXPERIMENT, {})
+    with pytest.raises(ValueError, match="not finished"):
+        fj.load_run(tmp_path)
+    (tmp_path / records.EXPERIMENT).write_text("{")
+    with pytest.raises(ValueError, match="not a record of fairjax"):
+        SMALL.run(tmp_path)
+
+
+SCRIPT = """
+import sys, time, fairjax as fj
+import fairjax.experiment
+fairjax.experiment.CHECKPOINT_SECONDS = 0.0
+slow = float(sys.argv[2])
+fj.Experiment(num_agents=3, rounds=400, model="logistic", samples_per_agent=20, eval_every=50).run(
+    sys.argv[1], watch=lambda name, done, total: time.sleep(slow)
+)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", SCRIPT]
+    process = subprocess.Popen([*command, killed, "0.3"], env=environment)
+    deadline = time.monotonic() + 120
+
+    def saved():
+        return [path for path in (killed / "checkpoint").glob("*") if path.name.isdecimal()]
+
+    while not saved() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / records.RESULT).exists()
+    assert 0 < max(int(path.name) for path in saved()) <= 400
+    for out in (killed, whole):
+        subprocess.run([*command, out, "0"], env=environment, check=True)
+    assert_same_result(fj.load_run(whole), fj.load_run(killed))
+
+
+def test_the_default_experiment_shows_its_point_for_every_seed():
+    for seed in range(5):
+        result = fj.Experiment(seed=seed).run()
+        assert result.fairness > 0
+        assert np.ptp(result.accuracies) > 0.02
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_agents": 0}, "`num_agents`.*at least 1, got 0"),
+        ({"rounds": 0}, "`rounds`.*at least 1, got 0"),
+        ({"rounds": 2.0}, "`rounds` must be a whole number"),
+        ({"local_epochs": -1}, "`local_epochs`"),
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"eval_every": 0}, "`eval_every`"),
+        ({"agents_at_once": 0}, "`agents_at_once`"),
+        ({"samples_per_agent": 0}, "`samples_per_agent`"),
+        ({"seed": -1}, "`seed`"),
+        ({"beta": -1.0}, "`beta` must be a finite number above 0, got beta=-1.0"),
+        ({"alpha": 2.0}, "`alpha`"),
+        ({"gamma": float("nan")}, "`gamma`"),
+        ({"learning_rate": 0.0}, "`learning_rate`"),
+        ({"learning_rate_decay": 1.5}, "`learning_rate_decay`"),
+        ({"mechanism": "cgvs"}, "Unknown mechanism 'cgvs'. Did you mean 'cgsv'"),
+        ({"split": "powerlaw"}, "Did you mean 'power_law'"),
+        ({"model": "cnn"}, "Unknown model 'cnn'"),
+        ({"optimizer": "sdg"}, "Did you mean 'sgd'"),
+        ({"decay_per": "step"}, "Unknown decay_per"),
+        ({"local_steps": "some"}, "Unknown local_steps"),
+        ({"mechanism": "fedavg", "beta": 1.0}, "'fedavg' does not take `beta`"),
+        ({"options": {"masks": "leaf"}}, "'cgsv' does not take `masks`. It takes: alpha"),
+        ({"options": {"mask": "leafs"}}, "Did you mean 'leaf'"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_rule(fields, message):
+    with pytest.raises(ValueError, match=message):
+        fj.Experiment(**fields)
+
+
+def test_an_unknown_data_set_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="Unknown dataset 'digitss'. Did you mean 'digits'"):
+        fj.Experiment(dataset="digitss").run(tmp_path / "run")
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+def test_fairness_is_a_correlation_and_says_why_it_is_undefined():
+    alone, final = np.array([0.5, 0.7, 0.9]), np.array([0.6, 0.65, 0.9])
+    assert metrics.fairness(alone, final) == pytest.approx(np.corrcoef(alone, final)[0, 1])
+    assert metrics.why_undefined(alone, final) == ""
+    for standalone, paid, reason in [
+        (alone, np.ones(3), "all final accuracies are equal"),
+        (np.ones(3), final, "all standalone accuracies are equal"),
+        (alone[:1], final[:1], "fewer than two agents"),
+        (alone, np.array([0.1, np.nan, 0.2]), "some final accuracies are not known"),
+    ]:
+        assert np.isnan(metrics.fairness(standalone, paid))
+        assert reason in metrics.why_undefined(standalone, paid)
+    with pytest.raises(ValueError, match=r"\[N\]"):
+        metrics.fairness(alone, final[:2])
+
+
+def test_detection_is_the_chance_of_ranking_an_honest_agent_higher():
+    importance = np.array([0.1, 0.3, 0.2, 0.4])
+    assert metrics.detection_auc(importance, np.array([False, True, False, True])) == 1
+    assert metrics.detection_auc(importance, np.array([True, False, True, True])) == 1 / 3
+    assert np.isnan(metrics.detection_auc(importance, np.ones(4)))
+    assert np.isnan(metrics.detection_auc(np.full(4, np.nan), np.array([0, 1, 1, 1])))
+
+
+def test_compared_mechanisms_share_one_standalone_run(tmp_path):
+    results = fj.compare(SMALL, ["cgsv", "fedavg", "standalone"], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cgsv", "fedavg", "standalone"]
+    for result in results.values():
+        np.testing.assert_array_equal(
+            result.standalone_accuracies, results["standalone"].accuracies
+        )
+    assert np.isnan(results["fedavg"].fairness)
+    assert results["fedavg"].fairness_note == "all final accuracies are equal"
+    with pytest.raises(ValueError, match="different names"):
+        fj.compare(SMALL, ["cgsv", "cgsv"])

@@ -1,0 +1,232 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from fairjax import layers
+
+IMAGES = ("NHWC", "HWIO", "NHWC")
+SEQUENCES = ("NWC", "WIO", "NWC")
+
+# Name: shape of the input, shape of the kernel, padding.
+SIMPLE = {
+    "one_by_one": ((3, 5, 6, 4), (1, 1, 4, 2), "VALID"),
+    "one_channel": ((3, 9, 8, 1), (3, 3, 1, 6), "VALID"),
+    "one_image": ((1, 9, 8, 3), (3, 3, 3, 6), "VALID"),
+    "one_feature": ((2, 9, 8, 3), (3, 3, 3, 1), "SAME"),
+    "same_padding": ((2, 9, 8, 3), (3, 4, 3, 5), "SAME"),
+    "same_padding_at_the_start": ((2, 9, 8, 3), (2, 4, 3, 5), "SAME_LOWER"),
+    "uneven_padding": ((2, 6, 5, 3), (3, 2, 3, 5), ((0, 3), (2, 1))),
+    "negative_padding": ((2, 9, 8, 3), (3, 2, 3, 5), ((-1, 0), (2, -1))),
+    "tall_kernel": ((2, 12, 7, 30), (9, 1, 30, 2), "VALID"),
+    "wide_kernel": ((2, 7, 12, 30), (1, 9, 30, 2), "VALID"),
+    "large_windows": ((2, 10, 9, 16), (7, 5, 16, 3), "SAME"),
+    "large_windows_of_the_paper": ((2, 15, 15, 64), (7, 7, 64, 16), "VALID"),
+    "kernel_as_wide_as_the_image": ((2, 7, 50, 1), (3, 50, 1, 4), "VALID"),
+    "kernel_as_large_as_the_image": ((2, 6, 6, 5), (6, 6, 5, 4), "VALID"),
+    "one_pixel": ((2, 1, 1, 3), (1, 1, 3, 4), "VALID"),
+    "short_sequence": ((3, 9, 4), (3, 4, 5), "SAME"),
+    "sequence_of_words": ((3, 20, 60), (3, 60, 5), "VALID"),
+}
+
+# One of each way to a matrix product, for the tests that take long to compile.
+FORMS = ("uneven_padding", "large_windows", "kernel_as_wide_as_the_image", "sequence_of_words")
+
+# Name: shape of the input, shape of the kernel, arguments that no fast form knows.
+UNUSUAL = {
+    "strides": ((2, 9, 8, 3), (3, 3, 3, 4), {"window_strides": (2, 1)}),
+    "kernel_dilation": ((2, 9, 8, 3), (3, 3, 3, 4), {"rhs_dilation": (2, 1)}),
+    "input_dilation": (
+        (2, 9, 8, 3),
+        (3, 3, 3, 4),
+        {"lhs_dilation": (1, 2), "padding": ((0, 0), (1, 0))},
+    ),
+    "feature_groups": ((2, 9, 8, 4), (3, 3, 2, 6), {"feature_group_count": 2}),
+    "batch_groups": ((2, 9, 8, 3), (3, 3, 3, 4), {"batch_group_count": 2}),
+    "channels_first": ((2, 3, 9, 8), (4, 3, 3, 3), {"dimension_numbers": None}),
+    "channels_first_alike": ((3, 3, 3, 3), (3, 3, 3, 3), {"dimension_numbers": None}),
+    "wider_result": ((2, 9, 8, 3), (3, 3, 3, 4), {"preferred_element_type": jnp.float32}),
+    "kernel_beyond_the_image": ((2, 2, 8, 3), (3, 3, 3, 4), {}),
+    "no_channels": ((2, 9, 8, 0), (3, 3, 0, 4), {}),
+    "volumes": (
+        (2, 4, 5, 6, 3),
+        (2, 2, 2, 3, 4),
+        {"window_strides": (1, 1, 1), "dimension_numbers": ("NDHWC", "DHWIO", "NDHWC")},
+    ),
+}
+
+
+def normals(seed, *shapes, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def alike(ours, theirs, tolerance=1e-5):
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        largest = np.abs(other).max(initial=0.0)
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest)
+
+
+def convolutions(name, precision=None):
+    """Our convolution and lax's, as functions of the input and the kernel."""
+    image, _, padding = SIMPLE[name]
+    arguments = {
+        "window_strides": (1,) * (len(image) - 2),
+        "padding": padding,
+        "dimension_numbers": IMAGES if len(image) == 4 else SEQUENCES,
+        "precision": precision,
+    }
+    return (
+        lambda x, kernel: layers.conv_general_dilated(x, kernel, **arguments),
+        lambda x, kernel: lax.conv_general_dilated(x, kernel, **arguments),
+    )
+
+
+def with_gradients(convolve):
+    """The output, and its gradients for a cotangent that differs everywhere."""
+
+    def answer(x, kernel):
+        y, pullback = jax.vjp(convolve, x, kernel)
+        return y, pullback(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    return answer
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_convolution_and_its_gradients_are_those_of_lax(name):
+    ours, theirs = map(with_gradients, convolutions(name))
+    x, kernel = normals(0, *SIMPLE[name][:2])
+    alike(jax.jit(ours)(x, kernel), jax.jit(theirs)(x, kernel))
+
+
+def test_convolution_outside_a_compiled_function_is_that_of_lax():
+    ours, theirs = convolutions("large_windows")
+    x, kernel = normals(0, *SIMPLE["large_windows"][:2])
+    alike(ours(x, kernel), theirs(x, kernel))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_convolution_in_double_precision_is_that_of_lax(name):
+    ours, theirs = map(with_gradients, convolutions(name))
+    with jax.enable_x64(True):
+        x, kernel = normals(1, *SIMPLE[name][:2], dtype=jnp.float64)
+        alike(jax.jit(ours)(x, kernel), jax.jit(theirs)(x, kernel), tolerance=1e-13)
+
+
+@pytest.mark.parametrize("shared_input", [False, True])
+@pytest.mark.parametrize("name", FORMS)
+def test_many_agents_kernels_at_once_give_what_each_gives_alone(name, shared_input):
+    ours, theirs = map(with_gradients, convolutions(name))
+    image, kernel, _ = SIMPLE[name]
+    x, kernels = normals(2, image if shared_input else (3, *image), (3, *kernel))
+    together = jax.jit(jax.vmap(ours, (None if shared_input else 0, 0)))(x, kernels)
+    alone = jax.jit(theirs)
+    rows = [alone(x if shared_input else x[agent], kernels[agent]) for agent in range(3)]
+    alike(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
+
+
+def test_no_lax_convolution_is_left_in_a_compiled_simple_convolution():
+    for name in SIMPLE:
+        ours, _ = map(with_gradients, convolutions(name))
+        program = jax.make_jaxpr(ours)(*normals(3, *SIMPLE[name][:2]))
+        assert "conv_general_dilated" not in str(program), name
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_convolutions_are_left_to_lax(name):
+    image, kernel, arguments = UNUSUAL[name]
+    arguments = {
+        "window_strides": (1, 1),
+        "padding": "VALID",
+        "dimension_numbers": IMAGES,
+        **arguments,
+    }
+    x, kernel = normals(4, image, kernel)
+    alike(
+        layers.conv_general_dilated(x, kernel, **arguments),
+        lax.conv_general_dilated(x, kernel, **arguments),
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
+def test_narrow_and_whole_numbers_are_left_to_lax(dtype):
+    x = jnp.arange(2 * 9 * 8 * 3).reshape(2, 9, 8, 3) % 7
+    kernel = jnp.arange(3 * 3 * 3 * 4).reshape(3, 3, 3, 4) % 5
+    arguments = (x.astype(dtype), kernel.astype(dtype), (1, 1), "SAME")
+    ours = layers.conv_general_dilated(*arguments, dimension_numbers=IMAGES)
+    theirs = lax.conv_general_dilated(*arguments, dimension_numbers=IMAGES)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_channels_that_do_not_fit_are_refused_as_lax_refuses_them():
+    x, kernel = normals(5, (2, 9, 8, 3), (3, 3, 4, 5))
+    with pytest.raises(ValueError, match="feature"):
+        layers.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 9, 8, 3), {"kernel_size": (3, 5)}),
+        ((9, 8, 3), {"kernel_size": (3, 3), "padding": 1}),
+        ((4, 2, 9, 8, 3), {"kernel_size": (3, 3), "padding": "VALID"}),
+        ((2, 9, 8, 3), {"kernel_size": (3, 3), "padding": "CIRCULAR"}),
+        ((2, 9, 8, 3), {"kernel_size": (3, 3), "strides": 2}),
+        ((2, 9, 3), {"kernel_size": (3,), "padding": "CAUSAL"}),
+    ],
+)
+def test_a_flax_layer_with_the_hook_is_the_same_layer(shape, options):
+    (x,) = normals(6, shape)
+    plain = nn.Conv(5, **options)
+    hooked = nn.Conv(5, **options, conv_general_dilated=layers.conv_general_dilated)
+    variables = plain.init(jax.random.key(7), x)
+    assert jax.tree.map(jnp.shape, hooked.init(jax.random.key(7), x)) == jax.tree.map(
+        jnp.shape, variables
+    )
+    alike(hooked.apply(variables, x), plain.apply(variables, x))
+
+
+def pool_by_lax(x, window):
+    window = (1, *window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("window", [(1, 1), (2, 2), (3, 2), (1, 4), (7, 6)])
+def test_pooling_and_its_gradient_are_those_of_a_window_reduction(window, ties):
+    (x,) = normals(8, (3, 7, 6, 4))
+    x = jnp.round(x) if ties else x
+    y, ours = jax.vjp(lambda x: layers.max_pool(x, window), x)
+    twin, theirs = jax.vjp(lambda x: pool_by_lax(x, window), x)
+    np.testing.assert_array_equal(y, twin)
+    (cotangent,) = normals(9, y.shape)
+    np.testing.assert_array_equal(ours(cotangent)[0], theirs(cotangent)[0])
+
+
+def test_pooling_takes_any_leading_axes():
+    (x,) = normals(10, (2, 3, 5, 4, 1))
+    pooled = layers.max_pool(x)
+    assert pooled.shape == (2, 3, 2, 2, 1)
+    np.testing.assert_array_equal(pooled[1], layers.max_pool(x[1]))
+    np.testing.assert_array_equal(pooled[1, 2], layers.max_pool(x[1, 2]))
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_nan_makes_its_own_window_nan_and_no_other(place):
+    x = jnp.ones((1, 4, 4, 1)).at[0, place[0], place[1], 0].set(jnp.nan)
+    np.testing.assert_array_equal(layers.max_pool(x)[0, :, :, 0], [[jnp.nan, 1.0], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize("window", [(0, 2), (2, 1.5), (2, -1)])
+def test_a_window_that_is_no_window_is_refused(window):
+    with pytest.raises(ValueError, match=r"`window\[[01]\]` must be a whole number"):
+        layers.max_pool(jnp.ones((1, 4, 4, 1)), window)
+
+
+def test_a_window_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match=r"`window` must fit .* got window=\(5, 2\)"):
+        layers.max_pool(jnp.ones((1, 4, 4, 1)), (5, 2))

@@ -1,0 +1,345 @@
+"""Local epochs, rounds, evaluation and history, on data small enough to check by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import fairjax as fj
+from fairjax import simulation
+
+SIZES = (1, 4, 5, 9)
+
+
+def counting_data():
+    """Every example is one-hot, so a gradient shows which examples a step saw."""
+    num = sum(SIZES)
+    data = fj.data.Dataset(x=np.eye(num), y=np.arange(num) % 2, num_classes=2)
+    rows = np.split(np.arange(num), np.cumsum(SIZES)[:-1])
+    return data, fj.data.Shards.from_indices(data, rows)
+
+
+def linear_model(data):
+    def init(key):
+        return {"kernel": jnp.zeros((data.x[0].size, data.num_classes)), "steps": jnp.zeros(())}
+
+    def apply(params, x, key=None):
+        return x.reshape(len(x), -1) @ params["kernel"] + 0 * params["steps"]
+
+    return fj.models.Model(init, apply)
+
+
+def counting(learning_rate=1.0):
+    """An optimizer that adds one for every step, and for every example that a step saw."""
+
+    def update(gradient, state, params=None):
+        return {
+            "kernel": learning_rate * (gradient["kernel"] != 0),
+            "steps": jnp.asarray(learning_rate, jnp.float32),
+        }, state
+
+    return optax.GradientTransformation(lambda params: (), update)
+
+
+def changes(shards, data, rounds=1, **options):
+    federation = fj.federation(
+        model=linear_model(data), mechanism=fj.mechanisms.standalone(), **options
+    )
+    state = federation.init(jax.random.key(0), shards)
+    for _ in range(rounds):
+        state, record = jax.jit(federation.step)(state, shards)
+    return jax.tree.map(np.asarray, record.updates)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
+@pytest.mark.parametrize("agents_at_once", [1, 2, 3, 4])
+def test_local_epochs_see_every_example_once_and_no_padding(batch_size, agents_at_once):
+    data, shards = counting_data()
+    seen = changes(
+        shards, data, optimizer=counting(), local_epochs=3,
+        batch_size=batch_size, agents_at_once=agents_at_once,
+    )  # fmt: skip
+    for agent, size in enumerate(SIZES):
+        owned = np.isin(np.arange(sum(SIZES)), shards.rows(agent))
+        np.testing.assert_array_equal(seen["kernel"][agent, :, 0], 3 * owned)
+        assert seen["steps"][agent] == 3 * np.ceil(size / batch_size)
+
+
+def test_last_batch_means_one_step_per_local_epoch():
+    data, shards = counting_data()
+    seen = changes(
+        shards, data, optimizer=counting(), local_epochs=3, batch_size=4, local_steps="last_batch"
+    )
+    np.testing.assert_array_equal(seen["steps"], 3)
+    remainders = [3 * ((size - 1) % 4 + 1) for size in SIZES]
+    np.testing.assert_array_equal(seen["kernel"][..., 0].sum(1), remainders)
+
+
+def test_a_local_step_is_the_gradient_of_the_mean_cross_entropy():
+    rng = np.random.default_rng(0)
+    data = fj.data.Dataset(x=rng.normal(size=(6, 3)), y=[0, 1, 2, 1, 0, 2], num_classes=3)
+    shards = fj.data.Shards.from_indices(data, [[0, 1, 2, 3], [4, 5]])
+    first = {"kernel": jnp.asarray(rng.normal(size=(3, 3)), jnp.float32), "steps": jnp.zeros(())}
+    model = linear_model(data)._replace(init=lambda key: first)
+    federation = fj.federation(
+        model=model, mechanism=fj.mechanisms.fedavg(), optimizer=optax.sgd(0.1), batch_size=10
+    )
+    _, record = federation.step(federation.init(jax.random.key(0), shards), shards)
+    for agent in range(2):
+        x, y = data.x[shards.rows(agent)], data.y[shards.rows(agent)]
+        logits = x @ np.asarray(first["kernel"])
+        odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        gradient = x.T @ (odds - np.eye(3)[y]) / len(y)
+        np.testing.assert_allclose(record.updates["kernel"][agent], -0.1 * gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay_per", ["round", "epoch"])
+def test_the_learning_rate_follows_its_schedule(decay_per):
+    data, shards = counting_data()
+    seen = changes(
+        shards, data, rounds=3, optimizer=counting, learning_rate=lambda count: 0.5**count,
+        local_epochs=2, batch_size=100, decay_per=decay_per,
+    )  # fmt: skip
+    expected = 2 * 0.25 if decay_per == "round" else 0.5**4 + 0.5**5
+    np.testing.assert_allclose(seen["steps"], expected)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    train, test = fj.data.load("digits")
+    return fj.data.power_law(train, num_agents=4, seed=0, samples_per_agent=40), test
+
+
+def digits_federation(shards, mechanism=None, optimizer=None, **options):
+    return fj.federation(
+        model=options.pop("model", fj.models.mlp(shards.data, hidden=(16,))),
+        mechanism=mechanism or fj.mechanisms.cgsv(),
+        optimizer=optimizer or optax.adam(0.01),
+        **options,
+    )
+
+
+def assert_equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def without_key(state):
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def test_the_same_key_gives_the_same_bits_and_another_key_others(digits):
+    shards, test = digits
+    federation = digits_federation(shards)
+    first, again, other = (
+        fj.run(jax.random.key(seed), federation, shards, test, num_rounds=3) for seed in (1, 1, 2)
+    )
+    assert_equal(first[1], again[1])
+    assert_equal(without_key(first[0]), without_key(again[0]))
+    assert not np.array_equal(first[1].contributions, other[1].contributions)
+
+
+def test_a_longer_run_begins_like_a_shorter_one(digits):
+    shards, test = digits
+    federation = digits_federation(shards)
+    _, short = fj.run(jax.random.key(0), federation, shards, test, num_rounds=3)
+    _, long = fj.run(jax.random.key(0), federation, shards, test, num_rounds=30)
+    assert_equal(short, jax.tree.map(lambda row: row[:3], long))
+
+
+def test_history_equals_rounds_played_one_by_one(digits):
+    shards, test = digits
+    federation = digits_federation(shards)
+    _, history = fj.run(jax.random.key(0), federation, shards, test, num_rounds=3)
+    state = federation.init(jax.random.key(0), shards)
+    step, evaluate = jax.jit(federation.step), jax.jit(federation.evaluate)
+    for row in range(4):
+        before = state
+        state, record = step(state, shards)
+        if row:
+            trained = jax.tree.map(jnp.add, before.agents, record.updates)
+            np.testing.assert_allclose(
+                history.trained_accuracies[row - 1], evaluate(trained, test), atol=1e-6
+            )
+        if row < 3:
+            found = evaluate(state.agents, test)
+            np.testing.assert_allclose(history.accuracies[row], found, atol=1e-6)
+            np.testing.assert_allclose(history.importance[row], record.importance, atol=1e-6)
+
+
+def test_accuracy_is_the_share_of_correct_answers_whatever_the_batches(digits, monkeypatch):
+    shards, test = digits
+    federation = digits_federation(shards)
+    state = federation.init(jax.random.key(0), shards)
+    params = jax.tree.map(lambda leaf: leaf[0], state.agents)
+    model = fj.models.mlp(shards.data, hidden=(16,))
+    expected = (np.asarray(model.apply(params, test.x)).argmax(1) == test.y).mean()
+    for batch in (7, 100, 360, 1000):
+        monkeypatch.setattr("fairjax.training.evaluation_batch", lambda size=batch: size)
+        np.testing.assert_allclose(federation.evaluate(state.agents, test), expected, atol=1e-6)
+
+
+def test_rounds_without_evaluation_are_nan_and_the_last_is_evaluated(digits):
+    shards, test = digits
+    federation = digits_federation(shards)
+    _, history = fj.run(jax.random.key(0), federation, shards, test, num_rounds=5, eval_every=2)
+    for rows in (history.accuracies, history.trained_accuracies):
+        assert np.isfinite(rows).all(1).tolist() == [False, True, False, True, True]
+    assert np.isfinite(history.server_accuracies).tolist() == [False, True, False, True, True]
+
+
+def test_a_run_goes_on_from_any_stage_in_the_same_bits(digits):
+    shards, test = digits
+    federation = digits_federation(shards)
+    stages = list(simulation.rounds(jax.random.key(0), federation, shards, test, num_rounds=45))
+    assert len(stages) > 10
+    for start in (stages[0], stages[7], stages[-2]):
+        *_, last = simulation.rounds(
+            jax.random.key(0), federation, shards, test, num_rounds=45, start=start
+        )
+        assert_equal(without_key(last.state), without_key(stages[-1].state))
+        assert_equal(last.rows, stages[-1].rows)
+
+
+@pytest.mark.parametrize("agents_at_once", [2, 3, 4])
+def test_vectorising_agents_changes_results_by_rounding_only(digits, agents_at_once):
+    shards, test = digits
+    one, many = (
+        fj.run(
+            jax.random.key(0), digits_federation(shards, agents_at_once=group), shards, test,
+            num_rounds=2,
+        )[1]
+        for group in (1, agents_at_once)
+    )  # fmt: skip
+    np.testing.assert_allclose(many.contributions, one.contributions, atol=1e-4)
+
+
+def test_a_program_is_traced_once_for_all_rounds_and_runs(digits):
+    shards, test = digits
+    traces = []
+    model = fj.models.mlp(shards.data, hidden=(16,))
+
+    def apply(params, x, key=None):
+        if key is not None:
+            traces.append(x.shape)
+        return model.apply(params, x, key)
+
+    federation = digits_federation(shards, model=model._replace(apply=apply))
+    fj.run(jax.random.key(0), federation, shards, test, num_rounds=41)
+    once = len(traces)
+    fj.run(jax.random.key(1), federation, shards, test, num_rounds=41, eval_every=5)
+    assert once == len(traces) <= 2
+
+
+def test_the_training_data_are_arguments_and_not_constants_of_the_program(digits):
+    shards, test = digits
+    federation = digits_federation(shards)
+    state = federation.init(jax.random.key(0), shards)
+    text = jax.jit(federation.step).lower(state, shards).as_text()
+    assert "dense_resource" not in text
+    assert len(text) < 400_000
+
+
+def broken_shards(shards, agent, value):
+    x = shards.data.x.copy()
+    x[shards.rows(agent)] = value
+    data = fj.data.Dataset(x=x, y=shards.data.y, num_classes=10)
+    return fj.data.Shards(data, shards.indices, shards.sizes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", sorted(fj.mechanisms.REGISTRY))
+def test_an_agent_with_broken_data_is_excluded_and_harms_nobody(digits, name, value):
+    shards, test = digits
+    shards = broken_shards(shards, 1, value)
+    federation = digits_federation(shards, fj.mechanisms.REGISTRY[name]())
+    state, history = fj.run(jax.random.key(0), federation, shards, test, num_rounds=4)
+    np.testing.assert_array_equal(history.excluded, [[False, True, False, False]] * 4)
+    for tree in (state.agents, state.server, state.optimizer):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+    if name == "cgsv":
+        assert (history.contributions[:, 1] == 0).all()
+        assert (history.fractions[-1, 1] < history.fractions[-1, [0, 2, 3]]).all()
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(digits):
+    shards, test = digits
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train: bool = False):
+            x = nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1))
+            return nn.Dense(10)(x)
+
+    model = fj.models.from_flax(Net())
+    federation = digits_federation(shards, model=model)
+    state, history = fj.run(jax.random.key(0), federation, shards, test, num_rounds=2)
+    params = jax.tree.map(lambda leaf: leaf[0], state.agents)
+    still = [model.apply(params, test.x[:8]) for _ in range(2)]
+    noisy = [model.apply(params, test.x[:8], jax.random.key(seed)) for seed in range(2)]
+    np.testing.assert_array_equal(*still)
+    assert not np.allclose(*noisy)
+
+
+def test_given_first_parameters_are_common_to_all(digits):
+    shards, test = digits
+    federation = digits_federation(shards)
+    first = federation.init(jax.random.key(5), shards).server
+    state = federation.init(jax.random.key(0), shards, first)
+    for agent in range(4):
+        assert_equal(jax.tree.map(lambda leaf, a=agent: leaf[a], state.agents), first)
+
+
+def mistakes(shards, test):
+    model, mechanism = fj.models.mlp(shards.data), fj.mechanisms.fedavg()
+    sgd = optax.sgd(0.1)
+
+    def federation(**options):
+        given = {"model": model, "mechanism": mechanism, "optimizer": sgd, **options}
+        return fj.federation(**given)
+
+    def run(fed=None, data=test, **options):
+        given = {"num_rounds": 1, **options}
+        return fj.run(jax.random.key(0), fed or federation(), shards, data, **given)
+
+    other = fj.data.Dataset(x=np.zeros((3, 5)), y=[0, 1, 2], num_classes=10)
+    fewer = fj.data.Dataset(x=test.x[:3], y=[0, 1, 2], num_classes=3)
+    short = model._replace(apply=lambda params, x, key=None: x.reshape(len(x), -1)[:, :4])
+    broken = fj.mechanisms.Mechanism(lambda n: (), lambda updates, state, context: (updates, state))
+    return [
+        (lambda: federation(local_epochs=0), "`local_epochs`.*got 0"),
+        (lambda: federation(batch_size=-1), "`batch_size`.*got -1"),
+        (lambda: federation(batch_size=2.5), "`batch_size`.*got 2.5"),
+        (lambda: federation(agents_at_once=0), "`agents_at_once`"),
+        (lambda: federation(decay_per="step"), "Unknown decay_per 'step'"),
+        (lambda: federation(local_steps="al"), "Did you mean 'all'"),
+        (lambda: federation(optimizer=optax.sgd), "together with `learning_rate`"),
+        (lambda: federation(learning_rate=0.1), "`optimizer` must be a function"),
+        (lambda: federation(optimizer=optax.sgd, learning_rate=-0.1), "`learning_rate`.*-0.1"),
+        (lambda: run(num_rounds=0), "`num_rounds`.*got 0"),
+        (lambda: run(eval_every=0), "`eval_every`"),
+        (lambda: run(data=other), "`test` must have the agents' examples of shape"),
+        (lambda: run(data=fewer), "`test` must have the agents' number of classes 10, got 3"),
+        (lambda: run(params={"a": np.zeros(3)}), "`params` must have the model's shapes"),
+        (lambda: run(federation(model=short)), r"logits of shape \(1, 10\)"),
+        (lambda: run(federation(mechanism=broken)), r"must return \(Outcome, state\)"),
+        (lambda: run(federation(model=fj.models.from_flax(_WithStatistics()))), "batch_stats"),
+        (lambda: fj.models.from_flax("mlp"), "must be a Flax Linen module, got str"),
+        (lambda: fj.models.mnist_cnn(shards.data), "of at least 20 x 20"),
+        (lambda: fj.models.mlp(shards.data, hidden=(0,)), "`hidden`"),
+    ]
+
+
+class _WithStatistics(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=True)(x.reshape(len(x), -1))
+        return nn.Dense(10)(x)
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_a_mistake_is_named_with_its_rule(digits, number):
+    call, message = mistakes(*digits)[number]
+    with pytest.raises(ValueError, match=message):
+        call()
