@@ -42,7 +42,7 @@ class Settings(NamedTuple):
     learning_rate: float = 1e-3
     learning_rate_decay: float = 0.977
     batch_size: int = 32
-    alpha: float = 0.9
+    alpha: float = 0.5
     gamma: float = 2.0
     eval_every: int = 1
 

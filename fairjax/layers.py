@@ -5,9 +5,9 @@ W' = W - Q + 1, is
 
     y[b, h, w, f]   =  sum_pqc x[b, h + p, w + q, c] k[p, q, c, f]
 
-XLA's own CPU convolution is fast only outside loops and with one set of weights. Matrix products
-are fast everywhere, so the sum is written as one of two products. Where a window holds few numbers
-(P Q C small), whole windows are copied out:
+XLA's CPU is slow at the gradient of a convolution, and at kernels that differ between agents under
+`vmap`. There the sum is written as matrix products, which are fast everywhere. Where a window holds
+few numbers (P Q C small), whole windows are copied out:
 
     y[b, h, w]      =  window[b, h, w] [P Q C] @ k [P Q C, F]
 
@@ -18,7 +18,8 @@ kernel rows p at once, and its outputs, small where F is, are shifted and added:
     y[b, h, w]      =  sum_p z[b, h + p, w, p]
 
 G kernel rows at once need H' + G - 1 rows of strips where H' would do, so G stays small. Gradients
-are products of the same shapes, and under `vmap` over weights all of them are batched products.
+are products of the same shapes. Evaluation with one agent's kernel differentiates nothing and keeps
+XLA's own operations, which it fuses into one.
 """
 
 import functools
@@ -26,8 +27,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from fairjax import checks
 from fairjax.types import Array
@@ -36,10 +39,8 @@ from fairjax.types import Array
 LARGEST_WINDOW = 128  # numbers in a window that is still copied whole
 ROWS_AT_ONCE = 4  # kernel rows in one product
 
-_CHANNELS_LAST = {
-    1: lax.conv_dimension_numbers((1, 1, 1), (1, 1, 1), ("NWC", "WIO", "NWC")),
-    2: lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")),
-}
+_SEQUENCES = lax.conv_dimension_numbers((1,) * 3, (1,) * 3, ("NWC", "WIO", "NWC"))
+_IMAGES = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
 
 
 def conv_general_dilated(
@@ -59,8 +60,9 @@ def conv_general_dilated(
     """Returns what `jax.lax.conv_general_dilated` returns, sooner where weights are many.
 
     Give it to Flax: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`. Convolutions of
-    images or sequences with the channels last, stride one, no dilation, one group, any padding, in
-    float32 or float64, become matrix products. All others are left to `lax`.
+    images or sequences with the channels last, stride one, no dilation, one group, any padding, of
+    default precision in float32 or float64, become matrix products where they are differentiated
+    or kernels are mapped over. All others are left to `lax`.
 
     Args:
       lhs: `[B, H, W, C]` images or `[B, L, C]` sequences.
@@ -93,7 +95,7 @@ def conv_general_dilated(
     """
     rank = lhs.ndim - 2
     simple = (
-        rank in _CHANNELS_LAST
+        rank in (1, 2)
         and lhs.ndim == rhs.ndim
         and lhs.shape[-1] == rhs.shape[-2]
         and lhs.dtype == rhs.dtype
@@ -104,18 +106,17 @@ def conv_general_dilated(
             for steps in (window_strides, lhs_dilation, rhs_dilation)
         )
         and feature_group_count == batch_group_count == 1
-        and preferred_element_type is None
-        and not any(option is not None for option in options.values())
+        and all(o is None for o in (precision, preferred_element_type, *options.values()))
         and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        == _CHANNELS_LAST[rank]
+        == (_SEQUENCES if rank == 1 else _IMAGES)
     )
     if simple:
         x = _pad(lhs, rhs.shape[:-2], padding)
         if all(n >= k for n, k in zip(x.shape[1:-1], rhs.shape[:-2], strict=True)):
             if rank == 2:
-                return _convolve(x, rhs, precision)
+                return _convolve(x, rhs)
             # A sequence is an image of width one: its strips are its own rows, uncopied.
-            return _convolve(x[:, :, None], rhs[:, None], precision)[:, :, 0]
+            return _convolve(x[:, :, None], rhs[:, None])[:, :, 0]
     return lax.conv_general_dilated(
         lhs,
         rhs,
@@ -161,15 +162,29 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
             f"`window` must fit into the image, got window={window} "
             f"and an image of height {x.shape[-3]} and width {x.shape[-2]}."
         )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return _first_maxima(x, window)
+    return _pool(x, tuple(window))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _pool(x: Array, window: tuple[int, int]) -> Array:
+    window = (*(1,) * (x.ndim - 3), *window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+@_pool.defjvp
+def _pool_gradient(window: Any, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(lambda x: _first_maxima(x, window), primals, tangents)
+
+
+def _first_maxima(x: Array, window: tuple[int, int]) -> Array:
+    height, width = window
     bottom, right = x.shape[-3] // height * height, x.shape[-2] // width * width
     places = itertools.product(range(height), range(width))
     entries = (x[..., row:bottom:height, column:right:width, :] for row, column in places)
-    return functools.reduce(_first_largest, entries)
-
-
-def _first_largest(a: Array, b: Array) -> Array:
     # `jnp.maximum` would share the gradient of a tie.
-    return jnp.where((a >= b) | jnp.isnan(a), a, b)
+    return functools.reduce(lambda a, b: jnp.where((a >= b) | jnp.isnan(a), a, b), entries)
 
 
 def _pad(x: Array, window: tuple[int, ...], padding: Any) -> Array:
@@ -179,21 +194,45 @@ def _pad(x: Array, window: tuple[int, ...], padding: Any) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), borders)
 
 
-def _convolve(x: Array, kernel: Array, precision: Any) -> Array:
+@jax.custom_jvp
+def _convolve(x: Array, kernel: Array) -> Array:
+    return _convolve_by_xla(x, kernel)
+
+
+@_convolve.defjvp
+def _convolve_gradient(primals: Any, tangents: Any) -> Any:
+    return jax.jvp(_convolve_by_products, primals, tangents)
+
+
+@custom_vmap
+def _convolve_by_xla(x: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_IMAGES)
+
+
+@_convolve_by_xla.def_vmap
+def _convolve_together(size: int, mapped: Any, x: Array, kernel: Array) -> tuple[Array, bool]:
+    if mapped[1]:
+        axes = (0 if mapped[0] else None, 0)
+        return jax.vmap(_convolve_by_products, axes)(x, kernel), True
+    y = _convolve_by_xla(x.reshape(-1, *x.shape[2:]), kernel)
+    return y.reshape(size, -1, *y.shape[1:]), True
+
+
+def _convolve_by_products(x: Array, kernel: Array) -> Array:
     height, width, channels, features = kernel.shape
     out_height = x.shape[1] - height + 1
     strips = _strips(x, width)  # [B, H, W', Q C]
     if height * width * channels <= LARGEST_WINDOW:
         windows = [strips[:, p : p + out_height] for p in range(height)]
         windows = jnp.concatenate(windows, axis=-1)  # [B, H', W', P Q C]
-        return _product(windows, kernel.reshape(-1, features), precision)
+        return _product(windows, kernel.reshape(-1, features))
     groups = -(-height // ROWS_AT_ONCE)
     bounds = [group * height // groups for group in range(groups + 1)]
-    total = 0
+    total: Any = 0
     for start, stop in zip(bounds, bounds[1:], strict=False):
         rows = strips[:, start : stop + out_height - 1]
         columns = kernel[start:stop].transpose(1, 2, 0, 3).reshape(width * channels, -1)
-        products = _product(rows, columns, precision)  # [B, H' + G - 1, W', G F]
+        products = _product(rows, columns)  # [B, H' + G - 1, W', G F]
         for p, product in enumerate(jnp.split(products, stop - start, axis=-1)):
             total += product[:, p : p + out_height]
     return total
@@ -206,7 +245,7 @@ def _strips(x: Array, width: int) -> Array:
     return jnp.concatenate([x[:, :, q : q + out_width] for q in range(width)], axis=-1)
 
 
-def _product(rows: Array, matrix: Array, precision: Any) -> Array:
+def _product(rows: Array, matrix: Array) -> Array:
     # XLA's CPU takes a sixth longer over the gradients of a product with four axes.
-    product = jnp.matmul(rows.reshape(-1, rows.shape[-1]), matrix, precision=precision)
+    product = rows.reshape(-1, rows.shape[-1]) @ matrix
     return product.reshape(*rows.shape[:-1], -1)

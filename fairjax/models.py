@@ -193,7 +193,7 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
       ValueError: a width is not a whole number above 0.
 
     Examples:
-      >>> train = Dataset(x=np.zeros((5, 2, 2)), y=np.arange(5), num_classes=5)
+      >>> train = Dataset(x=jnp.zeros((5, 2, 2)), y=range(5), num_classes=5)
       >>> model = mlp(train, hidden=(8,))
       >>> jax.tree.map(jnp.shape, model.init(jax.random.key(0)))["head"]["kernel"]
       (8, 5)
@@ -207,7 +207,7 @@ def logistic(train: Dataset) -> Model:
     """Returns multinomial logistic regression for the shapes of `train`.
 
     Examples:
-      >>> train = Dataset(x=np.zeros((5, 2, 2)), y=np.arange(5), num_classes=5)
+      >>> train = Dataset(x=jnp.zeros((5, 2, 2)), y=range(5), num_classes=5)
       >>> jax.tree.map(jnp.shape, logistic(train).init(jax.random.key(0)))
       {'head': {'bias': (5,), 'kernel': (4, 5)}}
     """

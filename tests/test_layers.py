@@ -47,6 +47,7 @@ UNUSUAL = {
     "batch_groups": ((2, 9, 8, 3), (3, 3, 3, 4), {"batch_group_count": 2}),
     "channels_first": ((2, 3, 9, 8), (4, 3, 3, 3), {"dimension_numbers": None}),
     "channels_first_alike": ((3, 3, 3, 3), (3, 3, 3, 3), {"dimension_numbers": None}),
+    "precision": ((2, 9, 8, 3), (3, 3, 3, 4), {"precision": "highest"}),
     "wider_result": ((2, 9, 8, 3), (3, 3, 3, 4), {"preferred_element_type": jnp.float32}),
     "kernel_beyond_the_image": ((2, 2, 8, 3), (3, 3, 3, 4), {}),
     "no_channels": ((2, 9, 8, 0), (3, 3, 0, 4), {}),
@@ -71,14 +72,13 @@ def alike(ours, theirs, tolerance=1e-5):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest)
 
 
-def convolutions(name, precision=None):
+def convolutions(name):
     """Our convolution and lax's, as functions of the input and the kernel."""
     image, _, padding = SIMPLE[name]
     arguments = {
         "window_strides": (1,) * (len(image) - 2),
         "padding": padding,
         "dimension_numbers": IMAGES if len(image) == 4 else SEQUENCES,
-        "precision": precision,
     }
     return (
         lambda x, kernel: layers.conv_general_dilated(x, kernel, **arguments),
@@ -103,10 +103,34 @@ def test_convolution_and_its_gradients_are_those_of_lax(name):
     alike(jax.jit(ours)(x, kernel), jax.jit(theirs)(x, kernel))
 
 
-def test_convolution_outside_a_compiled_function_is_that_of_lax():
-    ours, theirs = convolutions("large_windows")
-    x, kernel = normals(0, *SIMPLE["large_windows"][:2])
+@pytest.mark.parametrize("name", SIMPLE)
+def test_convolution_without_a_gradient_is_that_of_lax(name):
+    ours, theirs = convolutions(name)
+    x, kernel = normals(0, *SIMPLE[name][:2])
     alike(ours(x, kernel), theirs(x, kernel))
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
+@pytest.mark.parametrize("name", FORMS)
+def test_convolution_without_a_gradient_of_many_agents_is_that_of_lax(name, axes):
+    ours, theirs = convolutions(name)
+    shapes = [
+        (2, 3, *shape) if axis == 0 else shape
+        for shape, axis in zip(SIMPLE[name][:2], axes, strict=True)
+    ]
+    twice = [jax.vmap(jax.vmap(convolve, axes), axes) for convolve in (ours, theirs)]
+    alike(*(jax.jit(convolve)(*normals(0, *shapes)) for convolve in twice))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_directional_derivatives_of_convolution_are_those_of_lax(name):
+    shapes = SIMPLE[name][:2]
+    primals, tangents = normals(0, *shapes), normals(1, *shapes)
+    ours, theirs = (
+        jax.jit(lambda p, t, convolve=convolve: jax.jvp(convolve, p, t))(primals, tangents)
+        for convolve in convolutions(name)
+    )
+    alike(ours, theirs)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -129,11 +153,17 @@ def test_many_agents_kernels_at_once_give_what_each_gives_alone(name, shared_inp
     alike(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
 
 
-def test_no_lax_convolution_is_left_in_a_compiled_simple_convolution():
-    for name in SIMPLE:
-        ours, _ = map(with_gradients, convolutions(name))
-        program = jax.make_jaxpr(ours)(*normals(3, *SIMPLE[name][:2]))
-        assert "conv_general_dilated" not in str(program), name
+@pytest.mark.parametrize("name", FORMS)
+def test_gradients_and_many_agents_kernels_need_no_convolution_of_xla(name):
+    ours, _ = convolutions(name)
+    image, kernel, _ = SIMPLE[name]
+    for function, kernel_shape in (
+        (with_gradients(ours), kernel),
+        (jax.vmap(ours, (None, 0)), (3, *kernel)),
+        (jax.vmap(with_gradients(ours), (None, 0)), (3, *kernel)),
+    ):
+        program = jax.jit(function).lower(*normals(3, image, kernel_shape))
+        assert "stablehlo.convolution" not in program.as_text()
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
@@ -200,6 +230,7 @@ def pool_by_lax(x, window):
 def test_pooling_and_its_gradient_are_those_of_a_window_reduction(window, ties):
     (x,) = normals(8, (3, 7, 6, 4))
     x = jnp.round(x) if ties else x
+    np.testing.assert_array_equal(layers.max_pool(x, window), pool_by_lax(x, window))
     y, ours = jax.vjp(lambda x: layers.max_pool(x, window), x)
     twin, theirs = jax.vjp(lambda x: pool_by_lax(x, window), x)
     np.testing.assert_array_equal(y, twin)
@@ -218,7 +249,15 @@ def test_pooling_takes_any_leading_axes():
 @pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_a_nan_makes_its_own_window_nan_and_no_other(place):
     x = jnp.ones((1, 4, 4, 1)).at[0, place[0], place[1], 0].set(jnp.nan)
-    np.testing.assert_array_equal(layers.max_pool(x)[0, :, :, 0], [[jnp.nan, 1.0], [1.0, 1.0]])
+    expected = [[jnp.nan, 1.0], [1.0, 1.0]]
+    np.testing.assert_array_equal(layers.max_pool(x)[0, :, :, 0], expected)
+    differentiated, _ = jax.vjp(layers.max_pool, x)
+    np.testing.assert_array_equal(differentiated[0, :, :, 0], expected)
+
+
+def test_whole_numbers_can_be_pooled():
+    x = jnp.arange(-16, 0).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(layers.max_pool(x)[0, :, :, 0], [[-11, -9], [-3, -1]])
 
 
 @pytest.mark.parametrize("window", [(0, 2), (2, 1.5), (2, -1)])

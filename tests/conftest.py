@@ -1,0 +1,23 @@
+"""Programs are compiled once for all tests of a session: many tests run the same ones."""
+
+import os
+import tempfile
+
+import jax
+import pytest
+
+
+def pytest_configure(config):
+    # Workers of one session inherit the folder from the process that started them.
+    if "FAIRJAX_TEST_CACHE" not in os.environ:
+        os.environ["FAIRJAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="fairjax-tests-")
+    jax.config.update("jax_compilation_cache_dir", os.environ["FAIRJAX_TEST_CACHE"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    import shutil
+
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["FAIRJAX_TEST_CACHE"], ignore_errors=True)
