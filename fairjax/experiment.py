@@ -42,8 +42,8 @@ class Settings(NamedTuple):
     learning_rate: float = 1e-3
     learning_rate_decay: float = 0.977
     batch_size: int = 32
-    alpha: float = 0.5
-    gamma: float = 2.0
+    alpha: float = 0.8
+    gamma: float = 1.5
     eval_every: int = 1
 
 
@@ -105,7 +105,7 @@ class Experiment:
     beta: float | None = None
     alpha: float | None = None
     gamma: float | None = None
-    rounds: int = 50
+    rounds: int = 80
     local_epochs: int = 3
     batch_size: int | None = None
     optimizer: str | None = None
@@ -189,11 +189,11 @@ class Experiment:
         mechanism, for those that score models on held-out data.
         """
         train, test = data.load(self.dataset)
-        train, _ = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
+        train, validation = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
         split = data.SPLITS[self.split]
         samples = self.resolved().samples_per_agent
         shards = split(train, num_agents=self.num_agents, seed=self.seed, samples_per_agent=samples)
-        return shards, test
+        return dataclasses.replace(shards, validation=validation), test
 
     def federation(self, shards: Shards, agents_at_once: int | None = None) -> Federation:
         """Returns the federation that the description is of."""
@@ -313,7 +313,9 @@ class Experiment:
         with records.Checkpoints(out) as checkpoints:
             if not resume:
                 checkpoints.delete()
-            like = simulation.beginning(jax.random.key(self.seed), federation, shards)
+            like = simulation.beginning(
+                jax.random.key(self.seed), federation, shards, num_rounds=self.rounds
+            )
             start = progress = checkpoints.load(like)
             saved = time.monotonic()
             for progress in stages(start):
@@ -363,7 +365,9 @@ def load_run(out: str | Path) -> Result:
     federation = experiment.federation(shards, record["agents_at_once"])
     summary = records.read_json(out / records.RESULT)
     with records.Checkpoints(out) as checkpoints:
-        like = simulation.beginning(jax.random.key(experiment.seed), federation, shards)
+        like = simulation.beginning(
+            jax.random.key(experiment.seed), federation, shards, num_rounds=experiment.rounds
+        )
         progress = checkpoints.load(like)
     if progress is None:
         raise ValueError(f"The final state of the run in {out} is missing.")

@@ -169,8 +169,8 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _pool(x: Array, window: tuple[int, int]) -> Array:
-    window = (*(1,) * (x.ndim - 3), *window, 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+    box = (*(1,) * (x.ndim - 3), *window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, box, box, "VALID")
 
 
 @_pool.defjvp

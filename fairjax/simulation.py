@@ -10,6 +10,7 @@
 `run` scans over rounds; the host sees them in chunks.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -23,9 +24,17 @@ from jax import lax
 
 from fairjax import checks, trees
 from fairjax.data import Dataset, Shards
-from fairjax.mechanisms.base import Context, Mechanism, check_outcome
+from fairjax.mechanisms.base import Context, Mechanism, Plan, check_outcome
 from fairjax.models import Model, initial_params
-from fairjax.training import LocalTraining, accuracies, pick_agents_at_once, train_agents
+from fairjax.training import (
+    LocalTraining,
+    accuracies,
+    accuracy,
+    classes_held,
+    mean_losses,
+    pick_agents_at_once,
+    train_agents,
+)
 from fairjax.types import Key, Params, PerAgent, PerRound, Scalar, Stacked
 
 CHUNKS = 20  # how often the host sees a run, at least
@@ -35,6 +44,7 @@ class State(NamedTuple):
     """What the next round needs."""
 
     round: Scalar  # rounds played
+    num_rounds: Scalar  # of the whole run; 0 where it is not known
     key: Key  # of the run; round t uses fold_in(key, t)
     agents: Stacked  # parameters, leaves [N, ...]
     server: Params
@@ -145,13 +155,14 @@ def federation(
             return min(agents_at_once, shards.num_agents)
         return pick_agents_at_once(training, shards)
 
-    def init(key: Key, shards: Shards, params: Params | None = None) -> State:
+    def init(key: Key, shards: Shards, params: Params | None = None, num_rounds: int = 0) -> State:
         params_key, run_key = jax.random.split(key)
         first = initial_params(model, params_key, shards.data)
         params = first if params is None else _like(first, params)
         num_agents = shards.num_agents
         return State(
             round=jnp.zeros((), jnp.int32),
+            num_rounds=jnp.asarray(num_rounds, jnp.int32),
             key=run_key,
             agents=trees.broadcast(num_agents, params),
             server=params,
@@ -159,37 +170,57 @@ def federation(
             mechanism=mechanism.init(num_agents),
         )
 
-    def step(state: State, shards: Shards) -> tuple[State, Record]:
-        key = jax.random.fold_in(state.key, state.round)
-        train_key, mechanism_key = jax.random.split(key)
-        trained, optimizer_states = train_agents(
-            training,
-            jax.random.split(train_key, shards.num_agents),
-            state.agents,
-            state.optimizer,
-            shards,
-            state.round,
-            agents_at_once=group_size(shards),
-        )
-        updates = jax.tree.map(jnp.subtract, trained, state.agents)
-        finite = trees.finite_rows(updates)
-        # An agent whose training broke starts the next round as it started this one.
-        optimizer_states = _select(finite, optimizer_states, state.optimizer)
-        context = Context(
-            shard_sizes=shards.sizes,
+    def look(state: State, shards: Shards, key: Key) -> Context:
+        """Returns what the mechanism may look at; what it does not is never computed."""
+        utility = None
+        if shards.validation is not None:
+            utility = functools.partial(accuracy, model, data=shards.validation)
+        return Context(
+            shard_sizes=jnp.asarray(shards.sizes),
+            shard_classes=classes_held(shards),
             round=state.round,
-            key=mechanism_key,
+            num_rounds=state.num_rounds,
+            key=key,
             learning_rate=rate_at(_count(state.round, local_epochs, decay_per)),
             server=state.server,
             agents=state.agents,
+            head=model.head,
+            losses=lambda: mean_losses(training, state.agents, shards, group_size(shards)),
+            utility=utility,
         )
+
+    def step(state: State, shards: Shards) -> tuple[State, Record]:
+        key = jax.random.fold_in(state.key, state.round)
+        train_key, mechanism_key = jax.random.split(key)
+        context = look(state, shards, mechanism_key)
+        plan = Plan() if mechanism.plan is None else mechanism.plan(state.mechanism, context)
+        start = state.agents if plan.start is None else plan.start
+        sizes = shards.sizes
+        if plan.participants is not None:
+            sizes = jnp.where(plan.participants, sizes, 0)  # no examples, no local steps
+        trained, optimizer_states = train_agents(
+            training,
+            jax.random.split(train_key, shards.num_agents),
+            start,
+            state.optimizer,
+            dataclasses.replace(shards, sizes=sizes),
+            state.round,
+            agents_at_once=group_size(shards),
+        )
+        updates = jax.tree.map(jnp.subtract, trained, start)
+        finite = trees.finite_rows(updates)
+        # An agent whose training broke starts the next round as it started this one.
+        optimizer_states = _select(finite, optimizer_states, state.optimizer)
         usable = _select(finite, updates, jax.tree.map(jnp.zeros_like, updates))
-        outcome, mechanism_state = mechanism.update(usable, state.mechanism, context)
+        outcome, mechanism_state = mechanism.update(
+            usable, state.mechanism, context._replace(agents=start)
+        )
         check_outcome(outcome, updates)
         state = State(
             round=state.round + 1,
+            num_rounds=state.num_rounds,
             key=state.key,
-            agents=jax.tree.map(jnp.add, state.agents, outcome.rewards),
+            agents=jax.tree.map(jnp.add, start, outcome.rewards),
             server=jax.tree.map(jnp.add, state.server, outcome.aggregate),
             optimizer=optimizer_states,
             mechanism=mechanism_state,
@@ -267,7 +298,9 @@ def rounds(
     checks.count("eval_every", eval_every)
     _check_fit(shards.data, test)
     shards, test = jax.device_put((shards, test))
-    progress = beginning(key, federation, shards, params) if start is None else start
+    progress = start
+    if progress is None:
+        progress = beginning(key, federation, shards, params, num_rounds=num_rounds)
     # One round more than asked: its local epochs are what `trained_accuracies` of the
     # last round is about, and nothing else of it is kept.
     length = math.ceil((num_rounds + 1) / CHUNKS)
@@ -283,10 +316,15 @@ def rounds(
 
 
 def beginning(
-    key: Key, federation: Federation, shards: Shards, params: Params | None = None
+    key: Key,
+    federation: Federation,
+    shards: Shards,
+    params: Params | None = None,
+    *,
+    num_rounds: int,
 ) -> Progress:
     """Returns the progress of a run that has played no round yet."""
-    state = federation.init(key, shards, params)
+    state = federation.init(key, shards, params, num_rounds)
     return Progress(state, jax.tree.map(np.asarray, _no_rows(shards.num_agents)))
 
 

@@ -117,6 +117,35 @@ def train_agents(
     return map_agents(one, agents, agents_at_once)
 
 
+def mean_losses(
+    training: LocalTraining, params: Stacked, shards: Shards, agents_at_once: int
+) -> PerAgent:
+    """Returns `[N]` mean cross entropies of agents' models on their own shards."""
+    batch_size = min(evaluation_batch(), shards.indices.shape[1])
+
+    def one(agent: Any) -> Scalar:
+        own, rows, size = agent
+        rows = jnp.pad(rows, (0, -len(rows) % batch_size), mode="edge").reshape(-1, batch_size)
+
+        def batch_sum(number: Scalar, total: Scalar) -> Scalar:
+            x, y = examples(shards.data, rows[number])
+            present = number * batch_size + jnp.arange(batch_size) < size
+            return total + training.loss(own, x, y, present) * present.sum()
+
+        return lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0) / size
+
+    return map_agents(one, (params, shards.indices, shards.sizes), agents_at_once)
+
+
+def classes_held(shards: Shards) -> PerAgent:
+    """Returns `[N]` numbers of classes of which each agent holds an example."""
+    num_agents, width = shards.indices.shape
+    held = jnp.zeros((num_agents, shards.data.num_classes), bool)
+    present = jnp.arange(width) < jnp.asarray(shards.sizes)[:, None]
+    labels = jnp.asarray(shards.data.y)[shards.indices]
+    return held.at[jnp.arange(num_agents)[:, None], labels].max(present).sum(1)
+
+
 def map_agents(function: Callable[[Any], Any], agents: Any, agents_at_once: int) -> Any:
     """Maps over the leading axis, `agents_at_once` entries vectorised at a time."""
     if agents_at_once == 1:
@@ -126,27 +155,28 @@ def map_agents(function: Callable[[Any], Any], agents: Any, agents_at_once: int)
 
 def accuracies(model: Model, params: Stacked, data: Dataset, agents_at_once: int) -> PerAgent:
     """Returns `[N]` shares of the examples that each agent's model classifies correctly."""
+    return map_agents(lambda own: accuracy(model, own, data), params, agents_at_once)
+
+
+def accuracy(model: Model, params: Params, data: Dataset) -> Scalar:
+    """Returns the share of the examples that a model classifies correctly."""
     batch_size = min(evaluation_batch(), len(data.y))
-    starts = jnp.arange(0, len(data.y), batch_size)
 
-    def one(params: Params) -> Scalar:
-        def correct(start: Scalar) -> Scalar:
-            # The last batch is moved back to be full; what it repeats is not counted.
-            first = jnp.minimum(start, len(data.y) - batch_size)
-            rows = first + jnp.arange(batch_size)
-            x = lax.dynamic_slice_in_dim(data.x, first, batch_size)
-            y = lax.dynamic_slice_in_dim(data.y, first, batch_size)
-            right = model.apply(params, x).argmax(-1) == y
-            return (right & (rows >= start)).sum()
+    def correct(start: Scalar) -> Scalar:
+        # The last batch is moved back to be full; what it repeats is not counted.
+        first = jnp.minimum(start, len(data.y) - batch_size)
+        rows = first + jnp.arange(batch_size)
+        x = lax.dynamic_slice_in_dim(data.x, first, batch_size)
+        y = lax.dynamic_slice_in_dim(data.y, first, batch_size)
+        right = model.apply(params, x).argmax(-1) == y
+        return (right & (rows >= start)).sum()
 
-        return lax.map(correct, starts).sum() / len(data.y)
-
-    return map_agents(one, params, agents_at_once)
+    return lax.map(correct, jnp.arange(0, len(data.y), batch_size)).sum() / len(data.y)
 
 
 def evaluation_batch() -> int:
     """Returns how many examples are evaluated at once: on a CPU, what its caches hold."""
-    return 16 if jax.default_backend() == "cpu" else 1000
+    return 100 if jax.default_backend() == "cpu" else 1000
 
 
 def pick_agents_at_once(training: LocalTraining, shards: Shards) -> int:

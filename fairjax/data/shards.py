@@ -22,7 +22,7 @@ from fairjax.data.dataset import Dataset, row_numbers
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["data", "indices", "sizes"],
+    data_fields=["data", "indices", "sizes", "validation"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +33,8 @@ class Shards:
       data: the dataset that all shards are rows of.
       indices: `[N, M]` int32 row numbers.
       sizes: `[N]` int32 numbers of rows, 1 to M.
+      validation: held-out data that belongs to nobody, for mechanisms that score models
+        on it; None: there is none.
 
     Examples:
       >>> data = Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
@@ -44,6 +46,7 @@ class Shards:
     data: Dataset
     indices: Any  # [N, M]
     sizes: Any  # [N]
+    validation: Dataset | None = None
 
     @classmethod
     def from_indices(cls, data: Dataset, rows: Sequence[Any]) -> "Shards":

@@ -1,11 +1,12 @@
 """The protocol of mechanisms: what judges the updates of a round and pays the agents.
 
     init(num_agents)                 -> state
+    plan(state, context)             -> Plan, before training; None: all train their own
     update(updates, state, context)  -> (Outcome, state)
 
-Both are pure functions; `update` is traced into the compiled round. The
-federation gives finite `updates` (a row with NaN or infinity arrives as zeros) and
-adds `rewards` to the parameters that agents held at the round's start.
+All are pure functions, traced into the compiled round. The federation gives finite
+`updates` (a row with NaN or infinity arrives as zeros) and adds `rewards` to the
+parameters that agents held at the round's start.
 """
 
 from collections.abc import Callable
@@ -17,21 +18,48 @@ import jax.numpy as jnp
 from fairjax import trees
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
+SOURCES = {
+    "key": "give it in the Context",
+    "learning_rate": "give `federation` a `learning_rate` and an optimizer such as optax.sgd",
+    "server": "give the server's parameters in the Context",
+    "agents": "give the agents' parameters in the Context",
+    "shard_classes": "give it in the Context",
+    "losses": "give a function in the Context",
+    "head": "give the `Model` the name of its output layer",
+    "utility": "set held-out data aside as `validation` of the shards",
+}
+
 
 class Context(NamedTuple):
     """What a mechanism may look at besides the updates."""
 
     shard_sizes: PerAgent  # [N] examples
+    shard_classes: PerAgent | None = None  # [N] how many classes each agent holds
     round: Scalar = 0
+    num_rounds: Scalar = 0  # of the whole run; 0 where it is not known
     key: Key | None = None  # of this round
     learning_rate: Scalar | None = None  # at the round's start; None where optax holds it
     server: Params | None = None  # the server's parameters at the round's start
     agents: Stacked | None = None  # the agents' parameters at the round's start
+    head: str | None = None  # the name of the output layer in the parameters
+    losses: Callable[[], PerAgent] | None = None  # [N] of `agents` on their own shards
+    utility: Callable[[Params], Scalar] | None = None  # accuracy on held-out data, if any
 
     @property
     def shares(self) -> PerAgent:
         """`[N]` shares of the data, with sum one."""
         return self.shard_sizes / self.shard_sizes.sum()
+
+    def require(self, name: str, mechanism: str) -> Any:
+        """Returns a field, or says that a mechanism cannot do without it.
+
+        Raises:
+          ValueError: the field is None; the message says where it comes from.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"The mechanism {mechanism!r} needs `{name}`: {SOURCES[name]}.")
+        return value
 
 
 class Outcome(NamedTuple):
@@ -44,11 +72,19 @@ class Outcome(NamedTuple):
     fractions: PerAgent  # of the aggregate that each agent earned, before rounding
 
 
+class Plan(NamedTuple):
+    """What a mechanism decides before training; None leaves it as it is."""
+
+    participants: PerAgent | None = None  # [N] booleans: who trains this round
+    start: Stacked | None = None  # what agents train from, in place of what they hold
+
+
 class Mechanism(NamedTuple):
-    """A pair of pure functions; see the module's first lines."""
+    """Pure functions; see the module's first lines."""
 
     init: Callable[[int], Any]
     update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]]
+    plan: Callable[[Any, Context], Plan] | None = None
 
 
 def unjudged(num_agents: int) -> PerAgent:
