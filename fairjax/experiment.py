@@ -294,7 +294,7 @@ class Experiment:
             shards,
             test,
             num_rounds=self.rounds,
-            eval_every=self.resolved().eval_every,
+            eval_every=self.resolved().eval_every or 1,
             start=start,
         ):
             if watch is not None:

@@ -59,9 +59,24 @@ def importance(
         floor = 1e-3 * min(1, 10 / num_agents)
     checks.at_least("floor", floor, 0)
     contributions = jnp.where(jnp.isfinite(contributions), contributions, 0)
-    mixed = jnp.maximum(alpha * previous + (1 - alpha) * contributions, floor)
-    total = mixed.sum()
-    return jnp.where(total > 0, mixed / jnp.where(total > 0, total, 1), 1 / num_agents)
+    return normalised(jnp.maximum(alpha * previous + (1 - alpha) * contributions, floor))
+
+
+def normalised(values: PerAgent, among: PerAgent | None = None) -> PerAgent:
+    """Returns numbers in the same proportions with sum one; equal where all are zero.
+
+    Args:
+      values: `[N]` numbers, not negative.
+      among: `[N]` booleans; the others get 0. None: all agents.
+
+    Examples:
+      >>> print(normalised(jnp.array([1.0, 3.0])))
+      [0.25 0.75]
+    """
+    counted = jnp.ones(values.shape, bool) if among is None else among
+    values = jnp.where(counted, values, 0)
+    total = values.sum()
+    return jnp.where(total > 0, values / jnp.where(total > 0, total, 1), counted / counted.sum())
 
 
 def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
@@ -97,9 +112,22 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
         raise ValueError(
             f"`importance` must not be negative, nor all zero, got importance={importance}."
         )
-    earned = jnp.tanh(beta * importance)
-    largest = earned.max()
-    return jnp.where(earned == largest, 1, earned / jnp.where(largest > 0, largest, 1))
+    return share_of_largest(jnp.tanh(beta * importance))
+
+
+def share_of_largest(values: PerAgent) -> PerAgent:
+    """Returns numbers divided by the largest, which becomes exactly 1; all 1 where all are zero.
+
+    Args:
+      values: `[N]` numbers, not negative.
+
+    Examples:
+      >>> print(share_of_largest(jnp.array([1.0, 4.0])))
+      [0.25 1.  ]
+    """
+    largest = values.max()
+    # A compiled quotient of equal numbers can be a hair off 1.
+    return jnp.where(values == largest, 1, values / jnp.where(largest > 0, largest, 1))
 
 
 def sparsify(aggregate: Params, fractions: PerAgent) -> Stacked:

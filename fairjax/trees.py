@@ -146,6 +146,21 @@ def with_length(stacked: Stacked, length: float | Array) -> Stacked:
     return scaled(jnp.where(norms > 0, length / jnp.where(norms > 0, norms, 1), 0), unit)
 
 
+def at_most_length(stacked: Stacked, length: float | Array) -> Stacked:
+    """Returns rows rescaled to a length where they are longer; broken rows are zero.
+
+    Args:
+      stacked: leaves `[N, ...]`.
+      length: the greatest length of a row, above 0. May be traced.
+    """
+    unit, magnitudes = unit_rows(stacked)
+    norms = jnp.sqrt(squared_norms(unit))
+    # In units of the largest entry: norms * magnitudes could overflow.
+    allowed = length / jnp.where(magnitudes > 0, magnitudes, 1)
+    factors = jnp.minimum(1, allowed / jnp.where(norms > 0, norms, 1))
+    return scaled(jnp.where(magnitudes > 0, factors, 0), stacked)
+
+
 def sum_leaves(function: Any, *trees: Any) -> Any:
     """Returns the sum over leaves of `function(leaf, ...)`."""
     return functools.reduce(operator.add, jax.tree.leaves(jax.tree.map(function, *trees)))

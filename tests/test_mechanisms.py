@@ -15,19 +15,40 @@ from fairjax.mechanisms import REGISTRY, Context, Outcome
 
 N = 5
 every_mechanism = pytest.mark.parametrize("name", sorted(REGISTRY))
-JUDGING = ("cgsv", "cgsv_released")
+JUDGING = ("cgsv", "cgsv_released", "eci", "rr", "shapfed", "cffl")
+DRAWING = ("iafl", "fair_yet_equal")
+ARGUMENTS = {"shapfed": {}, "cffl": {"threshold": 0.0}}
 
 
 def updates(seed=0, num_agents=N):
     rng = np.random.default_rng(seed)
-    return {
+    head = {
         "kernel": jnp.asarray(rng.normal(size=(num_agents, 6, 4)), jnp.float32),
         "bias": jnp.asarray(rng.normal(size=(num_agents, 4)), jnp.float32),
     }
+    return {"head": head, "scale": jnp.asarray(rng.normal(size=num_agents), jnp.float32)}
 
 
-def context(num_agents=N, **fields):
-    return Context(shard_sizes=jnp.arange(1, num_agents + 1) * 10, **fields)
+def utility(params):
+    """An accuracy that follows from parameters smoothly, so that updates differ in it."""
+    return 0.5 + 0.4 * jnp.tanh(params["head"]["kernel"].sum() / 10)
+
+
+def context(num_agents=N, sizes=None, **fields):
+    one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), updates())
+    sizes = jnp.arange(1, num_agents + 1) * 10 if sizes is None else sizes
+    given = {
+        "shard_classes": jnp.ones_like(sizes),
+        "num_rounds": 60,
+        "key": jax.random.key(7),
+        "learning_rate": 0.1,
+        "server": one,
+        "agents": fj.trees.broadcast(num_agents, one),
+        "head": "head",
+        "losses": lambda: sizes / sizes.sum(),
+        "utility": utility,
+    }
+    return Context(shard_sizes=sizes, **{**given, **fields})
 
 
 def flat(tree):
@@ -35,11 +56,17 @@ def flat(tree):
 
 
 def play(name, rows, rounds=1, sizes=None, **arguments):
-    mechanism = REGISTRY[name](**arguments)
-    state = mechanism.init(len(jax.tree.leaves(rows)[0]))
-    seen = context(len(jax.tree.leaves(rows)[0])) if sizes is None else Context(sizes)
+    mechanism = REGISTRY[name](**{**ARGUMENTS.get(name, {}), **arguments})
+    num_agents = len(jax.tree.leaves(rows)[0])
+    state, seen = mechanism.init(num_agents), context(num_agents, sizes)
     for number in range(rounds):
-        outcome, state = jax.jit(mechanism.update)(rows, state, seen._replace(round=number))
+        key = jax.random.fold_in(seen.key, number)
+
+        @jax.jit
+        def update(rows, state, number, key, seen=seen):
+            return mechanism.update(rows, state, seen._replace(round=number, key=key))
+
+        outcome, state = update(rows, state, number, key)
     return outcome
 
 
@@ -58,7 +85,7 @@ def test_a_mechanism_gives_the_same_bits_twice(name):
     jax.tree.map(np.testing.assert_array_equal, first, again)
 
 
-@every_mechanism
+@pytest.mark.parametrize("name", sorted(set(REGISTRY) - set(DRAWING)))
 def test_permuting_agents_permutes_the_outcome(name):
     order = np.array([3, 0, 4, 1, 2])
     rows, sizes = updates(), context().shard_sizes
@@ -74,8 +101,8 @@ def test_permuting_agents_permutes_the_outcome(name):
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_a_broken_update_is_as_good_as_none(name, broken):
     rows = updates()
-    none = {"kernel": rows["kernel"].at[2].set(0), "bias": rows["bias"].at[2].set(0)}
-    damaged = {**rows, "kernel": rows["kernel"].at[2, 1, 1].set(broken)}
+    none = jax.tree.map(lambda leaf: leaf.at[2].set(0), rows)
+    damaged = {**rows, "scale": rows["scale"].at[2].set(broken)}
     expected, found = play(name, none, rounds=3), play(name, damaged, rounds=3)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert np.isfinite(flat(found.rewards)).all()
@@ -99,12 +126,12 @@ def test_a_mechanism_is_one_file_with_one_factory_of_keyword_arguments(name):
 
 @pytest.mark.parametrize("name", JUDGING)
 def test_importance_sums_to_one_and_the_first_earns_everything(name):
-    outcome = play(name, updates(), rounds=4)
+    outcome = play(name, updates(), rounds=4, sizes=jnp.full(N, 10))
     assert outcome.importance.sum() == pytest.approx(1, abs=1e-6)
     assert outcome.fractions[outcome.importance.argmax()] == 1
 
 
-@pytest.mark.parametrize("name", ["fedavg", "standalone"])
+@pytest.mark.parametrize("name", ["fedavg", "standalone", "dw", "qffl"])
 def test_a_mechanism_that_does_not_judge_says_so(name):
     outcome = play(name, updates())
     assert np.isnan(outcome.contributions).all()
@@ -118,7 +145,8 @@ def test_cgsv_equals_its_formulas_over_three_rounds():
     for seed in range(3):
         rows = updates(seed)
         outcome, state = mechanism.update(rows, state, seen)
-        found = (flat({k: v[None] for k, v in outcome.aggregate.items()})[0], flat(outcome.rewards))
+        aggregate = flat(jax.tree.map(lambda leaf: leaf[None], outcome.aggregate))[0]
+        found = (aggregate, flat(outcome.rewards))
         expected = twin.cgsv_round(flat(rows), before, shares, 0.9, 1.5, 0.3)
         for mine, theirs in zip((*found, *outcome[2:]), expected, strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-5)
@@ -137,15 +165,15 @@ def test_cgsv_judges_by_the_contribution_asked_for(contribution):
 def test_cgsv_with_one_mask_per_leaf_keeps_the_share_of_every_leaf():
     outcome = play("cgsv", updates(), mask="leaf")
     for leaf in jax.tree.leaves(outcome.rewards):
-        size = leaf[0].size
+        size = np.size(leaf[0])
         kept = np.floor(np.asarray(outcome.fractions) * np.float32(size))
         np.testing.assert_array_equal((leaf != 0).reshape(N, -1).sum(1), kept)
 
 
 def test_boundless_altruism_pays_everybody_the_aggregate():
     outcome = play("cgsv", updates(), beta=1e7)
-    for name, leaf in outcome.rewards.items():
-        np.testing.assert_array_equal(leaf, np.broadcast_to(outcome.aggregate[name], leaf.shape))
+    everybody = fj.trees.broadcast(N, outcome.aggregate)
+    jax.tree.map(np.testing.assert_array_equal, outcome.rewards, everybody)
 
 
 def test_released_masks_keep_ties_and_never_the_smallest_entry():
@@ -223,3 +251,130 @@ def test_an_outcome_of_another_shape_is_refused_by_name():
     wrong = outcome._replace(importance=jnp.zeros(N + 1))
     with pytest.raises(ValueError, match="`importance` must have shapes"):
         fj.mechanisms.base.check_outcome(wrong, updates())
+
+
+def played(name, rounds=10, **arguments):
+    """A short run on digits; `sizes` of shards may be equal or not."""
+    train, test = fj.data.load("digits")
+    rest, validation = fj.data.hold_out(train)
+    split = arguments.pop("split", fj.data.power_law)
+    shards = split(rest, num_agents=4, seed=0, samples_per_agent=40)
+    shards = fj.data.Shards(shards.data, shards.indices, shards.sizes, validation)
+    federation = fj.federation(
+        model=fj.models.logistic(train),
+        mechanism=REGISTRY[name](**arguments),
+        optimizer=optax.sgd,
+        learning_rate=0.5,
+    )
+    return fj.run(jax.random.key(0), federation, shards, test, num_rounds=rounds)
+
+
+@every_mechanism
+def test_a_mechanism_trains_a_federation(name):
+    state, history = played(name, rounds=3)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.agents, state.server)))
+    assert np.isfinite(history.accuracies).all()
+    assert history.accuracies[-1].max() > 0.2
+
+
+def test_qffl_without_a_power_is_fedavg_with_equal_weights():
+    uniform = fj.data.uniform  # equal shards have equal weights
+    fair, _ = played("qffl", q=0.0, split=uniform)
+    average, _ = played("fedavg", split=uniform)
+    for one, other in zip(*map(jax.tree.leaves, (fair.server, average.server)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_qffl_equals_its_formula():
+    rows, seen = flat(updates()), context()
+    losses, rate, q = np.asarray(seen.losses()) + 1e-10, 0.1, 0.5
+    gradients = -rows / rate
+    steps = q * losses ** (q - 1) * np.square(gradients).sum(1) + losses**q / rate
+    expected = -(losses**q @ gradients) / steps.sum()
+    found = play("qffl", updates(), q=q).aggregate
+    np.testing.assert_allclose(flat(jax.tree.map(lambda x: x[None], found))[0], expected, atol=1e-5)
+
+
+def test_data_weights_with_equal_shards_are_fedavg():
+    weighed, _ = played("dw", split=fj.data.uniform)
+    average, _ = played("fedavg", split=fj.data.uniform)
+    jax.tree.map(np.testing.assert_array_equal, weighed.agents, average.agents)
+
+
+def test_coalition_utilities_of_the_contribution_index_equal_a_plain_loop():
+    rows, seen = updates(), context()
+    table = fj.contributions.model_utilities(utility, seen.server, rows, seen.shard_sizes)
+    sizes = np.asarray(seen.shard_sizes, np.float64)
+    for index in range(2**N):
+        members = [agent for agent in range(N) if index >> agent & 1]
+        change = sum(
+            sizes[i] / sizes[members].sum() * np.asarray(rows["head"]["kernel"][i]) for i in members
+        )
+        expected = 0.5 + 0.4 * np.tanh(np.sum(change) / 10)
+        assert table[index] == pytest.approx(expected, abs=1e-6)
+
+
+def test_sampled_contribution_indices_agree_with_enumerated_ones():
+    rows, seen = updates(), context()
+    exact = fj.contributions.shapley(
+        fj.contributions.model_utilities(utility, seen.server, rows, seen.shard_sizes)
+    )
+    sampled = fj.contributions.gtg_shapley(
+        jax.random.key(0), utility, seen.server, rows, seen.shard_sizes,
+        num_permutations=400, tolerance=0.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(sampled.sum(), exact.sum(), atol=1e-5)
+    np.testing.assert_allclose(sampled, exact, atol=0.02)
+
+
+def test_reputation_drops_agents_for_good_and_never_all_of_them():
+    rows = jax.tree.map(lambda leaf: leaf.at[0].set(-3 * leaf[1:].mean(0)), updates())
+    early, late = play("rr", rows, rounds=10), play("rr", rows, rounds=12)
+    assert early.importance[0] <= early.importance.min()
+    assert late.importance[0] == 0
+    np.testing.assert_allclose(flat(late.rewards)[0], flat(rows)[0], rtol=1e-6)
+    assert late.importance.sum() == pytest.approx(1, abs=1e-6)
+    strict = play("rr", updates(), rounds=12, threshold=1.0)
+    assert (strict.importance > 0).sum() >= 1
+
+
+def test_cffl_downloads_are_without_what_the_agent_uploaded():
+    rows = updates()
+    outcome = play("cffl", rows, theta=1.0, clip=1e9, sizes=jnp.full(N, 10))
+    leader = int(outcome.fractions.argmax())
+    assert outcome.fractions[leader] == 1
+    np.testing.assert_allclose(flat(outcome.rewards)[leader], flat(rows).sum(0), rtol=1e-4)
+
+
+def test_iafl_pays_the_richest_with_everybodys_mean_and_the_poorest_with_its_own():
+    outcome = play("iafl", updates(), performance=[0.0, 0.2, 0.5, 0.5, 1.0])
+    rows = flat(updates())
+    np.testing.assert_allclose(flat(outcome.rewards)[0], rows[0], rtol=1e-6)
+    np.testing.assert_allclose(flat(outcome.rewards)[4], rows.mean(0), atol=1e-6)
+
+
+def test_shapfed_mixes_the_servers_model_and_ones_own():
+    outcome = play("shapfed", updates())
+    weights, rows = np.asarray(outcome.importance), flat(updates())
+    server = weights @ rows
+    share = (weights / weights.max())[:, None]
+    np.testing.assert_allclose(
+        flat(outcome.rewards), share * server + (1 - share) * rows, atol=1e-5
+    )
+
+
+def test_fair_yet_equal_explores_with_all_and_then_draws_few():
+    state, history = played("fair_yet_equal", rounds=30, temperature=20.0)
+    part = history.fractions == 1
+    assert part[:10].all()
+    assert (part[10:].sum(1) == round(0.4 * 4)).all()
+    assert len(np.unique(np.asarray(state.agents["head"]["bias"]), axis=0)) > 1
+    drawn, best = part[10:].sum(0), history.importance[-1].argmax()
+    assert drawn[best] == drawn.max()
+
+
+def test_a_need_that_the_context_does_not_meet_is_named():
+    for name, field in [("qffl", "learning_rate"), ("eci", "utility"), ("shapfed", "head")]:
+        mechanism = REGISTRY[name]()
+        with pytest.raises(ValueError, match=f"'{name}' needs `{field}`"):
+            mechanism.update(updates(), mechanism.init(N), context(**{field: None}))

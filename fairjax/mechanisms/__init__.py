@@ -1,16 +1,35 @@
 """Mechanisms: who is paid what. One rule per file; `REGISTRY` maps a name to its factory."""
 
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan
+from fairjax.mechanisms.cffl import cffl
 from fairjax.mechanisms.cgsv import cgsv
 from fairjax.mechanisms.cgsv_released import cgsv_released
+from fairjax.mechanisms.dw import dw
+from fairjax.mechanisms.eci import eci
+from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
 from fairjax.mechanisms.fedavg import fedavg
+from fairjax.mechanisms.iafl import iafl
+from fairjax.mechanisms.qffl import qffl
+from fairjax.mechanisms.rr import rr
+from fairjax.mechanisms.shapfed import shapfed
 from fairjax.mechanisms.standalone import standalone
 
 REGISTRY = {
-    "cgsv": cgsv,
-    "cgsv_released": cgsv_released,
-    "fedavg": fedavg,
-    "standalone": standalone,
+    factory.__name__: factory
+    for factory in (
+        cgsv,
+        cgsv_released,
+        fedavg,
+        standalone,
+        cffl,
+        dw,
+        eci,
+        fair_yet_equal,
+        iafl,
+        qffl,
+        rr,
+        shapfed,
+    )
 }
 
 __all__ = [
@@ -18,8 +37,17 @@ __all__ = [
     "Context",
     "Mechanism",
     "Outcome",
+    "Plan",
+    "cffl",
     "cgsv",
     "cgsv_released",
+    "dw",
+    "eci",
+    "fair_yet_equal",
     "fedavg",
+    "iafl",
+    "qffl",
+    "rr",
+    "shapfed",
     "standalone",
 ]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from fairjax import checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome
 from fairjax.mechanisms.cgsv import first_round_shares
-from fairjax.types import Array, PerAgent, Scalar, Stacked
+from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
 
 def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Scalar = 0.5) -> Mechanism:
@@ -58,10 +58,23 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Scalar = 0
         judged = contributions.cosine(uploads, weights)
         importance = rewards.importance(importance, judged, alpha, floor=1e-3)
         fractions = rewards.reward_fractions(importance, beta)
-        paid = jax.tree.map(lambda leaf: _largest_of_tensor(leaf, fractions), aggregate)
+        paid = largest_of_tensors(aggregate, fractions)
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 
     return Mechanism(jnp.zeros, update)
+
+
+def largest_of_tensors(aggregate: Params, fractions: PerAgent) -> Stacked:
+    """Returns for every agent the largest entries of every tensor; see the module's first lines.
+
+    Args:
+      aggregate: leaves without the agent axis.
+      fractions: `[N]` in [0, 1].
+
+    Returns:
+      Leaves `[N, ...]`.
+    """
+    return jax.tree.map(lambda leaf: _largest_of_tensor(leaf, fractions), aggregate)
 
 
 def _largest_of_tensor(tensor: Array, fractions: PerAgent) -> Stacked:

@@ -1,0 +1,112 @@
+"""CFFL: agents earn a reputation by their models' accuracy on held-out data.
+
+own update  d_i   =  dw_i with every entry clipped to [-clip, clip]; the agent keeps it
+upload      u_i   =  the share theta of the entries of d_i, largest first
+score       a_i   =  accuracy of w + u_i
+reputation  r_i  <-  .8 r_i + .2 a_i / sum_R a, then sinh(5 (1 + t/T) r_i), normalised
+R           agents with r_i < c / |R| leave it for good
+aggregate   u     =  sum over R of u_i
+reward      d_i + the (r_i / max r) (n_i / max n) D largest entries of u, without
+            what of them the agent uploaded itself
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import checks, rewards, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.types import PerAgent, Scalar, Stacked
+
+MEMORY, STEEPNESS = 0.8, 5.0
+
+
+def cffl(
+    *,
+    theta: float = 0.1,
+    clip: Scalar = 0.01,
+    threshold: float = 1 / 3,
+    richness: str = "size",
+) -> Mechanism:
+    """Returns collaborative fairness by reputation.
+
+    With few agents the reputable set can shrink to one agent: that is the rule as
+    published. An agent that left it has importance 0 and trains alone. The state is
+    `(reputation [N], reputable [N])`.
+
+    Args:
+      theta: share of the entries that is uploaded, in (0, 1].
+      clip: greatest magnitude of an entry, above 0; .01 as published for MNIST, .001
+        for others. May be traced.
+      threshold: c, in [0, 1]; 1/3 as published, and 1/6 for class imbalance.
+      richness: "size" of the shard, or "classes", for class imbalance.
+
+    Raises:
+      ValueError: a known value breaks its rule, or the context has no `utility`.
+
+    References:
+      Lyu et al., Collaborative fairness in federated learning, 2020.
+
+    Examples:
+      >>> context = Context(shard_sizes=jnp.array([10, 20]), server=jnp.zeros(2),
+      ...                   utility=lambda w: 1 + 10 * w[0])
+      >>> mechanism = cffl(theta=1.0)
+      >>> updates = jnp.array([[0.01, 0.0], [0.02, 0.01]])
+      >>> outcome, _ = mechanism.update(updates, mechanism.init(2), context)
+      >>> print(jnp.round(outcome.rewards[1], 2))
+      [0.02 0.01]
+    """
+    checks.between("theta", theta, 0, 1)
+    checks.above("theta", theta, 0)
+    checks.above("clip", clip, 0)
+    checks.between("threshold", threshold, 0, 1)
+    checks.choice("richness", richness, ("size", "classes"))
+
+    def init(num_agents: int) -> tuple[PerAgent, PerAgent]:
+        return jnp.zeros(num_agents), jnp.ones(num_agents, bool)
+
+    def update(
+        updates: Stacked, state: tuple[PerAgent, PerAgent], context: Context
+    ) -> tuple[Outcome, tuple[PerAgent, PerAgent]]:
+        own = jax.tree.map(lambda leaf: jnp.clip(leaf, -clip, clip), trees.zero_broken(updates))
+        share = jnp.full(1, theta)
+        uploads = jax.lax.map(
+            lambda one: jax.tree.map(lambda leaf: leaf[0], rewards.sparsify(one, share)), own
+        )
+        scores = _scores(uploads, context)
+        reputation, reputable = _judged(scores, *state, threshold, context)
+        aggregate = trees.weighted_sum(reputable.astype(jnp.float32), uploads)
+        rich = context.shard_sizes
+        if richness == "classes":
+            rich = context.require("shard_classes", "cffl")
+        fractions = rewards.share_of_largest(reputation) * rewards.share_of_largest(rich)
+
+        def received(paid: jax.Array, uploaded: jax.Array, kept: jax.Array) -> jax.Array:
+            return kept + jnp.where(paid != 0, paid - uploaded, 0)
+
+        paid = jax.tree.map(received, rewards.sparsify(aggregate, fractions), uploads, own)
+        # Who left the set neither uploads nor downloads.
+        paid = jax.tree.map(
+            lambda all_, alone: jnp.where(trees.per_agent(reputable, alone), all_, alone), paid, own
+        )
+        return Outcome(aggregate, paid, scores, reputation, fractions), (reputation, reputable)
+
+    return Mechanism(init, update)
+
+
+def _scores(uploads: Stacked, context: Context) -> PerAgent:
+    """Returns `[N]` accuracies of the server's model with one agent's upload added."""
+    utility, server = context.require("utility", "cffl"), context.require("server", "cffl")
+    return jax.lax.map(lambda one: utility(jax.tree.map(jnp.add, server, one)), uploads)
+
+
+def _judged(
+    scores: PerAgent, reputation: PerAgent, reputable: PerAgent, threshold: float, context: Context
+) -> tuple[PerAgent, PerAgent]:
+    """Returns reputations after a round and who is still reputable."""
+    share = rewards.normalised(scores, reputable)
+    mixed = MEMORY * reputation + (1 - MEMORY) * share
+    played = context.round / jnp.maximum(context.num_rounds, 1)
+    reputation = rewards.normalised(jnp.sinh(STEEPNESS * (1 + played) * mixed), reputable)
+    low = (reputation < threshold / reputable.sum()) & (reputation < reputation.max())
+    reputable = reputable & ~low
+    return rewards.normalised(reputation, reputable), reputable

@@ -1,0 +1,77 @@
+"""ECI: CGSV with the contribution index, measured on held-out data, in place of the cosine.
+
+    V(S)   accuracy of w + sum over i in S of (n_i / n_S) dw_i on held-out data
+    c_i    the Shapley value of V, negative ones as 0, normalised
+
+Importance, fractions and rewards follow from c as in CGSV.
+"""
+
+import jax.numpy as jnp
+
+from fairjax import checks, contributions, rewards, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.cgsv import first_round_shares
+from fairjax.types import PerAgent, Scalar, Stacked
+
+MAX_EXACT_AGENTS = 12
+
+
+def eci(
+    *,
+    alpha: Scalar = 0.95,
+    beta: Scalar = 1.0,
+    gamma: Scalar = 0.5,
+    num_permutations: int = 20,
+) -> Mechanism:
+    """Returns rewards by the contribution index.
+
+    With at most 12 agents the models of all 2^N coalitions are scored in every round;
+    with more, those of sampled and truncated permutations. Its state is the importance
+    coefficients `[N]`, zeros at first.
+
+    Args:
+      alpha: memory of the importance coefficients, in [0, 1]. May be traced.
+      beta: altruism degree, above 0. May be traced.
+      gamma: length of every upload, above 0. May be traced.
+      num_permutations: how many are drawn with more than 12 agents.
+
+    Raises:
+      ValueError: a known value breaks its rule, or the context has no `utility`.
+
+    References:
+      Song et al., Profit allocation for federated learning, IEEE Big Data 2019; Liu et
+      al., GTG-Shapley, ACM TIST 2022.
+
+    Examples:
+      >>> mechanism = eci(beta=1e7)
+      >>> context = Context(shard_sizes=jnp.array([10, 10]), server=jnp.zeros(2),
+      ...                   utility=lambda w: w[0])
+      >>> updates = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> outcome, _ = mechanism.update(updates, mechanism.init(2), context)
+      >>> print(outcome.contributions)
+      [1. 0.]
+    """
+    checks.between("alpha", alpha, 0, 1)
+    checks.above("beta", beta, 0)
+    checks.above("gamma", gamma, 0)
+    checks.count("num_permutations", num_permutations)
+
+    def update(
+        updates: Stacked, importance: PerAgent, context: Context
+    ) -> tuple[Outcome, PerAgent]:
+        utility = context.require("utility", "eci")
+        scored = (utility, context.require("server", "eci"), updates, context.shard_sizes)
+        if trees.num_agents(updates) <= MAX_EXACT_AGENTS:
+            values = contributions.shapley(contributions.model_utilities(*scored))
+        else:
+            key = context.require("key", "eci")
+            values = contributions.gtg_shapley(key, *scored, num_permutations=num_permutations)
+        judged = rewards.normalised(jnp.maximum(values, 0))
+        uploads = trees.with_length(updates, gamma)
+        aggregate = trees.weighted_sum(first_round_shares(importance, context), uploads)
+        importance = rewards.importance(importance, judged, alpha)
+        fractions = rewards.reward_fractions(importance, beta)
+        paid = rewards.sparsify(aggregate, fractions)
+        return Outcome(aggregate, paid, judged, importance, fractions), importance
+
+    return Mechanism(jnp.zeros, update)

@@ -1,0 +1,151 @@
+"""Fair yet asymptotically equal: who contributes more is chosen more often to take part.
+
+explore   FedAvg, until the contributions psi of the rounds so far have settled, and at
+          the latest after a third of all rounds
+settled   Hotelling's one-sample test of all rounds' psi against their mean but for the
+          last 15 rounds has p > .7
+exploit   each round max(1, round(.4 N)) agents are drawn without replacement with
+          probability softmax(150 psi), psi averaged over the exploration; they alone
+          train, from the server's model, upload and download
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import betainc
+
+from fairjax import checks, contributions, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan
+from fairjax.types import Array, PerAgent, Scalar, Stacked
+
+RECENT = 15
+
+
+class Exploration(NamedTuple):
+    """What the mechanism remembers: sums over rounds explored, and the recent ones."""
+
+    num_rounds: Scalar
+    total: PerAgent  # [N] sum of psi
+    squares: Array  # [N, N] sum of psi psi^T
+    recent: Array  # [15, N] psi of the last rounds, cyclic
+    settled: Scalar
+
+
+def fair_yet_equal(
+    *, temperature: Scalar = 150.0, share: float = 0.4, significance: Scalar = 0.7
+) -> Mechanism:
+    """Returns explore-then-exploit participation by contribution.
+
+    Reward fractions are 1 for those who take part and 0 for others. Importance is the
+    probability from which participants are drawn, and equal while exploring.
+
+    Args:
+      temperature: factor of psi in the softmax, above 0. May be traced.
+      share: of the agents that take part in a round of exploitation, in (0, 1].
+      significance: p above which contributions have settled, in [0, 1]. May be traced.
+
+    Raises:
+      ValueError: a known value breaks its rule.
+
+    References:
+      Lin et al., Fair yet asymptotically equal collaborative learning, ICML 2023.
+
+    Examples:
+      >>> mechanism = fair_yet_equal()
+      >>> context = Context(shard_sizes=jnp.array([30, 10]), num_rounds=30)
+      >>> updates = jnp.array([[4.0, 0.0], [0.0, 4.0]])
+      >>> outcome, _ = mechanism.update(updates, mechanism.init(2), context)
+      >>> print(outcome.rewards)
+      [[3. 1.]
+       [3. 1.]]
+    """
+    checks.above("temperature", temperature, 0)
+    checks.above("share", share, 0)
+    checks.between("share", share, 0, 1)
+    checks.between("significance", significance, 0, 1)
+
+    def init(num_agents: int) -> Exploration:
+        square = jnp.zeros((num_agents, num_agents))
+        recent = jnp.zeros((RECENT, num_agents))
+        return Exploration(
+            jnp.zeros((), jnp.int32), jnp.zeros(num_agents), square, recent, jnp.zeros((), bool)
+        )
+
+    def probabilities(state: Exploration) -> PerAgent:
+        num_agents = len(state.total)
+        mean = state.total / jnp.maximum(state.num_rounds, 1)
+        drawn = jax.nn.softmax(temperature * mean)
+        return jnp.where(state.settled, drawn, 1 / num_agents)
+
+    def participants(state: Exploration, context: Context) -> PerAgent:
+        num_agents = len(state.total)
+        key = jax.random.key(0) if context.key is None else context.key
+        # The largest sums of log probability and Gumbel noise are a draw without replacement.
+        scores = jnp.log(probabilities(state)) + jax.random.gumbel(key, (num_agents,))
+        ranks = jnp.argsort(jnp.argsort(-scores))
+        return ~state.settled | (ranks < max(1, round(share * num_agents)))
+
+    def plan(state: Exploration, context: Context) -> Plan:
+        chosen = participants(state, context)
+        start = jax.tree.map(
+            lambda own, server: jnp.where(trees.per_agent(chosen, own), server, own),
+            context.require("agents", "fair_yet_equal"),
+            context.require("server", "fair_yet_equal"),
+        )
+        return Plan(chosen, start)
+
+    def update(
+        updates: Stacked, state: Exploration, context: Context
+    ) -> tuple[Outcome, Exploration]:
+        chosen = participants(state, context)
+        updates = trees.zero_broken(updates)
+        present = jnp.where(chosen, context.shard_sizes, 0)
+        aggregate = trees.weighted_sum(present / present.sum(), updates)
+        judged = contributions.cosine(updates, present)
+        paid = trees.scaled(chosen.astype(jnp.float32), trees.broadcast(len(judged), aggregate))
+        importance = probabilities(state)
+        explored = _explored(state, judged, context, significance)
+        return Outcome(aggregate, paid, judged, importance, chosen.astype(jnp.float32)), explored
+
+    return Mechanism(init, update, plan)
+
+
+def _explored(
+    state: Exploration, judged: PerAgent, context: Context, significance: Scalar
+) -> Exploration:
+    """Returns the exploration with one more round; what has settled stays as it is."""
+    count = state.num_rounds + 1
+    after = Exploration(
+        count,
+        state.total + judged,
+        state.squares + jnp.outer(judged, judged),
+        state.recent.at[state.num_rounds % RECENT].set(judged),
+        state.settled,
+    )
+    last = (context.num_rounds > 0) & (3 * count >= context.num_rounds)
+    after = after._replace(settled=(_p_value(after) > significance) | last)
+    return jax.tree.map(lambda old, new: jnp.where(state.settled, old, new), state, after)
+
+
+def _p_value(state: Exploration) -> Scalar:
+    """Returns p of Hotelling's test that the mean of all is that of all but the last 15 rounds.
+
+    T^2 = n (m - m0)^T S^-1 (m - m0), and (n - N) / (N (n - 1)) T^2 ~ F(N, n - N); 0 while
+    there are too few rounds to test.
+    """
+    n, num_agents = state.num_rounds.astype(jnp.float32), len(state.total)
+    mean = state.total / n
+    earlier = (state.total - state.recent.sum(0)) / jnp.maximum(n - RECENT, 1)
+    covariance = (state.squares - n * jnp.outer(mean, mean)) / jnp.maximum(n - 1, 1)
+    # A ridge far below the spread keeps agents that never vary from dividing by zero.
+    ridge = 1e-6 * jnp.trace(covariance) / num_agents + jnp.finfo(jnp.float32).tiny
+    difference = mean - earlier
+    scaled = jnp.linalg.solve(covariance + ridge * jnp.eye(num_agents), difference)
+    statistic = n * (difference @ scaled)
+    free = jnp.maximum(n - num_agents, 1)
+    ratio = free / (num_agents * jnp.maximum(n - 1, 1)) * statistic
+    # The upper tail of F(N, n - N) at `ratio`.
+    p_value = betainc(free / 2, num_agents / 2, free / (free + num_agents * jnp.maximum(ratio, 0)))
+    testable = n > jnp.maximum(RECENT + 1, num_agents + 1)
+    return jnp.where(testable & jnp.isfinite(p_value), p_value, 0)

@@ -1,0 +1,57 @@
+"""q-FFL: weigh updates by a power of the agents' losses, so that nobody's stays large.
+
+g_k  =  -dw_k / eta          F_k = loss of w on agent k's whole shard
+D_k  =  F_k^q g_k
+h_k  =  q F_k^(q-1) |g_k|^2 + F_k^q / eta
+w   <-  w - sum_k D_k / sum_k h_k
+"""
+
+import jax.numpy as jnp
+
+from fairjax import checks, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
+from fairjax.types import Scalar, Stacked
+
+TINY = 1e-10  # added to losses, as in the authors' program
+
+
+def qffl(*, q: Scalar = 0.1) -> Mechanism:
+    """Returns q-fair federated learning. It has no state.
+
+    All agents receive one model; q = 0 is FedAvg with equal weights. It does not judge:
+    contributions and importance are nan. Reward fractions are 1.
+
+    Args:
+      q: how much large losses count, not negative. May be traced.
+
+    Raises:
+      ValueError: a known `q` is negative, or the context lacks losses or a learning rate.
+
+    References:
+      Li et al., Fair resource allocation in federated learning, ICLR 2020.
+
+    Examples:
+      >>> context = Context(shard_sizes=jnp.array([30, 10]), learning_rate=0.1,
+      ...                   losses=lambda: jnp.array([1.0, 2.0]))
+      >>> outcome, _ = qffl(q=0.0).update(jnp.array([[4.0, 0.0], [0.0, 4.0]]), (), context)
+      >>> print(outcome.aggregate)
+      [2. 2.]
+    """
+    checks.at_least("q", q, 0)
+
+    def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
+        rate = context.require("learning_rate", "qffl")
+        losses = context.require("losses", "qffl")()
+        updates = trees.zero_broken(updates)
+        num_agents = trees.num_agents(updates)
+        # An agent whose data are broken has no loss, and its update is zero.
+        losses = jnp.where(jnp.isfinite(losses), losses, 0) + TINY
+        squares = trees.squared_norms(updates) / rate**2
+        steps = q * losses ** (q - 1) * squares + losses**q / rate
+        weights = losses**q / rate / steps.sum()
+        aggregate = trees.weighted_sum(weights, updates)
+        paid = trees.broadcast(num_agents, aggregate)
+        unknown = unjudged(num_agents)
+        return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
+
+    return Mechanism(lambda num_agents: (), update)

@@ -1,0 +1,83 @@
+"""RR: robust and fair federated learning. Agents keep their own update and add the reward.
+
+upload      u_i   =  dw_i, rescaled to length gamma where it is longer
+aggregate   u_N   =  sum over the reputable set R of r_i u_i
+reputation  r_i  <-  alpha r_i + (1 - alpha) cos(u_i, u_N), normalised over R
+R           from the tenth round on, agents with r_i < 1 / (3 |R|) leave it for good
+reward      dw_i + the share r_i / max_j r_j of every tensor of u_N
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import checks, contributions, rewards, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.cgsv_released import largest_of_tensors
+from fairjax.types import PerAgent, Scalar, Stacked
+
+
+def rr(
+    *,
+    alpha: Scalar = 0.95,
+    gamma: Scalar = 0.5,
+    warmup: int = 10,
+    threshold: float = 1 / 3,
+) -> Mechanism:
+    """Returns robust and fair federated learning by reputation.
+
+    An agent that leaves the reputable set has importance 0, and keeps its own updates
+    only. Its state is `(reputation [N], reputable [N])`.
+
+    Args:
+      alpha: memory of reputation, in [0, 1]. May be traced.
+      gamma: the greatest length of an upload, above 0. May be traced.
+      warmup: the round, from 0, before which nobody is dropped.
+      threshold: c in c / |R|, the least reputation, in [0, 1].
+
+    Raises:
+      ValueError: a known value breaks its rule.
+
+    References:
+      Xu and Lyu, A reputation mechanism is all you need: collaborative fairness and
+      adversarial robustness in federated learning, FL-ICML 2021.
+
+    Examples:
+      >>> mechanism = rr()
+      >>> context = Context(shard_sizes=jnp.array([10, 10]))
+      >>> updates = jnp.array([[1.0, 0.0], [1.0, 0.5]])
+      >>> outcome, _ = mechanism.update(updates, mechanism.init(2), context)
+      >>> print(outcome.contributions > 0.9)
+      [ True  True]
+    """
+    checks.between("alpha", alpha, 0, 1)
+    checks.above("gamma", gamma, 0)
+    checks.count("warmup", warmup, least=0)
+    checks.between("threshold", threshold, 0, 1)
+
+    def init(num_agents: int) -> tuple[PerAgent, PerAgent]:
+        return jnp.zeros(num_agents), jnp.ones(num_agents, bool)
+
+    def update(
+        updates: Stacked, state: tuple[PerAgent, PerAgent], context: Context
+    ) -> tuple[Outcome, tuple[PerAgent, PerAgent]]:
+        reputation, reputable = state
+        updates = trees.zero_broken(updates)
+        uploads = trees.at_most_length(updates, gamma)
+        weights = jnp.where(reputation.sum() > 0, reputation, context.shares)
+        weights = jnp.where(reputable, weights, 0)
+        aggregate = trees.weighted_sum(weights, uploads)
+        judged = contributions.cosine(uploads, weights)
+        reputation = jnp.maximum(alpha * reputation + (1 - alpha) * judged, 0)
+        reputation = rewards.normalised(reputation, reputable)
+        low = reputation < threshold / reputable.sum()
+        # The most reputable agent stays, so the set is never empty.
+        leaves = low & (reputation < reputation.max()) & (context.round >= warmup)
+        reputable = reputable & ~leaves
+        reputation = rewards.normalised(reputation, reputable)
+        fractions = rewards.share_of_largest(reputation)
+        paid = largest_of_tensors(aggregate, fractions)
+        dropped = trees.scaled(reputable.astype(jnp.float32), paid)
+        total = jax.tree.map(jnp.add, updates, dropped)
+        return Outcome(aggregate, total, judged, reputation, fractions), (reputation, reputable)
+
+    return Mechanism(init, update)

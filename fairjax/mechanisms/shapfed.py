@@ -1,0 +1,74 @@
+"""ShapFed: judge the output layer class by class, and mix the server's model with one's own.
+
+class m      u_i^m = (column m of the kernel, entry m of the bias) of the update
+judgement    c_i   = mean over classes of cos(u_i^m, sum_j weight_j u_j^m)
+importance   g_i  <-  momentum g_i + (1 - momentum) c_i
+server       w     = sum_i (g_i / sum_j g_j) (w_i + dw_i)
+agent        w_i  <-  g'_i w + (1 - g'_i) (w_i + dw_i),  g'_i = g_i / max_j g_j
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import checks, contributions, rewards, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.types import PerAgent, Scalar, Stacked
+
+
+def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
+    """Returns aggregation and rewards by class-wise similarity of the output layer.
+
+    Its state is the moving average `[N]`, zeros at first; the first round's aggregate
+    is weighted by shares of data. Negative judgements count as 0.
+
+    Args:
+      momentum: memory of the moving average, in [0, 1]. May be traced.
+
+    Raises:
+      ValueError: a known value breaks its rule, the model does not name its output
+        layer, or that has no kernel `[d, C]` and bias `[C]`.
+
+    References:
+      Tastan et al., Redefining contributions: Shapley-driven federated learning,
+      IJCAI 2024.
+
+    Examples:
+      >>> head = {"kernel": jnp.array([[[1.0, 0.0]], [[1.0, 0.2]]]), "bias": jnp.zeros((2, 2))}
+      >>> context = Context(shard_sizes=jnp.array([10, 10]), head="head",
+      ...                   server={"head": {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}},
+      ...                   agents={"head": jax.tree.map(jnp.zeros_like, head)})
+      >>> mechanism = shapfed()
+      >>> outcome, _ = mechanism.update({"head": head}, mechanism.init(2), context)
+      >>> print(outcome.contributions)
+      [0.5 1. ]
+    """
+    checks.between("momentum", momentum, 0, 1)
+
+    def update(updates: Stacked, average: PerAgent, context: Context) -> tuple[Outcome, PerAgent]:
+        updates = trees.zero_broken(updates)
+        layer = updates[context.require("head", "shapfed")]
+        if not hasattr(layer, "keys") or not {"kernel", "bias"} <= set(layer.keys()):
+            raise ValueError(
+                "The mechanism 'shapfed' needs an output layer with `kernel` and `bias`, got "
+                f"{jax.tree.map(jnp.shape, layer)}."
+            )
+        weights = rewards.normalised(jnp.where(average.sum() > 0, average, context.shares))
+        rows = jnp.concatenate([layer["kernel"], layer["bias"][:, None]], axis=1)  # [N, d+1, C]
+        by_class = jax.vmap(contributions.cosine, in_axes=(2, None))(rows, weights)  # [C, N]
+        judged = by_class.mean(0)
+        average = jnp.maximum(momentum * average + (1 - momentum) * judged, 0)
+        importance = rewards.normalised(average)
+        trained = jax.tree.map(jnp.add, context.require("agents", "shapfed"), updates)
+        server = trees.weighted_sum(importance, trained)
+        fractions = rewards.share_of_largest(importance)
+        aggregate = jax.tree.map(jnp.subtract, server, context.require("server", "shapfed"))
+
+        def mixed(one: jax.Array, own: jax.Array, change: jax.Array) -> jax.Array:
+            share = trees.per_agent(fractions, own)
+            # As a change of what the agent held, w_i, in place of the model itself.
+            return share * (one - own) + (1 - share) * change
+
+        paid = jax.tree.map(mixed, server, context.agents, updates)
+        return Outcome(aggregate, paid, judged, importance, fractions), average
+
+    return Mechanism(jnp.zeros, update)
