@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fairjax import data, figures, mechanisms, models
+from fairjax.behaviours import DATA, HONEST, UPLOADS
 from fairjax.experiment import Experiment, compare, load_run
 from fairjax.results import Result
 
@@ -34,11 +35,18 @@ if TYPE_CHECKING:
     RunFlags = Experiment
     CompareFlags = Experiment
 else:
-    RunFlags = _flags("RunFlags", "options")
-    CompareFlags = _flags("CompareFlags", "options", "mechanism")
+    RunFlags = _flags("RunFlags", "options", "behaviours")
+    CompareFlags = _flags("CompareFlags", "options", "behaviours", "mechanism")
 Options = Annotated[
     tuple[str, ...],
     tyro.conf.arg(metavar="NAME=VALUE", help="further arguments of the mechanism's factory"),
+]
+Behaviours = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        metavar="NAME=NUMBER[:STRENGTH]",
+        help="how many agents behave how, free_rider_noise=2 or label_noise=1:0.3 for example",
+    ),
 ]
 
 
@@ -68,18 +76,23 @@ def _complain(sentence: str) -> None:
 
 
 def _run(
-    flags: RunFlags, options: Options = (), out: Path | None = None, resume: bool = True
+    flags: RunFlags,
+    options: Options = (),
+    behaviours: Behaviours = (),
+    out: Path | None = None,
+    resume: bool = True,
 ) -> None:
     """Run one experiment, and the standalone run beside it.
 
     Args:
       flags: the experiment.
       options: further arguments of the mechanism's factory.
+      behaviours: how many agents behave how.
       out: directory for records and figures; by default one below runs/ that is named
         after the experiment, so that the same command finds it again.
       resume: go on with a run that was stopped; False: start over.
     """
-    experiment = _experiment(flags, options)
+    experiment = _experiment(flags, options, behaviours)
     out = out or Path("runs") / experiment.name
     with _Watch() as watch:
         result = experiment.run(out, resume, watch=watch)
@@ -89,6 +102,7 @@ def _run(
 def _compare(
     flags: CompareFlags,
     mechanisms: str = "cgsv,fedavg,standalone",
+    behaviours: Behaviours = (),
     out: Path | None = None,
     resume: bool = True,
 ) -> None:
@@ -97,11 +111,12 @@ def _compare(
     Args:
       flags: the experiment.
       mechanisms: names, separated by commas.
+      behaviours: how many agents behave how.
       out: directory with one run per mechanism below it; by default below runs/.
       resume: go on with runs that were stopped; False: start over.
     """
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
-    experiment = _experiment(flags, ())
+    experiment = _experiment(flags, (), behaviours)
     out = out or Path("runs") / f"compare-{experiment.name}"
     with _Watch() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
@@ -144,12 +159,29 @@ def _list() -> None:
     _print_lines(data.DATASETS)
     console.print("[bold]Splits[/bold]  --split")
     _print_lines({name: _first_line(split) for name, split in data.SPLITS.items()})
+    console.print("[bold]Behaviours[/bold]  --behaviours NAME=NUMBER[:STRENGTH]")
+    _print_lines({**DATA, **UPLOADS})
     console.print("[bold]Models[/bold]  --model")
     _print_lines({name: _first_line(factory) for name, factory in models.REGISTRY.items()})
 
 
-def _experiment(flags: Any, options: tuple[str, ...]) -> Experiment:
-    return Experiment(**dataclasses.asdict(flags), options=dict(map(_option, options)))
+def _experiment(flags: Any, options: tuple[str, ...], behaviours: tuple[str, ...]) -> Experiment:
+    return Experiment(
+        **dataclasses.asdict(flags),
+        options=dict(map(_option, options)),
+        behaviours=dict(map(_behaviour, behaviours)),
+    )
+
+
+def _behaviour(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    number, colon, strength = value.partition(":")
+    try:
+        return name, (int(number), float(strength)) if colon else int(number)
+    except ValueError:
+        raise ValueError(
+            f"`behaviours` must be of the form NAME=NUMBER or NAME=NUMBER:STRENGTH, got {text!r}."
+        ) from None
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -176,6 +208,9 @@ def _print_result(result: Result, out: Path) -> None:
     headings = ("agent", "examples", "alone %", "contribution", "importance", "reward", "final %")
     for heading in headings:
         table.add_column(heading, justify="right")
+    dishonest = set(result.behaviours) - {HONEST}
+    if dishonest:
+        table.add_column("behaviour")
     for agent in range(experiment.num_agents):
         table.add_row(
             str(agent),
@@ -185,10 +220,14 @@ def _print_result(result: Result, out: Path) -> None:
             _number(history.importance[-1, agent]),
             _number(history.fractions[-1, agent]),
             f"{100 * result.accuracies[agent]:.2f}",
+            *([result.behaviours[agent]] if dishonest else []),
         )
     console.print(table)
     figure = result.fairness_note or f"{result.fairness:.3f}"
     console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
+    if dishonest:
+        area = _number(result.detection_auc)
+        console.print(f"Detection, area under the ROC curve of importance: {area}", highlight=False)
     excluded = history.excluded.sum(0)
     for agent in excluded.nonzero()[0]:
         console.print(

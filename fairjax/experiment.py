@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from fairjax import checks, data, mechanisms, models, records, simulation
+from fairjax.behaviours import Behaviour, assign, change_data
 from fairjax.data import Dataset, Shards
 from fairjax.results import Result
 from fairjax.simulation import Federation, Progress
@@ -83,6 +84,8 @@ class Experiment:
       local_steps: "all", or "last_batch" as in early versions of the authors' program.
       eval_every: evaluate after every so many rounds, and after the last.
       agents_at_once: how many agents are vectorised; None: picked for the device.
+      behaviours: for names of `fairjax.behaviours` a number of agents, or a pair (number,
+        strength); the seed draws who. The standalone run has what they do to data.
       seed: everything random follows from it.
       options: further arguments of the mechanism's factory.
 
@@ -115,12 +118,13 @@ class Experiment:
     local_steps: str = "all"
     eval_every: int | None = None
     agents_at_once: int | None = None
+    behaviours: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     seed: int = 0
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
-        if isinstance(self.options, Mapping):
-            object.__setattr__(self, "options", tuple(sorted(self.options.items())))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         for name in ("num_agents", "rounds", "local_epochs"):
             checks.count(name, getattr(self, name))
         for name in ("samples_per_agent", "batch_size", "agents_at_once", "eval_every"):
@@ -144,6 +148,7 @@ class Experiment:
         if self.optimizer is not None:
             checks.choice("optimizer", self.optimizer, OPTIMIZERS)
         self.make_mechanism()
+        self.assigned_behaviours()
 
     def resolved(self) -> "Experiment":
         """Returns the experiment with every open field filled in, but for `agents_at_once`."""
@@ -158,7 +163,9 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """Returns the resolved experiment as JSON."""
-        return {**dataclasses.asdict(self.resolved()), "options": dict(self.options)}
+        mappings = {"options": dict(self.options), "behaviours": dict(self.behaviours)}
+        # As JSON gives it back: pairs are lists.
+        return json.loads(json.dumps({**dataclasses.asdict(self.resolved()), **mappings}))
 
     @property
     def name(self) -> str:
@@ -193,7 +200,12 @@ class Experiment:
         split = data.SPLITS[self.split]
         samples = self.resolved().samples_per_agent
         shards = split(train, num_agents=self.num_agents, seed=self.seed, samples_per_agent=samples)
-        return dataclasses.replace(shards, validation=validation), test
+        shards = dataclasses.replace(shards, validation=validation)
+        return change_data(shards, self.assigned_behaviours(), self.seed), test
+
+    def assigned_behaviours(self) -> tuple[Behaviour, ...]:
+        """Returns what each agent does."""
+        return assign(dict(self.behaviours), num_agents=self.num_agents, seed=self.seed)
 
     def federation(self, shards: Shards, agents_at_once: int | None = None) -> Federation:
         """Returns the federation that the description is of."""
@@ -209,6 +221,7 @@ class Experiment:
             decay_per=full.decay_per,
             local_steps=full.local_steps,
             agents_at_once=agents_at_once or full.agents_at_once,
+            behaviours=() if full.mechanism == "standalone" else full.assigned_behaviours(),
         )
 
     def run(
@@ -334,7 +347,17 @@ class Experiment:
             state=last.state,
             shard_sizes=np.asarray(shards.sizes),
             standalone_accuracies=alone,
+            behaviours=tuple(one.name for one in self.assigned_behaviours()),
         )
+
+
+def _plain(value: Any) -> Any:
+    """Returns a field as a hashable Python value: numbers of numpy and mappings are converted."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return tuple(sorted((name, _plain(entry)) for name, entry in value.items()))
+    return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
 
 
 def load_run(out: str | Path) -> Result:
@@ -377,6 +400,7 @@ def load_run(out: str | Path) -> Result:
         state=progress.state,
         shard_sizes=np.array(summary["shard_sizes"]),
         standalone_accuracies=np.array(summary["standalone_accuracies"], np.float32),
+        behaviours=tuple(summary["behaviours"]),
     )
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from fairjax import metrics
+from fairjax.behaviours import HONEST
 from fairjax.simulation import History, State
 
 
@@ -21,6 +22,7 @@ class Result:
       shard_sizes: `[N]` examples.
       standalone_accuracies: `[N]` test accuracies without sharing, with the same shards,
         seeds and number of local epochs.
+      behaviours: what each agent did, "honest" for most.
     """
 
     experiment: Any
@@ -28,6 +30,7 @@ class Result:
     state: State
     shard_sizes: np.ndarray
     standalone_accuracies: np.ndarray
+    behaviours: tuple[str, ...]
 
     @property
     def accuracies(self) -> np.ndarray:
@@ -56,8 +59,8 @@ class Result:
 
     @property
     def detection_auc(self) -> float:
-        """How well importance tells dishonest agents; nan, since all agents here are honest."""
-        honest = np.ones(self.experiment.num_agents, bool)
+        """How well the last importance tells who was honest; nan where all were, or none."""
+        honest = np.array([name == HONEST for name in self.behaviours])
         return metrics.detection_auc(self.history.importance[-1], honest)
 
     def summary(self) -> dict[str, Any]:
@@ -69,6 +72,8 @@ class Result:
             "trained_fairness": self.trained_fairness,
             "shard_sizes": self.shard_sizes.tolist(),
             "standalone_accuracies": self.standalone_accuracies.tolist(),
+            "behaviours": list(self.behaviours),
+            "detection_auc": self.detection_auc,
             "rounds_excluded": self.history.excluded.sum(0).tolist(),
             **last._asdict(),
         }

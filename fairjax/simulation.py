@@ -13,7 +13,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ import optax
 from jax import lax
 
 from fairjax import checks, trees
+from fairjax.behaviours import UPLOADS, Behaviour, Memory, change_uploads
 from fairjax.data import Dataset, Shards
 from fairjax.mechanisms.base import Context, Mechanism, Plan, check_outcome
 from fairjax.models import Model, initial_params
@@ -50,16 +51,17 @@ class State(NamedTuple):
     server: Params
     optimizer: Stacked  # optimizer states, leaves [N, ...]
     mechanism: Any
+    memory: Memory | None = None  # where agents are dishonest
 
 
 class Record(NamedTuple):
     """What a person wants to see of one round."""
 
-    updates: Stacked  # parameter changes by local training, as they were made
+    updates: Stacked  # parameter changes by local training, before any behaviour
     contributions: PerAgent
     importance: PerAgent
     fractions: PerAgent
-    excluded: PerAgent  # whose update held NaN or infinity, and counted as zero
+    excluded: PerAgent  # whose upload held NaN or infinity, and counted as zero
 
 
 class Federation(NamedTuple):
@@ -106,6 +108,7 @@ def federation(
     decay_per: str = "round",
     local_steps: str = "all",
     agents_at_once: int | None = None,
+    behaviours: Sequence[Behaviour] = (),
 ) -> Federation:
     """Returns a federation of agents that train, are judged, and are paid.
 
@@ -122,6 +125,8 @@ def federation(
       local_steps: "all", or "last_batch": one step per local epoch, on its last batch.
       agents_at_once: how many agents are vectorised; None: one on a CPU, as many as
         memory holds on an accelerator. Results depend on it by rounding.
+      behaviours: one per agent, what they upload; empty: all are honest. What they do to
+        their data is up to `fairjax.behaviours.change_data`.
 
     Returns:
       A `Federation`.
@@ -150,6 +155,8 @@ def federation(
         model, optimizer_at, local_epochs, batch_size, decay_per=decay_per, local_steps=local_steps
     )
 
+    dishonest = any(behaviour.name in UPLOADS for behaviour in behaviours)
+
     def group_size(shards: Shards) -> int:
         if agents_at_once is not None:
             return min(agents_at_once, shards.num_agents)
@@ -168,6 +175,7 @@ def federation(
             server=params,
             optimizer=trees.broadcast(num_agents, training.init(params)),
             mechanism=mechanism.init(num_agents),
+            memory=Memory(trees.broadcast(num_agents, params), params) if dishonest else None,
         )
 
     def look(state: State, shards: Shards, key: Key) -> Context:
@@ -208,10 +216,16 @@ def federation(
             agents_at_once=group_size(shards),
         )
         updates = jax.tree.map(jnp.subtract, trained, start)
-        finite = trees.finite_rows(updates)
+        uploads, memory = updates, state.memory
+        if memory is not None:
+            upload_key = jax.random.fold_in(train_key, 1)
+            uploads = change_uploads(upload_key, updates, memory, state.round, behaviours)
+            memory = memory._replace(first=_where(state.round == 0, updates, memory.first))
+        finite = trees.finite_rows(uploads)
         # An agent whose training broke starts the next round as it started this one.
-        optimizer_states = _select(finite, optimizer_states, state.optimizer)
-        usable = _select(finite, updates, jax.tree.map(jnp.zeros_like, updates))
+        trained_well = trees.finite_rows(updates)
+        optimizer_states = _select(trained_well, optimizer_states, state.optimizer)
+        usable = _select(finite, uploads, jax.tree.map(jnp.zeros_like, uploads))
         outcome, mechanism_state = mechanism.update(
             usable, state.mechanism, context._replace(agents=start)
         )
@@ -224,6 +238,7 @@ def federation(
             server=jax.tree.map(jnp.add, state.server, outcome.aggregate),
             optimizer=optimizer_states,
             mechanism=mechanism_state,
+            memory=memory if memory is None else memory._replace(aggregate=outcome.aggregate),
         )
         judged = (outcome.contributions, outcome.importance, outcome.fractions)
         return state, Record(updates, *judged, excluded=~finite)

@@ -10,8 +10,9 @@ import fairjax as fj
 PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms above it.
 ROOMS = [
-    "types", "checks", "trees", "data", "layers", "models", "training", "contributions", "rewards",
-    "metrics", "mechanisms", "simulation", "results", "records", "figures", "experiment", "cli",
+    "types", "checks", "trees", "data", "layers", "models", "behaviours", "training",
+    "contributions", "rewards", "metrics", "mechanisms",
+    "simulation", "results", "records", "figures", "experiment", "cli",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,247 @@
+"""Behaviours: what careless, dishonest and broken agents do to their data or uploads.
+
+    data      an agent trains on rows of its own, changed once before the first round
+    uploads   an agent trains honestly, and uploads something else than its update
+
+Every agent has one behaviour, "honest" for most. Each has one `strength`, whose meaning
+`STRENGTHS` gives.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax import checks, trees
+from fairjax.data import Dataset, Shards
+from fairjax.types import Array, Key, Params, Scalar, Stacked
+
+HONEST = "honest"
+DATA = {
+    "label_flip": "trains on the class C - 1 - y in place of y, at a rate",
+    "label_flip_1_7": "trains on ones as sevens, and sevens as ones, at a rate",
+    "label_noise": "trains on random classes, at a rate",
+    "feature_noise": "trains on examples with normal noise added, of a standard deviation",
+}
+UPLOADS = {
+    "free_rider_zero": "uploads zeros",
+    "free_rider_noise": "uploads noise, uniform between plus and minus a bound",
+    "free_rider_stale": "uploads its first update again and again",
+    "free_rider_copy": "uploads the last aggregate, plus normal noise of a relative length",
+    "sign_flip": "uploads its update reversed, times a factor",
+    "rescale": "uploads its update times a factor",
+    "collude": "uploads what the first such agent uploads, plus noise of a relative length",
+    "broken_nan": "uploads NaN",
+    "broken_inf": "uploads infinity",
+}
+# Of behaviours that have a strength: a rate, a standard deviation, a factor or a length.
+STRENGTHS = {
+    "label_flip": 1.0,
+    "label_flip_1_7": 1.0,
+    "label_noise": 0.5,
+    "feature_noise": 1.0,
+    "free_rider_noise": 1.0,
+    "free_rider_copy": 0.1,
+    "sign_flip": 1.0,
+    "rescale": 10.0,
+    "collude": 0.0,
+}
+RATES = ("label_flip", "label_flip_1_7", "label_noise")
+
+
+class Behaviour(NamedTuple):
+    """What one agent does."""
+
+    name: str = HONEST
+    strength: float = 0.0
+
+
+class Memory(NamedTuple):
+    """What dishonest uploads need from earlier rounds."""
+
+    first: Stacked  # every agent's first update
+    aggregate: Params  # the last aggregate
+
+
+def assign(
+    behaviours: Mapping[str, Any], *, num_agents: int, seed: int = 0
+) -> tuple[Behaviour, ...]:
+    """Draws which agents behave how.
+
+    Args:
+      behaviours: for every name of `DATA` or `UPLOADS` a number of agents, or a pair
+        (number of agents, strength).
+      num_agents: N.
+      seed: seed of the draw.
+
+    Returns:
+      One `Behaviour` per agent.
+
+    Raises:
+      ValueError: a name is unknown, a number is negative, a strength breaks its rule,
+        or there are not enough agents.
+
+    Examples:
+      >>> [behaviour.name for behaviour in assign({"sign_flip": 1}, num_agents=3)]
+      ['honest', 'honest', 'sign_flip']
+    """
+    checks.count("num_agents", num_agents)
+    drawn = []
+    for name, value in behaviours.items():
+        checks.choice("behaviour", name, (*DATA, *UPLOADS))
+        number, strength = value if isinstance(value, tuple | list) else (value, None)
+        checks.count(f"behaviours[{name!r}]", number, least=0)
+        strength = STRENGTHS.get(name, 0.0) if strength is None else strength
+        if name in RATES:
+            checks.between(f"strength of {name}", strength, 0, 1)
+        checks.at_least(f"strength of {name}", strength, 0)
+        drawn += [Behaviour(name, float(strength))] * number
+    if len(drawn) > num_agents:
+        raise ValueError(
+            f"`behaviours` must name at most num_agents={num_agents} agents, got {len(drawn)}."
+        )
+    assigned = [Behaviour()] * num_agents
+    places = np.random.default_rng(seed).permutation(num_agents)
+    for place, behaviour in zip(places, drawn, strict=False):
+        assigned[place] = behaviour
+    return tuple(assigned)
+
+
+def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) -> Shards:
+    """Returns shards in which agents that behave so train on changed rows of their own.
+
+    Args:
+      shards: who holds which data; rows of other agents stay as they are.
+      behaviours: one per agent.
+      seed: seed of the changes.
+
+    Raises:
+      ValueError: there is not one behaviour per agent, or the classes 1 and 7 are not
+        among those of the data.
+
+    Examples:
+      >>> data = Dataset(x=np.zeros((4, 2)), y=[0, 1, 2, 2], num_classes=3)
+      >>> shards = Shards.from_indices(data, [[0, 1], [2, 3]])
+      >>> changed = change_data(shards, [Behaviour("label_flip", 1.0), Behaviour()])
+      >>> [changed.data.y[changed.rows(agent)].tolist() for agent in range(2)]
+      [[2, 1], [2, 2]]
+    """
+    _one_per_agent(behaviours, shards.num_agents)
+    rng = np.random.default_rng([seed, 1])
+    x, y = [np.asarray(shards.data.x)], [np.asarray(shards.data.y)]
+    rows, end = [], len(y[0])
+    for agent, behaviour in enumerate(behaviours):
+        own = shards.rows(agent)
+        if behaviour.name in DATA:
+            examples, labels = _changed(
+                rng, x[0][own], y[0][own], behaviour, shards.data.num_classes
+            )
+            x.append(examples)
+            y.append(labels)
+            own = np.arange(end, end + len(own))
+            end += len(own)
+        rows.append(own)
+    if end == len(y[0]):
+        return shards
+    data = Dataset(np.concatenate(x), np.concatenate(y), shards.data.num_classes)
+    return dataclasses.replace(Shards.from_indices(data, rows), validation=shards.validation)
+
+
+def change_uploads(
+    key: Key, updates: Stacked, memory: Memory, round: Scalar, behaviours: Sequence[Behaviour]
+) -> Stacked:
+    """Returns what agents upload in place of their updates.
+
+    Args:
+      key: PRNG key of the round.
+      updates: leaves `[N, ...]`, honest.
+      memory: of earlier rounds.
+      round: number of the round, from 0.
+      behaviours: one per agent; those of `DATA` upload honestly.
+
+    Raises:
+      ValueError: there is not one behaviour per agent.
+
+    Examples:
+      >>> updates = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> memory = Memory(updates, updates[0])
+      >>> flip = [Behaviour(), Behaviour("sign_flip", 1.0)]
+      >>> print(change_uploads(jax.random.key(0), updates, memory, 0, flip))
+      [[ 1.  2.]
+       [-3. -4.]]
+    """
+    _one_per_agent(behaviours, trees.num_agents(updates))
+    leader = next((i for i, one in enumerate(behaviours) if one.name == "collude"), None)
+    for agent, (name, strength) in enumerate(behaviours):
+        if name not in UPLOADS:
+            continue
+        agent_key = jax.random.fold_in(key, agent)
+        own = jax.tree.map(lambda leaf, i=agent: leaf[i], updates)
+        if name == "free_rider_zero":
+            upload = jax.tree.map(jnp.zeros_like, own)
+        elif name == "free_rider_noise":
+            upload = _noise(agent_key, own, jax.random.uniform, minval=-strength, maxval=strength)
+        elif name == "free_rider_stale":
+            first = jax.tree.map(lambda leaf, i=agent: leaf[i], memory.first)
+            upload = jax.tree.map(lambda a, b: jnp.where(round == 0, a, b), own, first)
+        elif name == "free_rider_copy":
+            upload = _noisy(agent_key, memory.aggregate, strength)
+        elif name == "collude":
+            copied = jax.tree.map(lambda leaf: leaf[leader], updates)
+            upload = own if agent == leader else _noisy(agent_key, copied, strength)
+        else:
+            value = {"broken_nan": jnp.nan, "broken_inf": jnp.inf}.get(name)
+            factor = -strength if name == "sign_flip" else strength
+            upload = jax.tree.map(
+                lambda leaf, f=factor, v=value: f * leaf if v is None else jnp.full_like(leaf, v),
+                own,
+            )
+        updates = jax.tree.map(lambda leaf, one, i=agent: leaf.at[i].set(one), updates, upload)
+    return updates
+
+
+def _one_per_agent(behaviours: Sequence[Behaviour], num_agents: int) -> None:
+    if len(behaviours) != num_agents:
+        raise ValueError(
+            f"`behaviours` must hold one per agent, {num_agents}, got {len(behaviours)}."
+        )
+
+
+def _changed(
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    behaviour: Behaviour,
+    num_classes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    name, strength = behaviour
+    if name == "feature_noise":
+        return x + strength * rng.normal(size=x.shape).astype(np.float32), y
+    if name == "label_noise":
+        other = rng.integers(num_classes, size=len(y))
+    elif name == "label_flip":
+        other = num_classes - 1 - y
+    elif num_classes > 7:
+        other = np.where(y == 1, 7, np.where(y == 7, 1, y))
+    else:
+        raise ValueError(f"`label_flip_1_7` needs the classes 1 and 7, got {num_classes} classes.")
+    return x, np.where(rng.uniform(size=len(y)) < strength, other, y)
+
+
+def _noise(key: Key, like: Params, draw: Any, **options: Any) -> Params:
+    leaves, structure = jax.tree.flatten(like)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten(
+        [draw(k, leaf.shape, leaf.dtype, **options) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def _noisy(key: Key, tree: Params, strength: float) -> Params:
+    """Returns a pytree with normal noise added, `strength` times as long as it is."""
+    noise = _noise(key, tree, jax.random.normal)
+    squares: Array = trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), tree)
+    scale = strength * jnp.sqrt(squares / trees.num_parameters(tree))
+    return jax.tree.map(lambda leaf, extra: leaf + scale * extra, tree, noise)

@@ -1,0 +1,116 @@
+"""What dishonest agents do, who they are, and whether they are found."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fairjax as fj
+from fairjax import behaviours
+from fairjax.behaviours import Behaviour, Memory
+
+N = 4
+HONEST = (Behaviour(),) * (N - 1)
+
+
+def updates(seed=0):
+    rng = np.random.default_rng(seed)
+    return {"a": jnp.asarray(rng.normal(size=(N, 3, 2)), jnp.float32)}
+
+
+def uploads(name, strength, round=0, others=HONEST):
+    memory = Memory(updates(1), {"a": jnp.full((3, 2), 7.0)})
+    chosen = (Behaviour(name, strength), *others)
+    found = behaviours.change_uploads(jax.random.key(0), updates(), memory, round, chosen)
+    np.testing.assert_array_equal(found["a"][N - 1], updates()["a"][N - 1])
+    return np.asarray(found["a"]), np.asarray(updates()["a"])
+
+
+def test_dishonest_uploads_are_what_their_names_say():
+    assert (uploads("free_rider_zero", 0.0)[0][0] == 0).all()
+    noise = uploads("free_rider_noise", 0.5)[0][0]
+    assert np.abs(noise).max() <= 0.5
+    assert np.unique(noise).size == noise.size
+    np.testing.assert_array_equal(uploads("free_rider_stale", 0.0, 3)[0][0], updates(1)["a"][0])
+    np.testing.assert_array_equal(uploads("free_rider_stale", 0.0)[0][0], updates()["a"][0])
+    np.testing.assert_array_equal(uploads("free_rider_copy", 0.0)[0][0], 7)
+    found, honest = uploads("sign_flip", 2.0)
+    np.testing.assert_array_equal(found[0], -2 * honest[0])
+    found, honest = uploads("rescale", 10.0)
+    np.testing.assert_array_equal(found[0], 10 * honest[0])
+    assert np.isnan(uploads("broken_nan", 0.0)[0][0]).all()
+    assert np.isinf(uploads("broken_inf", 0.0)[0][0]).all()
+
+
+def test_colluders_upload_what_the_first_of_them_does():
+    others = (Behaviour(), Behaviour("collude"), Behaviour())
+    found, honest = uploads("collude", 0.0, others=others)
+    np.testing.assert_array_equal(found[0], honest[0])
+    np.testing.assert_array_equal(found[2], honest[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("label_flip", [8, 2, 9, 0, 9]), ("label_flip_1_7", [7, 1, 0, 9, 0])],
+)
+def test_flipped_labels_are_rows_of_the_agents_own(name, expected):
+    data = fj.data.Dataset(x=np.arange(5), y=[1, 7, 0, 9, 0], num_classes=10)
+    shards = fj.data.Shards.from_indices(data, [[0, 1, 2, 3, 4], [0, 1, 2]])
+    changed = behaviours.change_data(shards, [Behaviour(name, 1.0), Behaviour()])
+    assert changed.data.y[changed.rows(0)].tolist() == expected
+    assert changed.data.y[changed.rows(1)].tolist() == [1, 7, 0]
+    np.testing.assert_array_equal(changed.data.x[changed.rows(0)], data.x)
+
+
+def test_noisy_data_follow_their_strength():
+    data = fj.data.Dataset(x=np.zeros((500, 2)), y=np.arange(500) % 10, num_classes=10)
+    shards = fj.data.Shards.from_indices(data, [range(500)])
+    noisy = behaviours.change_data(shards, [Behaviour("feature_noise", 2.0)])
+    assert noisy.data.x[noisy.rows(0)].std() == pytest.approx(2, rel=0.1)
+    labels = behaviours.change_data(shards, [Behaviour("label_noise", 0.5)])
+    assert (labels.data.y[labels.rows(0)] != data.y).mean() == pytest.approx(0.45, abs=0.07)
+
+
+def test_who_is_dishonest_follows_from_the_seed_and_counts():
+    counts = {"sign_flip": 2, "label_noise": (1, 0.3)}
+    first, again, other = (behaviours.assign(counts, num_agents=9, seed=s) for s in (0, 0, 1))
+    assert first == again != other
+    names = [behaviour.name for behaviour in first]
+    assert (names.count("sign_flip"), names.count("label_noise")) == (2, 1)
+    assert Behaviour("label_noise", 0.3) in first
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"sign_flop": 1}, "Did you mean 'sign_flip'"),
+        ({"sign_flip": -1}, r"`behaviours\['sign_flip'\]`.*-1"),
+        ({"sign_flip": 6}, "at most num_agents=5 agents, got 6"),
+        ({"label_noise": (1, 1.5)}, "strength of label_noise"),
+    ],
+)
+def test_a_bad_behaviour_is_named_with_its_rule(counts, message):
+    with pytest.raises(ValueError, match=message):
+        fj.Experiment(behaviours=counts)
+
+
+def test_free_riders_are_found_recorded_and_paid_little(tmp_path):
+    experiment = fj.Experiment(
+        num_agents=10, split="uniform", rounds=20, behaviours={"free_rider_noise": 2}
+    )
+    result = experiment.run(tmp_path)
+    assert result.behaviours.count("free_rider_noise") == 2
+    assert result.detection_auc == 1
+    dishonest = np.array(result.behaviours) != "honest"
+    fractions = result.history.fractions[-1]
+    assert fractions[dishonest].max() < fractions.mean() / 5
+    again = fj.load_run(tmp_path)
+    assert again.behaviours == result.behaviours
+    assert again.experiment == result.experiment
+
+
+def test_broken_uploads_are_excluded_and_standalone_models_are_not_harmed():
+    result = fj.Experiment(num_agents=3, rounds=2, behaviours={"broken_nan": 1}).run()
+    dishonest = np.array(result.behaviours) == "broken_nan"
+    np.testing.assert_array_equal(result.history.excluded, np.stack([dishonest] * 2))
+    assert np.isfinite(result.standalone_accuracies).all()
