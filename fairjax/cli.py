@@ -208,9 +208,6 @@ def _print_result(result: Result, out: Path) -> None:
     headings = ("agent", "examples", "alone %", "contribution", "importance", "reward", "final %")
     for heading in headings:
         table.add_column(heading, justify="right")
-    dishonest = set(result.behaviours) - {HONEST}
-    if dishonest:
-        table.add_column("behaviour")
     for agent in range(experiment.num_agents):
         table.add_row(
             str(agent),
@@ -220,12 +217,15 @@ def _print_result(result: Result, out: Path) -> None:
             _number(history.importance[-1, agent]),
             _number(history.fractions[-1, agent]),
             f"{100 * result.accuracies[agent]:.2f}",
-            *([result.behaviours[agent]] if dishonest else []),
         )
     console.print(table)
     figure = result.fairness_note or f"{result.fairness:.3f}"
     console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
+    dishonest = [
+        f"{agent} {name}" for agent, name in enumerate(result.behaviours) if name != HONEST
+    ]
     if dishonest:
+        console.print(f"Dishonest agents: {', '.join(dishonest)}", highlight=False)
         area = _number(result.detection_auc)
         console.print(f"Detection, area under the ROC curve of importance: {area}", highlight=False)
     excluded = history.excluded.sum(0)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import FlaxError
 
 from fairjax import checks
 from fairjax.data import Dataset
@@ -125,7 +126,7 @@ def initial_params(model: Model, key: Array, data: Dataset) -> Params:
         else:
             params = model.init(key)
         logits = jax.eval_shape(model.apply, params, x)
-    except TypeError as error:
+    except (TypeError, FlaxError) as error:
         raise ValueError(
             f"The model does not take the data set's examples of shape {x.shape[1:]}: {error}"
         ) from error

@@ -163,6 +163,8 @@ def federation(
         return pick_agents_at_once(training, shards)
 
     def init(key: Key, shards: Shards, params: Params | None = None, num_rounds: int = 0) -> State:
+        if not isinstance(key, jax.Array):
+            raise ValueError(f"`key` must be a PRNG key such as jax.random.key(0), got {key!r}.")
         params_key, run_key = jax.random.split(key)
         first = initial_params(model, params_key, shards.data)
         params = first if params is None else _like(first, params)

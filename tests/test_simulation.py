@@ -324,6 +324,8 @@ def mistakes(shards, test):
         (lambda: federation(optimizer=optax.sgd), "together with `learning_rate`"),
         (lambda: federation(learning_rate=0.1), "`optimizer` must be a function"),
         (lambda: federation(optimizer=optax.sgd, learning_rate=-0.1), "`learning_rate`.*-0.1"),
+        (lambda: fj.run(0, federation(), shards, test, num_rounds=1), "`key`.*got 0"),
+        (lambda: run(federation(model=fj.models.mlp(other))), "does not take the data set's"),
         (lambda: run(num_rounds=0), "`num_rounds`.*got 0"),
         (lambda: run(eval_every=0), "`eval_every`"),
         (lambda: run(data=other), "`test` must have the agents' examples of shape"),
@@ -345,7 +347,7 @@ class _WithStatistics(nn.Module):
         return nn.Dense(10)(x)
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(22))
 def test_a_mistake_is_named_with_its_rule(digits, number):
     call, message = mistakes(*digits)[number]
     with pytest.raises(ValueError, match=message):
