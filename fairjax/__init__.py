@@ -1,9 +1,11 @@
 """fairjax: fair collaborative learning in JAX."""
 
 from fairjax import contributions, data, figures, mechanisms, metrics, models, rewards
-from fairjax.experiment import Experiment, compare, load_run
+from fairjax.experiment import Experiment, load_run
+from fairjax.federations import Federation, Record, State, federation
 from fairjax.results import Result
-from fairjax.simulation import Federation, History, Record, State, federation, run
+from fairjax.simulation import History, run
+from fairjax.sweeps import Sweep, compare, sweep
 
 __all__ = [
     "Experiment",
@@ -12,6 +14,7 @@ __all__ = [
     "Record",
     "Result",
     "State",
+    "Sweep",
     "compare",
     "contributions",
     "data",
@@ -23,4 +26,5 @@ __all__ = [
     "models",
     "rewards",
     "run",
+    "sweep",
 ]

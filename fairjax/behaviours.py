@@ -3,7 +3,7 @@
     data      an agent trains on rows of its own, changed once before the first round
     uploads   an agent trains honestly, and uploads something else than its update
 
-Every agent has one behaviour, "honest" for most. Each has one `strength`, whose meaning
+Agents without a behaviour are honest. Each behaviour has one `strength`, whose meaning
 `STRENGTHS` gives.
 """
 
@@ -53,9 +53,10 @@ RATES = ("label_flip", "label_flip_1_7", "label_noise")
 
 
 class Behaviour(NamedTuple):
-    """What one agent does."""
+    """What one agent does that is not honest."""
 
-    name: str = HONEST
+    agent: Scalar  # its number; traced where runs of several seeds are one program
+    name: str
     strength: float = 0.0
 
 
@@ -78,15 +79,15 @@ def assign(
       seed: seed of the draw.
 
     Returns:
-      One `Behaviour` per agent.
+      One `Behaviour` for each agent that is not honest; within a name, by their numbers.
 
     Raises:
       ValueError: a name is unknown, a number is negative, a strength breaks its rule,
         or there are not enough agents.
 
     Examples:
-      >>> [behaviour.name for behaviour in assign({"sign_flip": 1}, num_agents=3)]
-      ['honest', 'honest', 'sign_flip']
+      >>> assign({"sign_flip": 1}, num_agents=3)
+      (Behaviour(agent=2, name='sign_flip', strength=1.0),)
     """
     checks.count("num_agents", num_agents)
     drawn = []
@@ -98,16 +99,26 @@ def assign(
         if name in RATES:
             checks.between(f"strength of {name}", strength, 0, 1)
         checks.at_least(f"strength of {name}", strength, 0)
-        drawn += [Behaviour(name, float(strength))] * number
+        drawn += [(name, float(strength))] * number
     if len(drawn) > num_agents:
         raise ValueError(
             f"`behaviours` must name at most num_agents={num_agents} agents, got {len(drawn)}."
         )
-    assigned = [Behaviour()] * num_agents
     places = np.random.default_rng(seed).permutation(num_agents)
-    for place, behaviour in zip(places, drawn, strict=False):
-        assigned[place] = behaviour
-    return tuple(assigned)
+    assigned = [Behaviour(int(place), *one) for place, one in zip(places, drawn, strict=False)]
+    order = list(behaviours)
+    return tuple(sorted(assigned, key=lambda one: (order.index(one.name), one.agent)))
+
+
+def names(behaviours: Sequence[Behaviour], num_agents: int) -> tuple[str, ...]:
+    """Returns what each agent does, by name.
+
+    Examples:
+      >>> names([Behaviour(2, "sign_flip", 1.0)], num_agents=3)
+      ('honest', 'honest', 'sign_flip')
+    """
+    by_agent = {behaviour.agent: behaviour.name for behaviour in behaviours}
+    return tuple(by_agent.get(agent, HONEST) for agent in range(num_agents))
 
 
 def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) -> Shards:
@@ -115,29 +126,30 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
 
     Args:
       shards: who holds which data; rows of other agents stay as they are.
-      behaviours: one per agent.
+      behaviours: of agents that are not honest.
       seed: seed of the changes.
 
     Raises:
-      ValueError: there is not one behaviour per agent, or the classes 1 and 7 are not
-        among those of the data.
+      ValueError: there is no such agent, or the classes 1 and 7 are not among those of
+        the data.
 
     Examples:
       >>> data = Dataset(x=np.zeros((4, 2)), y=[0, 1, 2, 2], num_classes=3)
       >>> shards = Shards.from_indices(data, [[0, 1], [2, 3]])
-      >>> changed = change_data(shards, [Behaviour("label_flip", 1.0), Behaviour()])
+      >>> changed = change_data(shards, [Behaviour(0, "label_flip", 1.0)])
       >>> [changed.data.y[changed.rows(agent)].tolist() for agent in range(2)]
       [[2, 1], [2, 2]]
     """
-    _one_per_agent(behaviours, shards.num_agents)
+    _check_agents(behaviours, shards.num_agents)
+    changing = {one.agent: one for one in behaviours if one.name in DATA}
     rng = np.random.default_rng([seed, 1])
     x, y = [np.asarray(shards.data.x)], [np.asarray(shards.data.y)]
     rows, end = [], len(y[0])
-    for agent, behaviour in enumerate(behaviours):
+    for agent in range(shards.num_agents):
         own = shards.rows(agent)
-        if behaviour.name in DATA:
+        if agent in changing:
             examples, labels = _changed(
-                rng, x[0][own], y[0][own], behaviour, shards.data.num_classes
+                rng, x[0][own], y[0][own], changing[agent], shards.data.num_classes
             )
             x.append(examples)
             y.append(labels)
@@ -160,22 +172,22 @@ def change_uploads(
       updates: leaves `[N, ...]`, honest.
       memory: of earlier rounds.
       round: number of the round, from 0.
-      behaviours: one per agent; those of `DATA` upload honestly.
+      behaviours: of agents that are not honest; those of `DATA` upload honestly.
 
     Raises:
-      ValueError: there is not one behaviour per agent.
+      ValueError: there is no such agent.
 
     Examples:
       >>> updates = jnp.array([[1.0, 2.0], [3.0, 4.0]])
       >>> memory = Memory(updates, updates[0])
-      >>> flip = [Behaviour(), Behaviour("sign_flip", 1.0)]
+      >>> flip = [Behaviour(1, "sign_flip", 1.0)]
       >>> print(change_uploads(jax.random.key(0), updates, memory, 0, flip))
       [[ 1.  2.]
        [-3. -4.]]
     """
-    _one_per_agent(behaviours, trees.num_agents(updates))
-    leader = next((i for i, one in enumerate(behaviours) if one.name == "collude"), None)
-    for agent, (name, strength) in enumerate(behaviours):
+    _check_agents(behaviours, trees.num_agents(updates))
+    leader = next((one.agent for one in behaviours if one.name == "collude"), None)
+    for agent, name, strength in behaviours:
         if name not in UPLOADS:
             continue
         agent_key = jax.random.fold_in(key, agent)
@@ -191,7 +203,7 @@ def change_uploads(
             upload = _noisy(agent_key, memory.aggregate, strength)
         elif name == "collude":
             copied = jax.tree.map(lambda leaf: leaf[leader], updates)
-            upload = own if agent == leader else _noisy(agent_key, copied, strength)
+            upload = own if agent is leader else _noisy(agent_key, copied, strength)
         else:
             value = {"broken_nan": jnp.nan, "broken_inf": jnp.inf}.get(name)
             factor = -strength if name == "sign_flip" else strength
@@ -203,11 +215,12 @@ def change_uploads(
     return updates
 
 
-def _one_per_agent(behaviours: Sequence[Behaviour], num_agents: int) -> None:
-    if len(behaviours) != num_agents:
-        raise ValueError(
-            f"`behaviours` must hold one per agent, {num_agents}, got {len(behaviours)}."
-        )
+def _check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
+    for agent, name, _ in behaviours:
+        if checks.is_known(agent) and not 0 <= agent < num_agents:
+            raise ValueError(
+                f"`behaviours` must be of agents 0 to {num_agents - 1}, got {name} of {agent}."
+            )
 
 
 def _changed(
@@ -217,7 +230,7 @@ def _changed(
     behaviour: Behaviour,
     num_classes: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    name, strength = behaviour
+    _, name, strength = behaviour
     if name == "feature_noise":
         return x + strength * rng.normal(size=x.shape).astype(np.float32), y
     if name == "label_noise":

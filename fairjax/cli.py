@@ -16,8 +16,9 @@ from rich.table import Table
 
 from fairjax import data, figures, mechanisms, models
 from fairjax.behaviours import DATA, HONEST, UPLOADS
-from fairjax.experiment import Experiment, compare, load_run
+from fairjax.experiment import Experiment, load_run
 from fairjax.results import Result
+from fairjax.sweeps import compare
 
 
 def _flags(name: str, *without: str) -> Any:

@@ -14,17 +14,20 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 from fairjax import checks, data, mechanisms, models, records, simulation
-from fairjax.behaviours import Behaviour, assign, change_data
+from fairjax.behaviours import Behaviour, assign, change_data, names
 from fairjax.data import Dataset, Shards
+from fairjax.federations import Federation, federation
+from fairjax.presets import SETTINGS, Settings
 from fairjax.results import Result
-from fairjax.simulation import Federation, Progress
+from fairjax.simulation import Progress
+from fairjax.training import accuracy
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields that go to mechanisms which take them
@@ -32,28 +35,6 @@ VALIDATION_SHARE = 0.1
 CHECKPOINT_SECONDS = 2.0
 
 Watcher = Callable[[str, int, int], None]  # what runs, rounds played, rounds in all
-
-
-class Settings(NamedTuple):
-    """What an experiment leaves open, for one data set."""
-
-    model: str = "mlp"
-    samples_per_agent: int | None = None
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    learning_rate_decay: float = 0.977
-    batch_size: int = 32
-    alpha: float = 0.8
-    gamma: float = 1.5
-    eval_every: int = 1
-
-
-# The paper's settings for its data sets. For others a perceptron and Adam, whose steps are
-# alike in all entries: what a small share of the entries leaves out is then worth something.
-# Evaluating all agents on 10,000 images takes longer than a round of training, hence every 5.
-MNIST = Settings("mnist_cnn", 600, "sgd", 0.15, alpha=0.95, gamma=0.5, eval_every=5)
-CIFAR = Settings("cifar_cnn", 2000, "sgd", 0.015, 0.977, 128, alpha=0.95, gamma=0.15, eval_every=5)
-SETTINGS = {"mnist": MNIST, "fashion_mnist": MNIST, "cifar10": CIFAR}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +67,8 @@ class Experiment:
       agents_at_once: how many agents are vectorised; None: picked for the device.
       behaviours: for names of `fairjax.behaviours` a number of agents, or a pair (number,
         strength); the seed draws who. The standalone run has what they do to data.
+      record_updates: keep all uploads in the history, T N D numbers, for contributions
+        of the whole run.
       seed: everything random follows from it.
       options: further arguments of the mechanism's factory.
 
@@ -119,6 +102,7 @@ class Experiment:
     eval_every: int | None = None
     agents_at_once: int | None = None
     behaviours: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    record_updates: bool = False
     seed: int = 0
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
@@ -189,13 +173,16 @@ class Experiment:
                 )
         return mechanisms.REGISTRY[self.mechanism](**given, **dict(self.options))
 
-    def shards(self) -> tuple[Shards, Dataset]:
+    def shards(self, loaded: tuple[Dataset, Dataset] | None = None) -> tuple[Shards, Dataset]:
         """Returns who holds which data, and the test data.
 
         A tenth of the training data is set aside before the split, the same for every
         mechanism, for those that score models on held-out data.
+
+        Args:
+          loaded: training and test data of the data set, where they are loaded already.
         """
-        train, test = data.load(self.dataset)
+        train, test = loaded or data.load(self.dataset)
         train, validation = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
         split = data.SPLITS[self.split]
         samples = self.resolved().samples_per_agent
@@ -203,15 +190,37 @@ class Experiment:
         shards = dataclasses.replace(shards, validation=validation)
         return change_data(shards, self.assigned_behaviours(), self.seed), test
 
+    def utility(self) -> Callable[[Any], Any]:
+        """Returns `utility(params)`: the accuracy of a model on the held-out tenth.
+
+        For `fairjax.contributions` of a recorded run.
+        """
+        shards, _ = self.shards()
+        model = models.REGISTRY[str(self.resolved().model)](shards.data)
+        validation: Any = shards.validation
+        return functools.partial(accuracy, model, data=validation)
+
     def assigned_behaviours(self) -> tuple[Behaviour, ...]:
-        """Returns what each agent does."""
+        """Returns what the agents that are not honest do."""
         return assign(dict(self.behaviours), num_agents=self.num_agents, seed=self.seed)
 
-    def federation(self, shards: Shards, agents_at_once: int | None = None) -> Federation:
-        """Returns the federation that the description is of."""
+    def federation(
+        self,
+        shards: Shards,
+        agents_at_once: int | None = None,
+        behaviours: Sequence[Behaviour] | None = None,
+    ) -> Federation:
+        """Returns the federation that the description is of.
+
+        Args:
+          shards: who holds which data; gives the model its shapes.
+          agents_at_once: None: as described.
+          behaviours: None: as described, drawn by the seed.
+        """
         full: Any = self.resolved()
+        dishonest = full.assigned_behaviours() if behaviours is None else behaviours
         schedule: Any = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
-        return simulation.federation(
+        return federation(
             model=models.REGISTRY[full.model](shards.data),
             mechanism=full.make_mechanism(),
             optimizer=OPTIMIZERS[full.optimizer],
@@ -221,7 +230,7 @@ class Experiment:
             decay_per=full.decay_per,
             local_steps=full.local_steps,
             agents_at_once=agents_at_once or full.agents_at_once,
-            behaviours=() if full.mechanism == "standalone" else full.assigned_behaviours(),
+            behaviours=() if full.mechanism == "standalone" else dishonest,
         )
 
     def run(
@@ -279,7 +288,7 @@ class Experiment:
     def alone(self) -> "Experiment":
         """Returns the same experiment without sharing, evaluated at the end only."""
         alone = self.with_mechanism("standalone")
-        return dataclasses.replace(alone, eval_every=self.rounds)
+        return dataclasses.replace(alone, eval_every=self.rounds, record_updates=False)
 
     def with_mechanism(self, name: str) -> "Experiment":
         """Returns the same experiment with another mechanism, without what that does not take."""
@@ -308,6 +317,7 @@ class Experiment:
             test,
             num_rounds=self.rounds,
             eval_every=self.resolved().eval_every or 1,
+            record_updates=self.record_updates,
             start=start,
         ):
             if watch is not None:
@@ -326,10 +336,7 @@ class Experiment:
         with records.Checkpoints(out) as checkpoints:
             if not resume:
                 checkpoints.delete()
-            like = simulation.beginning(
-                jax.random.key(self.seed), federation, shards, num_rounds=self.rounds
-            )
-            start = progress = checkpoints.load(like)
+            start = progress = checkpoints.load(self._beginning(federation, shards))
             saved = time.monotonic()
             for progress in stages(start):
                 finished = progress.num_rounds > self.rounds
@@ -337,6 +344,15 @@ class Experiment:
                     checkpoints.save(progress)
                     saved = time.monotonic()
         return progress
+
+    def _beginning(self, federation: Federation, shards: Shards) -> Progress:
+        return simulation.beginning(
+            jax.random.key(self.seed),
+            federation,
+            shards,
+            num_rounds=self.rounds,
+            record_updates=self.record_updates,
+        )
 
     def _result(self, last: Progress, shards: Shards, standalone: Result | None) -> Result:
         history = simulation.history(last, self.rounds)
@@ -347,7 +363,7 @@ class Experiment:
             state=last.state,
             shard_sizes=np.asarray(shards.sizes),
             standalone_accuracies=alone,
-            behaviours=tuple(one.name for one in self.assigned_behaviours()),
+            behaviours=names(self.assigned_behaviours(), self.num_agents),
         )
 
 
@@ -388,56 +404,15 @@ def load_run(out: str | Path) -> Result:
     federation = experiment.federation(shards, record["agents_at_once"])
     summary = records.read_json(out / records.RESULT)
     with records.Checkpoints(out) as checkpoints:
-        like = simulation.beginning(
-            jax.random.key(experiment.seed), federation, shards, num_rounds=experiment.rounds
-        )
+        like = experiment._beginning(federation, shards)
         progress = checkpoints.load(like)
     if progress is None:
         raise ValueError(f"The final state of the run in {out} is missing.")
     return Result(
         experiment=experiment,
-        history=records.read_history(out),
+        history=simulation.history(progress, experiment.rounds),
         state=progress.state,
         shard_sizes=np.array(summary["shard_sizes"]),
         standalone_accuracies=np.array(summary["standalone_accuracies"], np.float32),
         behaviours=tuple(summary["behaviours"]),
     )
-
-
-def compare(
-    experiment: Experiment,
-    names: Sequence[str],
-    out: str | Path | None = None,
-    resume: bool = True,
-    *,
-    watch: Watcher | None = None,
-) -> dict[str, Result]:
-    """Runs several mechanisms on the same shards, and returns their results by name.
-
-    Args:
-      experiment: the experiment; its mechanism and options are replaced, and alpha, beta
-        and gamma go to the mechanisms that take them.
-      names: mechanisms of `fairjax.mechanisms.REGISTRY`.
-      out: a directory with one run per mechanism below it; None: nothing is written.
-      resume: as in `Experiment.run`.
-      watch: as in `Experiment.run`.
-
-    Raises:
-      ValueError: a name is unknown or occurs twice, or as in `Experiment.run`.
-
-    Examples:
-      >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic")
-      >>> list(compare(experiment, ["cgsv", "fedavg"]))
-      ['cgsv', 'fedavg']
-    """
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"`mechanisms` must be different names, at least one, got {list(names)}.")
-    below = {name: None if out is None else Path(out) / name for name in ("standalone", *names)}
-    runs = {name: experiment.with_mechanism(name) for name in names}
-    alone = experiment.alone().run(below["standalone"], resume, watch=watch)
-    return {
-        name: alone
-        if name == "standalone"
-        else run.run(below[name], resume, watch=watch, standalone=alone)
-        for name, run in runs.items()
-    }

@@ -21,7 +21,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fairjax.simulation import History, Progress, State
+from fairjax.federations import State
+from fairjax.simulation import History, Progress
 
 EXPERIMENT, HISTORY, RESULT, CHECKPOINT = (
     "experiment.json",
@@ -103,17 +104,16 @@ def read_json(path: Path) -> Any:
 
 
 def write_history(out: Path, history: History) -> None:
-    """Writes a history to `history.npz` in one move."""
+    """Writes a history to `history.npz` in one move.
+
+    Recorded uploads are further arrays, named by their path: "updates['head']['bias']".
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(history)
+    arrays = {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in paths}
     temporary = out / f".{HISTORY}.partial"
     with temporary.open("wb") as file:
-        np.savez_compressed(file, **history._asdict())
+        np.savez_compressed(file, **arrays)
     temporary.replace(out / HISTORY)
-
-
-def read_history(out: Path) -> History:
-    """Returns the history that a finished run left."""
-    with np.load(out / HISTORY) as arrays:
-        return History(**{name: arrays[name] for name in History._fields})
 
 
 class Checkpoints:
@@ -149,7 +149,7 @@ class Checkpoints:
             lambda row: jax.ShapeDtypeStruct((step, *row.shape[1:]), row.dtype), like.rows
         )
         target = jax.eval_shape(lambda: _plain(like._replace(rows=None)))
-        target = {**target, "rows": rows._asdict()}
+        target = {**target, "rows": _present(rows)}
         saved = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
         state = State(key=key, **saved["state"])
@@ -165,8 +165,13 @@ def _plain(progress: Progress) -> dict[str, Any]:
     """Returns progress as nested dicts of arrays; a PRNG key becomes its data."""
     state = progress.state._asdict()
     key = jax.random.key_data(state.pop("key"))
-    rows = {} if progress.rows is None else progress.rows._asdict()
+    rows = {} if progress.rows is None else _present(progress.rows)
     return {"state": state, "key": key, "rows": rows}
+
+
+def _present(rows: History) -> dict[str, Any]:
+    """Returns what is recorded, by name."""
+    return {name: value for name, value in rows._asdict().items() if value is not None}
 
 
 def _without_nan(content: Any) -> Any:

@@ -8,7 +8,8 @@ import numpy as np
 
 from fairjax import metrics
 from fairjax.behaviours import HONEST
-from fairjax.simulation import History, State
+from fairjax.federations import State
+from fairjax.simulation import History
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +19,7 @@ class Result:
     Attributes:
       experiment: the `Experiment`, with every open field filled in.
       history: one row per round.
-      state: the final state, with agents' and server's parameters.
+      state: the final state, with agents' and server's parameters; None for a sweep's.
       shard_sizes: `[N]` examples.
       standalone_accuracies: `[N]` test accuracies without sharing, with the same shards,
         seeds and number of local epochs.
@@ -27,7 +28,7 @@ class Result:
 
     experiment: Any
     history: History
-    state: State
+    state: State | None
     shard_sizes: np.ndarray
     standalone_accuracies: np.ndarray
     behaviours: tuple[str, ...]
@@ -65,7 +66,8 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Returns the figures at the end, as JSON."""
-        last = jax.tree.map(lambda row: row[-1].tolist(), self.history)
+        judged = self.history._replace(servers=None, updates=None)
+        last = jax.tree.map(lambda row: row[-1].tolist(), judged)
         return {
             "fairness": self.fairness,
             "fairness_note": self.fairness_note,
@@ -75,5 +77,5 @@ class Result:
             "behaviours": list(self.behaviours),
             "detection_auc": self.detection_auc,
             "rounds_excluded": self.history.excluded.sum(0).tolist(),
-            **last._asdict(),
+            **{name: value for name, value in last._asdict().items() if value is not None},
         }

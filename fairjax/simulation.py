@@ -1,76 +1,28 @@
-"""Simulation: rounds of training, judging and paying, compiled as one program.
+"""Simulation: rounds of a federation, compiled as one program, and what they leave to see.
 
-    Federation.init(key, shards)   -> State      what the next round needs
-    Federation.step(state, shards) -> State, Record   what a person wants to see
-
-    w_i + dw_i   local epochs of all agents, from their own w_i
-    v_i          what the mechanism pays for the updates dw_i
-    w_i  <-  w_i + v_i       server:  w  <-  w + aggregate
+    state_t+1, record_t = step(state_t)          accuracies of the paid models, when due
 
 `run` scans over rounds; the host sees them in chunks.
 """
 
-import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from fairjax import checks, trees
-from fairjax.behaviours import UPLOADS, Behaviour, Memory, change_uploads
 from fairjax.data import Dataset, Shards
-from fairjax.mechanisms.base import Context, Mechanism, Plan, check_outcome
-from fairjax.models import Model, initial_params
-from fairjax.training import (
-    LocalTraining,
-    accuracies,
-    accuracy,
-    classes_held,
-    mean_losses,
-    pick_agents_at_once,
-    train_agents,
-)
+from fairjax.federations import Federation, State
 from fairjax.types import Key, Params, PerAgent, PerRound, Scalar, Stacked
 
 CHUNKS = 20  # how often the host sees a run, at least
 
 
-class State(NamedTuple):
-    """What the next round needs."""
-
-    round: Scalar  # rounds played
-    num_rounds: Scalar  # of the whole run; 0 where it is not known
-    key: Key  # of the run; round t uses fold_in(key, t)
-    agents: Stacked  # parameters, leaves [N, ...]
-    server: Params
-    optimizer: Stacked  # optimizer states, leaves [N, ...]
-    mechanism: Any
-    memory: Memory | None = None  # where agents are dishonest
-
-
-class Record(NamedTuple):
-    """What a person wants to see of one round."""
-
-    updates: Stacked  # parameter changes by local training, before any behaviour
-    contributions: PerAgent
-    importance: PerAgent
-    fractions: PerAgent
-    excluded: PerAgent  # whose upload held NaN or infinity, and counted as zero
-
-
-class Federation(NamedTuple):
-    """Pure functions of a federation; made by `federation`."""
-
-    init: Callable[..., State]
-    step: Callable[[State, Shards], tuple[State, Record]]
-    evaluate: Callable[[Stacked, Dataset], PerAgent]  # models, data -> accuracies
-    agents_at_once: Callable[[Shards], int]  # how many are vectorised
+Carry = tuple[State, Scalar]  # with the first round in which the mechanism broke, or -1
 
 
 class History(NamedTuple):
@@ -83,6 +35,8 @@ class History(NamedTuple):
     importance: PerRound  # [T, N]
     fractions: PerRound  # [T, N] before rounding to whole entries
     excluded: PerRound  # [T, N] whose update was dropped since it was not finite
+    servers: Params | None = None  # [T, ...] the server's parameters at rounds' starts
+    updates: Stacked | None = None  # [T, N, ...] what was uploaded; both where recorded
 
 
 class Progress(NamedTuple):
@@ -97,160 +51,6 @@ class Progress(NamedTuple):
         return len(self.rows.server_accuracies)
 
 
-def federation(
-    *,
-    model: Model,
-    mechanism: Mechanism,
-    optimizer: Any,
-    learning_rate: Scalar | Callable[[Scalar], Scalar] | None = None,
-    local_epochs: int = 1,
-    batch_size: int = 32,
-    decay_per: str = "round",
-    local_steps: str = "all",
-    agents_at_once: int | None = None,
-    behaviours: Sequence[Behaviour] = (),
-) -> Federation:
-    """Returns a federation of agents that train, are judged, and are paid.
-
-    Args:
-      model: what every agent trains.
-      mechanism: what judges the updates and pays the agents.
-      optimizer: an optax optimizer, such as `optax.sgd(0.1)`, whose own schedules
-        count local steps; or, with `learning_rate`, a function that makes one from
-        a learning rate, such as `optax.sgd`. Every agent keeps its own state.
-      learning_rate: None; or a number; or a schedule, a function of the rounds played.
-      local_epochs: passes over its shard that an agent makes per round.
-      batch_size: examples per local step; the last batch of an epoch may be partial.
-      decay_per: "round", or "epoch": the schedule counts local epochs instead.
-      local_steps: "all", or "last_batch": one step per local epoch, on its last batch.
-      agents_at_once: how many agents are vectorised; None: one on a CPU, as many as
-        memory holds on an accelerator. Results depend on it by rounding.
-      behaviours: one per agent, what they upload; empty: all are honest. What they do to
-        their data is up to `fairjax.behaviours.change_data`.
-
-    Returns:
-      A `Federation`.
-
-    Raises:
-      ValueError: a value breaks its rule.
-
-    Examples:
-      >>> import fairjax as fj
-      >>> train, test = fj.data.load("digits")
-      >>> shards = fj.data.power_law(train, num_agents=3, seed=0)
-      >>> fed = federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.fedavg(),
-      ...                  optimizer=optax.sgd, learning_rate=optax.exponential_decay(0.1, 1, 0.9))
-      >>> state, record = jax.jit(fed.step)(fed.init(jax.random.key(0), shards), shards)
-      >>> print(record.fractions)
-      [1. 1. 1.]
-    """
-    checks.count("local_epochs", local_epochs)
-    checks.count("batch_size", batch_size)
-    checks.choice("decay_per", decay_per, ("round", "epoch"))
-    checks.choice("local_steps", local_steps, ("all", "last_batch"))
-    if agents_at_once is not None:
-        checks.count("agents_at_once", agents_at_once)
-    optimizer_at, rate_at = _scheduled(optimizer, learning_rate)
-    training = LocalTraining(
-        model, optimizer_at, local_epochs, batch_size, decay_per=decay_per, local_steps=local_steps
-    )
-
-    dishonest = any(behaviour.name in UPLOADS for behaviour in behaviours)
-
-    def group_size(shards: Shards) -> int:
-        if agents_at_once is not None:
-            return min(agents_at_once, shards.num_agents)
-        return pick_agents_at_once(training, shards)
-
-    def init(key: Key, shards: Shards, params: Params | None = None, num_rounds: int = 0) -> State:
-        if not isinstance(key, jax.Array):
-            raise ValueError(f"`key` must be a PRNG key such as jax.random.key(0), got {key!r}.")
-        params_key, run_key = jax.random.split(key)
-        first = initial_params(model, params_key, shards.data)
-        params = first if params is None else _like(first, params)
-        num_agents = shards.num_agents
-        return State(
-            round=jnp.zeros((), jnp.int32),
-            num_rounds=jnp.asarray(num_rounds, jnp.int32),
-            key=run_key,
-            agents=trees.broadcast(num_agents, params),
-            server=params,
-            optimizer=trees.broadcast(num_agents, training.init(params)),
-            mechanism=mechanism.init(num_agents),
-            memory=Memory(trees.broadcast(num_agents, params), params) if dishonest else None,
-        )
-
-    def look(state: State, shards: Shards, key: Key) -> Context:
-        """Returns what the mechanism may look at; what it does not is never computed."""
-        utility = None
-        if shards.validation is not None:
-            utility = functools.partial(accuracy, model, data=shards.validation)
-        return Context(
-            shard_sizes=jnp.asarray(shards.sizes),
-            shard_classes=classes_held(shards),
-            round=state.round,
-            num_rounds=state.num_rounds,
-            key=key,
-            learning_rate=rate_at(_count(state.round, local_epochs, decay_per)),
-            server=state.server,
-            agents=state.agents,
-            head=model.head,
-            losses=lambda: mean_losses(training, state.agents, shards, group_size(shards)),
-            utility=utility,
-        )
-
-    def step(state: State, shards: Shards) -> tuple[State, Record]:
-        key = jax.random.fold_in(state.key, state.round)
-        train_key, mechanism_key = jax.random.split(key)
-        context = look(state, shards, mechanism_key)
-        plan = Plan() if mechanism.plan is None else mechanism.plan(state.mechanism, context)
-        start = state.agents if plan.start is None else plan.start
-        sizes = shards.sizes
-        if plan.participants is not None:
-            sizes = jnp.where(plan.participants, sizes, 0)  # no examples, no local steps
-        trained, optimizer_states = train_agents(
-            training,
-            jax.random.split(train_key, shards.num_agents),
-            start,
-            state.optimizer,
-            dataclasses.replace(shards, sizes=sizes),
-            state.round,
-            agents_at_once=group_size(shards),
-        )
-        updates = jax.tree.map(jnp.subtract, trained, start)
-        uploads, memory = updates, state.memory
-        if memory is not None:
-            upload_key = jax.random.fold_in(train_key, 1)
-            uploads = change_uploads(upload_key, updates, memory, state.round, behaviours)
-            memory = memory._replace(first=_where(state.round == 0, updates, memory.first))
-        finite = trees.finite_rows(uploads)
-        # An agent whose training broke starts the next round as it started this one.
-        trained_well = trees.finite_rows(updates)
-        optimizer_states = _select(trained_well, optimizer_states, state.optimizer)
-        usable = _select(finite, uploads, jax.tree.map(jnp.zeros_like, uploads))
-        outcome, mechanism_state = mechanism.update(
-            usable, state.mechanism, context._replace(agents=start)
-        )
-        check_outcome(outcome, updates)
-        state = State(
-            round=state.round + 1,
-            num_rounds=state.num_rounds,
-            key=state.key,
-            agents=jax.tree.map(jnp.add, start, outcome.rewards),
-            server=jax.tree.map(jnp.add, state.server, outcome.aggregate),
-            optimizer=optimizer_states,
-            mechanism=mechanism_state,
-            memory=memory if memory is None else memory._replace(aggregate=outcome.aggregate),
-        )
-        judged = (outcome.contributions, outcome.importance, outcome.fractions)
-        return state, Record(updates, *judged, excluded=~finite)
-
-    def evaluate(params: Stacked, data: Dataset) -> PerAgent:
-        return accuracies(model, params, data, agents_at_once or 1)
-
-    return Federation(init, step, evaluate, group_size)
-
-
 def run(
     key: Key,
     federation: Federation,
@@ -260,6 +60,7 @@ def run(
     num_rounds: int,
     params: Params | None = None,
     eval_every: int = 1,
+    record_updates: bool = False,
 ) -> tuple[State, History]:
     """Returns the state after some rounds, and the history of all of them.
 
@@ -271,13 +72,14 @@ def run(
       num_rounds: number of rounds, at least one.
       params: common first parameters; None: drawn by the model from the key.
       eval_every: evaluate after every so many rounds; the last is always evaluated.
+      record_updates: keep all uploads, T N D numbers, for contributions of a whole run.
 
     Returns:
       The final `State` and a `History`.
 
     Raises:
-      ValueError: a value breaks its rule, or model, shards and test data do not fit
-        each other.
+      ValueError: a value breaks its rule, model, shards and test data do not fit
+        each other, or the mechanism breaks its protocol.
 
     Examples:
       >>> import fairjax as fj
@@ -290,7 +92,14 @@ def run(
       ((2, 3), 1.0)
     """
     stages = rounds(
-        key, federation, shards, test, num_rounds=num_rounds, params=params, eval_every=eval_every
+        key,
+        federation,
+        shards,
+        test,
+        num_rounds=num_rounds,
+        params=params,
+        eval_every=eval_every,
+        record_updates=record_updates,
     )
     *_, last = stages
     return last.state, history(last, num_rounds)
@@ -305,6 +114,7 @@ def rounds(
     num_rounds: int,
     params: Params | None = None,
     eval_every: int = 1,
+    record_updates: bool = False,
     start: Progress | None = None,
 ) -> Iterator[Progress]:
     """Yields the progress of a run after every chunk of rounds; see `run`.
@@ -317,15 +127,18 @@ def rounds(
     shards, test = jax.device_put((shards, test))
     progress = start
     if progress is None:
-        progress = beginning(key, federation, shards, params, num_rounds=num_rounds)
+        progress = beginning(
+            key, federation, shards, params, num_rounds=num_rounds, record_updates=record_updates
+        )
     # One round more than asked: its local epochs are what `trained_accuracies` of the
     # last round is about, and nothing else of it is kept.
     length = math.ceil((num_rounds + 1) / CHUNKS)
     while progress.num_rounds <= num_rounds:
-        state, rows = _play(
+        (state, broken), rows = _play_compiled(
             federation, length, progress.state, shards, test, num_rounds, eval_every,
-            progress.num_rounds,
+            progress.num_rounds, record_updates,
         )  # fmt: skip
+        check_paid(federation.mechanism, broken)
         played = min(length, num_rounds + 1 - progress.num_rounds)
         rows = jax.tree.map(lambda row, played=played: np.asarray(row[:played]), rows)
         progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
@@ -339,10 +152,11 @@ def beginning(
     params: Params | None = None,
     *,
     num_rounds: int,
+    record_updates: bool = False,
 ) -> Progress:
     """Returns the progress of a run that has played no round yet."""
     state = federation.init(key, shards, params, num_rounds)
-    return Progress(state, jax.tree.map(np.asarray, _no_rows(shards.num_agents)))
+    return Progress(state, jax.tree.map(np.asarray, _no_rows(state, record_updates)))
 
 
 def history(progress: Progress, num_rounds: int) -> History:
@@ -351,8 +165,7 @@ def history(progress: Progress, num_rounds: int) -> History:
     return rows._replace(trained_accuracies=progress.rows.trained_accuracies[1:])
 
 
-@functools.partial(jax.jit, static_argnames=("federation", "length"))
-def _play(
+def play(
     federation: Federation,
     length: int,
     state: State,
@@ -360,17 +173,25 @@ def _play(
     test: Dataset,
     num_rounds: Scalar,
     eval_every: Scalar,
-    first: Scalar,
-) -> tuple[State, History]:
-    """Plays up to `length` rounds from number `first`, and one after the last for its training."""
-    num_agents = shards.num_agents
-    unknown = jnp.full(num_agents, jnp.nan)
+    first: Scalar = 0,
+    record_updates: bool = False,
+) -> tuple[Carry, History]:
+    """Plays up to `length` rounds from number `first`, and one after the last for its training.
+
+    Returns:
+      The state, with the first round in which the mechanism paid NaN or infinity, or -1; and
+      the rows of the rounds.
+    """
+    unknown = jnp.full(shards.num_agents, jnp.nan)
 
     def due(number: Scalar) -> Scalar:
         last = number == num_rounds - 1
         return (number >= 0) & (number < num_rounds) & (((number + 1) % eval_every == 0) | last)
 
-    def play(state: State, number: Scalar) -> tuple[State, History]:
+    def one_round(
+        carry: tuple[State, Scalar], number: Scalar
+    ) -> tuple[tuple[State, Scalar], History]:
+        state, broken = carry
         after, record = federation.step(state, shards)
 
         def evaluate_trained() -> PerAgent:
@@ -395,44 +216,37 @@ def _play(
             importance=record.importance,
             fractions=record.fractions,
             excluded=record.excluded,
+            servers=state.server if record_updates else None,
+            updates=record.uploads if record_updates else None,
         )
-        return _where(number < num_rounds, after, state), row
+        counts = number < num_rounds
+        broken = jnp.where(record.broken & counts & (broken < 0), number, broken)
+        return (trees.where(counts, after, state), broken), row
 
-    def skip(state: State, number: Scalar) -> tuple[State, History]:
-        return state, jax.tree.map(lambda row: jnp.zeros(row.shape[1:], row.dtype), no_rows)
+    def skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:
+        return carry, jax.tree.map(lambda row: jnp.zeros(row.shape[1:], row.dtype), no_rows)
 
-    def one(state: State, number: Scalar) -> tuple[State, History]:
-        return lax.cond(number <= num_rounds, play, skip, state, number)
+    def one(carry: Carry, number: Scalar) -> tuple[Carry, History]:
+        return lax.cond(number <= num_rounds, one_round, skip, carry, number)
 
-    no_rows = _no_rows(num_agents)
-    return lax.scan(one, state, first + jnp.arange(length))
+    no_rows = _no_rows(state, record_updates)
+    return lax.scan(one, (state, jnp.array(-1)), first + jnp.arange(length))
 
 
-def _scheduled(
-    optimizer: Any, learning_rate: Any
-) -> tuple[Callable[[Scalar], Any], Callable[[Scalar], Any]]:
-    """Returns the optimizer and the learning rate as functions of rounds or epochs played."""
-    if learning_rate is None:
-        if not isinstance(optimizer, optax.GradientTransformation):
-            raise ValueError(
-                "`optimizer` must be an optax optimizer such as optax.sgd(0.1), or a function "
-                "such as optax.sgd together with `learning_rate`, "
-                f"got optimizer={optimizer!r} without a learning rate."
-            )
-        return lambda count: optimizer, lambda count: None
-    if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
+_play_compiled = jax.jit(play, static_argnames=("federation", "length", "record_updates"))
+
+
+def check_paid(mechanism: str, broken: Scalar) -> None:
+    """Raises where a mechanism paid NaN or infinity; see `play`.
+
+    Raises:
+      ValueError: names the mechanism and the round.
+    """
+    if broken >= 0:
         raise ValueError(
-            "`optimizer` must be a function from a learning rate to an optax optimizer, such as "
-            f"optax.sgd, where `learning_rate` is given, got optimizer={optimizer!r}."
+            f"The mechanism {mechanism!r} must pay finite rewards for finite updates, got NaN or "
+            f"infinity in round {int(broken)}."
         )
-    if callable(learning_rate):
-        return lambda count: optimizer(learning_rate(count)), learning_rate
-    checks.above("learning_rate", learning_rate, 0)
-    return lambda count: optimizer(learning_rate), lambda count: learning_rate
-
-
-def _count(round: Scalar, local_epochs: int, decay_per: str) -> Scalar:
-    return round * local_epochs if decay_per == "epoch" else round
 
 
 def _check_fit(train: Dataset, test: Dataset) -> None:
@@ -444,24 +258,11 @@ def _check_fit(train: Dataset, test: Dataset) -> None:
             raise ValueError(f"`test` must have the agents' {what} {wanted}, got {found}.")
 
 
-def _like(first: Params, params: Params) -> Params:
-    """Returns given first parameters with the structure and dtypes of the model's own."""
-    wanted, found = jax.tree.map(jnp.shape, first), jax.tree.map(jnp.shape, params)
-    if wanted != found:
-        raise ValueError(f"`params` must have the model's shapes {wanted}, got {found}.")
-    return jax.tree.map(lambda one, given: jnp.asarray(given, one.dtype), first, params)
+def _no_rows(state: State, record_updates: bool) -> History:
+    def nothing(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), tree)
 
-
-def _select(which: PerAgent, chosen: Stacked, other: Stacked) -> Stacked:
-    return jax.tree.map(lambda a, b: jnp.where(trees.per_agent(which, a), a, b), chosen, other)
-
-
-def _where(condition: Scalar, chosen: Any, other: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
-
-
-def _no_rows(num_agents: int) -> History:
-    numbers = jnp.zeros((0, num_agents))
+    numbers = jnp.zeros((0, trees.num_agents(state.agents)))
     return History(
         accuracies=numbers,
         trained_accuracies=numbers,
@@ -469,7 +270,9 @@ def _no_rows(num_agents: int) -> History:
         contributions=numbers,
         importance=numbers,
         fractions=numbers,
-        excluded=jnp.zeros((0, num_agents), bool),
+        excluded=numbers.astype(bool),
+        servers=nothing(state.server) if record_updates else None,
+        updates=nothing(state.agents) if record_updates else None,
     )
 
 

@@ -106,6 +106,11 @@ def scaled(factors: PerAgent, stacked: Stacked) -> Stacked:
     )
 
 
+def where(which: Array, chosen: Any, other: Any) -> Any:
+    """Returns one pytree or the other, by one boolean or by one per agent `[N]`."""
+    return jax.tree.map(lambda a, b: jnp.where(per_agent(which, a), a, b), chosen, other)
+
+
 def finite_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: are all entries of the agent's row finite."""
     return jnp.isfinite(largest_magnitudes(stacked))

@@ -10,7 +10,6 @@ from fairjax import behaviours
 from fairjax.behaviours import Behaviour, Memory
 
 N = 4
-HONEST = (Behaviour(),) * (N - 1)
 
 
 def updates(seed=0):
@@ -18,9 +17,9 @@ def updates(seed=0):
     return {"a": jnp.asarray(rng.normal(size=(N, 3, 2)), jnp.float32)}
 
 
-def uploads(name, strength, round=0, others=HONEST):
+def uploads(name, strength, round=0, others=()):
     memory = Memory(updates(1), {"a": jnp.full((3, 2), 7.0)})
-    chosen = (Behaviour(name, strength), *others)
+    chosen = (Behaviour(0, name, strength), *others)
     found = behaviours.change_uploads(jax.random.key(0), updates(), memory, round, chosen)
     np.testing.assert_array_equal(found["a"][N - 1], updates()["a"][N - 1])
     return np.asarray(found["a"]), np.asarray(updates()["a"])
@@ -43,7 +42,7 @@ def test_dishonest_uploads_are_what_their_names_say():
 
 
 def test_colluders_upload_what_the_first_of_them_does():
-    others = (Behaviour(), Behaviour("collude"), Behaviour())
+    others = (Behaviour(2, "collude"),)
     found, honest = uploads("collude", 0.0, others=others)
     np.testing.assert_array_equal(found[0], honest[0])
     np.testing.assert_array_equal(found[2], honest[0])
@@ -56,7 +55,7 @@ def test_colluders_upload_what_the_first_of_them_does():
 def test_flipped_labels_are_rows_of_the_agents_own(name, expected):
     data = fj.data.Dataset(x=np.arange(5), y=[1, 7, 0, 9, 0], num_classes=10)
     shards = fj.data.Shards.from_indices(data, [[0, 1, 2, 3, 4], [0, 1, 2]])
-    changed = behaviours.change_data(shards, [Behaviour(name, 1.0), Behaviour()])
+    changed = behaviours.change_data(shards, [Behaviour(0, name, 1.0)])
     assert changed.data.y[changed.rows(0)].tolist() == expected
     assert changed.data.y[changed.rows(1)].tolist() == [1, 7, 0]
     np.testing.assert_array_equal(changed.data.x[changed.rows(0)], data.x)
@@ -65,9 +64,9 @@ def test_flipped_labels_are_rows_of_the_agents_own(name, expected):
 def test_noisy_data_follow_their_strength():
     data = fj.data.Dataset(x=np.zeros((500, 2)), y=np.arange(500) % 10, num_classes=10)
     shards = fj.data.Shards.from_indices(data, [range(500)])
-    noisy = behaviours.change_data(shards, [Behaviour("feature_noise", 2.0)])
+    noisy = behaviours.change_data(shards, [Behaviour(0, "feature_noise", 2.0)])
     assert noisy.data.x[noisy.rows(0)].std() == pytest.approx(2, rel=0.1)
-    labels = behaviours.change_data(shards, [Behaviour("label_noise", 0.5)])
+    labels = behaviours.change_data(shards, [Behaviour(0, "label_noise", 0.5)])
     assert (labels.data.y[labels.rows(0)] != data.y).mean() == pytest.approx(0.45, abs=0.07)
 
 
@@ -75,9 +74,13 @@ def test_who_is_dishonest_follows_from_the_seed_and_counts():
     counts = {"sign_flip": 2, "label_noise": (1, 0.3)}
     first, again, other = (behaviours.assign(counts, num_agents=9, seed=s) for s in (0, 0, 1))
     assert first == again != other
-    names = [behaviour.name for behaviour in first]
+    names = behaviours.names(first, 9)
     assert (names.count("sign_flip"), names.count("label_noise")) == (2, 1)
-    assert Behaviour("label_noise", 0.3) in first
+    assert (first[2].name, first[2].strength) == ("label_noise", 0.3)
+    with pytest.raises(ValueError, match="of agents 0 to 8, got sign_flip of 9"):
+        behaviours.change_data(
+            fj.data.uniform(fj.data.load("digits")[0], num_agents=9), [Behaviour(9, "sign_flip")]
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -221,3 +222,24 @@ def test_compared_mechanisms_share_one_standalone_run(tmp_path):
     assert results["fedavg"].fairness_note == "all final accuracies are equal"
     with pytest.raises(ValueError, match="different names"):
         fj.compare(SMALL, ["cgsv", "cgsv"])
+
+
+def test_recorded_uploads_are_kept_loaded_and_valued(tmp_path):
+    experiment = dataclasses.replace(SMALL, mechanism="fedavg", rounds=3, record_updates=True)
+    result = experiment.run(tmp_path)
+    again = fj.load_run(tmp_path)
+    for history in (result.history, again.history):
+        assert {leaf.shape[:2] for leaf in jax.tree.leaves(history.updates)} == {(3, 3)}
+    jax.tree.map(np.testing.assert_array_equal, result.history, again.history)
+    # A FedAvg server moves by the mean of the uploads, weighted by sizes.
+    servers, updates = result.history.servers, result.history.updates
+    shares = result.shard_sizes / result.shard_sizes.sum()
+    moved = servers["head"]["bias"][1] - servers["head"]["bias"][0]
+    np.testing.assert_allclose(moved, shares @ updates["head"]["bias"][0], atol=1e-6)
+    values = fj.contributions.multi_round_shapley(
+        experiment.utility(), servers, updates, result.shard_sizes
+    )
+    utility = experiment.utility()
+    ends = [jax.tree.map(lambda leaf, t=t: leaf[t], servers) for t in (0, -1)]
+    last = jax.tree.map(lambda w, dw: w + jnp.tensordot(shares, dw[-1], 1), ends[1], updates)
+    assert float(values.sum()) == pytest.approx(float(utility(last) - utility(ends[0])), abs=1e-5)

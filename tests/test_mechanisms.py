@@ -12,6 +12,7 @@ import twin
 
 import fairjax as fj
 from fairjax.mechanisms import REGISTRY, Context, Outcome
+from fairjax.mechanisms.base import checked_answer
 from fairjax.mechanisms.cgsv_released import largest_of_tensors
 
 N = 5
@@ -65,7 +66,8 @@ def play(name, rows, rounds=1, sizes=None, **arguments):
 
         @jax.jit
         def update(rows, state, number, key, seen=seen):
-            return mechanism.update(rows, state, seen._replace(round=number, key=key))
+            answer = mechanism.update(rows, state, seen._replace(round=number, key=key))
+            return checked_answer(answer, rows, state, name)
 
         outcome, state = update(rows, state, number, key)
     return outcome
@@ -73,9 +75,8 @@ def play(name, rows, rounds=1, sizes=None, **arguments):
 
 @every_mechanism
 def test_a_mechanism_answers_with_the_shapes_of_the_protocol(name):
-    outcome = play(name, updates())
+    outcome = play(name, updates())  # where they are checked
     assert isinstance(outcome, Outcome)
-    fj.mechanisms.base.check_outcome(outcome, updates())
     for number in (outcome.contributions, outcome.importance, outcome.fractions):
         assert number.dtype == jnp.float32
 
@@ -250,8 +251,14 @@ def test_exact_contributions_of_too_many_agents_are_refused_before_compiling():
 def test_an_outcome_of_another_shape_is_refused_by_name():
     outcome = play("fedavg", updates())
     wrong = outcome._replace(importance=jnp.zeros(N + 1))
-    with pytest.raises(ValueError, match="`importance` must have shapes"):
-        fj.mechanisms.base.check_outcome(wrong, updates())
+    for answer, message in (
+        ((wrong, ()), r"'mine' must return `importance` of shapes \(5,\), got \(6,\)"),
+        ((outcome, 1.0), r"'mine' must return a state of the shapes that `init` gives"),
+        (outcome, r"'mine' must return \(Outcome, state\), got \("),
+        ((None, ()), r"'mine' must return \(Outcome, state\), got \(NoneType, tuple\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checked_answer(answer, updates(), (), "mine")
 
 
 def played(name, rounds=10, **arguments):

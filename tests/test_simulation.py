@@ -352,3 +352,20 @@ def test_a_mistake_is_named_with_its_rule(digits, number):
     call, message = mistakes(*digits)[number]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_mechanism_that_pays_nan_is_named_with_the_round():
+    def mine():
+        def update(updates, state, context):
+            outcome, state = fj.mechanisms.fedavg().update(updates, state, context)
+            factor = jnp.where(context.round == 2, jnp.nan, 1.0)
+            rewards = jax.tree.map(lambda leaf: factor * leaf, outcome.rewards)
+            return outcome._replace(rewards=rewards), state
+
+        return fj.mechanisms.Mechanism(lambda num_agents: (), update)
+
+    data, shards = counting_data()
+    federation = fj.federation(model=linear_model(data), mechanism=mine(), optimizer=optax.sgd(0.1))
+    fj.run(jax.random.key(0), federation, shards, data, num_rounds=2)
+    with pytest.raises(ValueError, match="'mine' must pay finite rewards.*in round 2"):
+        fj.run(jax.random.key(0), federation, shards, data, num_rounds=4)

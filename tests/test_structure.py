@@ -12,7 +12,8 @@ PACKAGE = Path(fj.__file__).parent
 ROOMS = [
     "types", "checks", "trees", "data", "layers", "models", "behaviours", "training",
     "contributions", "rewards", "metrics", "mechanisms",
-    "simulation", "results", "records", "figures", "experiment", "cli",
+    "federations", "simulation", "results", "records", "figures", "presets", "experiment",
+    "tables", "sweeps", "studies", "cli",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -43,9 +44,9 @@ def test_a_module_imports_only_from_rooms_above_it(path):
 def test_the_public_surface_is_what_it_says():
     assert fj.__all__ == sorted(fj.__all__)
     assert set(fj.__all__) == {
-        "Experiment", "Federation", "History", "Record", "Result", "State", "compare",
+        "Experiment", "Federation", "History", "Record", "Result", "State", "Sweep", "compare",
         "contributions", "data", "federation", "figures", "load_run", "mechanisms", "metrics",
-        "models", "rewards", "run",
+        "models", "rewards", "run", "sweep",
     }  # fmt: skip
     assert all(getattr(fj, name).__doc__ for name in fj.__all__)
 

@@ -1,8 +1,8 @@
 """Contributions: what an upload is worth.
 
 `cosine.py` judges uploads by their cosine with the aggregate, `models.py` by the
-models that coalitions would have made; `coalitions.py` turns the utilities of all
-coalitions into values of agents.
+models that coalitions would have made, `recorded.py` likewise over the rounds of a
+run; `coalitions.py` turns the utilities of all coalitions into values of agents.
 """
 
 from fairjax.contributions.coalitions import banzhaf, leave_one_out, shapley
@@ -14,16 +14,24 @@ from fairjax.contributions.cosine import (
     sampled_cosine_shapley,
 )
 from fairjax.contributions.models import gtg_shapley, model_utilities
+from fairjax.contributions.recorded import (
+    federated_shapley,
+    multi_round_shapley,
+    recorded_utilities,
+)
 
 __all__ = [
     "Estimate",
     "banzhaf",
     "cosine",
     "cosine_shapley",
+    "federated_shapley",
     "gtg_shapley",
     "leave_one_out",
     "mean_field_cosine_shapley",
     "model_utilities",
+    "multi_round_shapley",
+    "recorded_utilities",
     "sampled_cosine_shapley",
     "shapley",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fairjax import checks, trees
@@ -24,7 +25,7 @@ Utility = Callable[[Params], Scalar]
 def model_utilities(
     utility: Utility, params: Params, updates: Stacked, weights: PerAgent | None = None
 ) -> PerCoalition:
-    """Returns the utilities of all coalitions' models, made and scored one after another.
+    """Returns the utilities of all coalitions' models, made and scored in one program.
 
     Args:
       utility: `utility(params) -> scalar`; traced into a compiled program.
@@ -55,8 +56,10 @@ def model_utilities(
             f"{num_agents}. Use `gtg_shapley`, which samples permutations."
         )
     bits = jnp.arange(num_agents)
-    table = lax.map(lambda index: score(index >> bits & 1), jnp.arange(2**num_agents))
-    _check_table(utility, table)
+    table = lax.map(
+        lambda index: score(index >> bits & 1), jnp.arange(2**num_agents), batch_size=_at_once()
+    )
+    check_finite(utility, table)
     return table
 
 
@@ -105,7 +108,7 @@ def gtg_shapley(
     updates, weights, score = _prepared(utility, params, updates, weights)
     num_agents = trees.num_agents(updates)
     nobody, everybody = score(jnp.zeros(num_agents)), score(jnp.ones(num_agents))
-    _check_table(utility, jnp.stack([nobody, everybody]))
+    check_finite(utility, jnp.stack([nobody, everybody]))
 
     def one(number_and_key: tuple[Scalar, Key]) -> PerAgent:
         number, own_key = number_and_key
@@ -153,11 +156,22 @@ def _prepared(
     return updates, weights, score
 
 
-def _check_table(utility: Any, table: Array) -> None:
+def _at_once() -> int:
+    """Returns how many coalitions are vectorised: a CPU's cores are busy with one model."""
+    return 1 if jax.default_backend() == "cpu" else 32
+
+
+def check_finite(utility: Any, table: Array) -> None:
+    """Raises where a known utility is not finite, and says of which coalition.
+
+    Raises:
+      ValueError: names the utility, the value and the coalition.
+    """
     if checks.is_known(table) and not jnp.isfinite(table).all():
         name = getattr(utility, "__name__", repr(utility))
-        index = int(jnp.argmin(jnp.isfinite(table)))
+        where = np.argwhere(~np.isfinite(table))[0]
+        of = f" in round {where[0]}" if table.ndim == 2 else ""
         raise ValueError(
-            f"`utility` must return a finite number, got {float(table[index])} from {name} for "
-            f"coalition {index:b} (binary, agent 0 last)."
+            f"`utility` must return a finite number, got {float(table[tuple(where)])} from {name} "
+            f"for coalition {where[-1]:b} (binary, agent 0 last){of}."
         )

@@ -1,7 +1,7 @@
 """Data: data sets by name, and how they are shared out among agents."""
 
 from fairjax.data.dataset import Dataset, hold_out
-from fairjax.data.shards import Shards
+from fairjax.data.shards import Shards, stacked
 from fairjax.data.sources import DATASETS, load
 from fairjax.data.splits import SPLITS, class_imbalance, dirichlet, power_law, uniform
 from fairjax.data.tfds_images import DataUnavailableError
@@ -17,5 +17,6 @@ __all__ = [
     "hold_out",
     "load",
     "power_law",
+    "stacked",
     "uniform",
 ]

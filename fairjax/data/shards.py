@@ -126,3 +126,36 @@ class Shards:
         labels = np.asarray(self.data.y)[indices[agents, columns]]
         shape = (self.num_agents, self.data.num_classes)
         return np.bincount(agents * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def stacked(shards: Sequence[Shards]) -> Shards:
+    """Returns several shards of one number of agents as one, to be vmapped over.
+
+    Only examples that some agent holds are kept; shards that hold fewer than others
+    repeat some, which no agent's indices name.
+
+    Args:
+      shards: S of them, whose datasets have examples of one shape.
+
+    Returns:
+      Shards with leaves `[S, ...]`, on the host.
+
+    Examples:
+      >>> data = Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
+      >>> two = [Shards.from_indices(data, rows) for rows in ([[1, 2], [5]], [[3], [4]])]
+      >>> both = stacked(two)
+      >>> both.data.x.shape, both.indices.tolist()
+      ((2, 3, 2), [[[0, 1], [2, 2]], [[0, 0], [1, 1]]])
+    """
+    held = [np.unique(one.indices) for one in shards]
+    num_rows = max(len(rows) for rows in held)
+    width = max(one.indices.shape[1] for one in shards)
+    parts = []
+    for one, rows in zip(shards, held, strict=True):
+        indices = np.searchsorted(rows, one.indices).astype(np.int32)
+        padding = np.repeat(indices[:, :1], width - indices.shape[1], axis=1)
+        data = one.data.take(np.resize(rows, num_rows))
+        parts.append(
+            dataclasses.replace(one, data=data, indices=np.concatenate([indices, padding], 1))
+        )
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)

@@ -92,29 +92,39 @@ def unjudged(num_agents: int) -> PerAgent:
     return jnp.full(num_agents, jnp.nan)
 
 
-def check_outcome(outcome: Outcome, updates: Stacked) -> None:
-    """Raises where the shapes of an outcome do not follow from those of the updates.
+def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tuple[Outcome, Any]:
+    """Returns what a mechanism's `update` returned, or says how it breaks the protocol.
+
+    Args:
+      answer: (Outcome, state).
+      updates: leaves `[N, ...]`, what it was given.
+      before: the mechanism's state before.
+      name: the mechanism's name.
 
     Raises:
-      ValueError: names the field, the shape it must have and the shape it has.
+      ValueError: names the mechanism, the field, what it must be and what it is.
     """
-    if not isinstance(outcome, Outcome):
-        raise ValueError(
-            f"A mechanism's `update` must return (Outcome, state), got {type(outcome).__name__} "
-            "in place of the Outcome."
-        )
-    num_agents = trees.num_agents(updates)
+    rule = f"`update` of the mechanism {name!r} must return"
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Outcome)):
+        kinds = type(answer).__name__
+        if isinstance(answer, tuple):
+            kinds = f"({', '.join(type(part).__name__ for part in answer)})"
+        raise ValueError(f"{rule} (Outcome, state), got {kinds}.")
+    outcome, state = answer
     one = jax.tree.map(lambda leaf: leaf[0], updates)
     expected = {"aggregate": one, "rewards": updates}
-    for name in ("contributions", "importance", "fractions"):
-        expected[name] = jnp.zeros(num_agents)
-    for name, tree in expected.items():
-        wanted, found = _shapes(tree), _shapes(getattr(outcome, name))
+    for field in ("contributions", "importance", "fractions"):
+        expected[field] = jnp.zeros(trees.num_agents(updates))
+    for field, tree in expected.items():
+        wanted, found = _shapes(tree), _shapes(getattr(outcome, field))
         if wanted != found:
-            raise ValueError(
-                f"The mechanism's `{name}` must have shapes {wanted}, one for each leaf of the "
-                f"model, got {found}."
-            )
+            raise ValueError(f"{rule} `{field}` of shapes {wanted}, got {found}.")
+    wanted, found = _shapes(before), _shapes(state)
+    if wanted != found or jax.tree.structure(before) != jax.tree.structure(state):
+        raise ValueError(
+            f"{rule} a state of the shapes that `init` gave it, {wanted}, got {found}."
+        )
+    return outcome, state
 
 
 def _shapes(tree: Any) -> Any:

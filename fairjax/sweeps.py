@@ -1,0 +1,344 @@
+"""Sweeps: many runs of one experiment, as one compiled program and one table.
+
+    datasets      who holds which data, for every split and seed      [S]
+    coefficients  every combination of alpha, beta, gamma and learning rate  [K]
+    points        every dataset with every combination, P = S K
+
+All points have the same shapes, so a chunk of them is one program, vmapped over the
+coefficients (which share their data and its shuffles) and over datasets.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fairjax import checks, data, models, simulation, trees
+from fairjax.behaviours import names
+from fairjax.data import Dataset, Shards
+from fairjax.experiment import Experiment, Watcher
+from fairjax.models import initial_params
+from fairjax.results import Result
+from fairjax.simulation import History
+from fairjax.tables import Spread, Table
+from fairjax.types import Scalar
+
+COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
+CACHE_BYTES = 2**25  # of parameters, gradients and optimizer states, on a CPU
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweep:
+    """What a sweep came to; the leading axis P is the point.
+
+    Attributes:
+      experiments: `[P]` the `Experiment` of every point, with every open field filled in.
+      axes: the names of what varies, "seed" last.
+      history: leaves `[P, T, ...]`.
+      shard_sizes: `[P, N]` examples.
+      standalone_accuracies: `[P, N]` test accuracies without sharing.
+    """
+
+    experiments: tuple[Experiment, ...]
+    axes: tuple[str, ...]
+    history: History
+    shard_sizes: np.ndarray
+    standalone_accuracies: np.ndarray
+
+    def __len__(self) -> int:
+        """Returns P, the number of points."""
+        return len(self.experiments)
+
+    def __getitem__(self, point: int) -> Result:
+        """Returns the result of one point, but for its final state, which is not kept."""
+        experiment = self.experiments[point]
+        return Result(
+            experiment=experiment,
+            history=jax.tree.map(lambda rows: rows[point], self.history),
+            state=None,
+            shard_sizes=self.shard_sizes[point],
+            standalone_accuracies=self.standalone_accuracies[point],
+            behaviours=names(experiment.assigned_behaviours(), experiment.num_agents),
+        )
+
+    def table(self) -> Table:
+        """Returns one row per combination of values: means and spreads over the seeds."""
+        groups: dict[tuple[Any, ...], list[Result]] = {}
+        for result in self:
+            values = tuple(getattr(result.experiment, axis) for axis in self.axes[:-1])
+            groups.setdefault(values, []).append(result)
+        return Table(
+            [
+                {**dict(zip(self.axes, values, strict=False)), **summarised(results)}
+                for values, results in groups.items()
+            ]
+        )
+
+
+def summarised(results: Sequence[Result]) -> dict[str, Any]:
+    """Returns what results of several seeds come to, as means and spreads.
+
+    Accuracies are in percent, over the agents of a run: best, mean and worst.
+    """
+    figures: dict[str, Any] = {
+        "fairness": [result.fairness for result in results],
+        "fairness_trained": [result.trained_fairness for result in results],
+    }
+    if any(set(result.behaviours) != {"honest"} for result in results):
+        figures["detection_auc"] = [result.detection_auc for result in results]
+    for name, over_agents in (("best_%", np.max), ("mean_%", np.mean), ("worst_%", np.min)):
+        figures[name] = [100 * over_agents(result.accuracies) for result in results]
+    spreads = {name: Spread.over(values) for name, values in figures.items()}
+    return {"seeds": len(results), **spreads}
+
+
+def sweep(
+    experiment: Experiment,
+    *,
+    seeds: Sequence[int] = range(5),
+    split: Sequence[str] | None = None,
+    alpha: Sequence[float] | None = None,
+    beta: Sequence[float] | None = None,
+    gamma: Sequence[float] | None = None,
+    learning_rate: Sequence[float] | None = None,
+    points_at_once: int | None = None,
+    watch: Watcher | None = None,
+    standalone: Sweep | None = None,
+) -> Sweep:
+    """Runs an experiment for every combination of seeds and values, as one program.
+
+    A point differs from `Experiment.run` of the same fields by rounding only.
+
+    Args:
+      experiment: what all points share.
+      seeds: at least one.
+      split: names of splits; None: the experiment's.
+      alpha: values of its field, as all that follow; None: the experiment's.
+      beta: values.
+      gamma: values.
+      learning_rate: values.
+      points_at_once: how many are vectorised; None: as many as the device's caches or
+        memory hold.
+      watch: called with what runs, the rounds played by all points and their number.
+      standalone: a sweep of the standalone mechanism over the same seeds, splits and
+        learning rates, where it is known already.
+
+    Returns:
+      A `Sweep`.
+
+    Raises:
+      ValueError: a value breaks its rule, or the experiment records updates.
+
+    Examples:
+      >>> experiment = Experiment(num_agents=2, rounds=2, model="logistic")
+      >>> result = sweep(experiment, seeds=[0, 1], beta=[0.5, 2.0])
+      >>> result.history.importance.shape
+      (4, 2, 2)
+      >>> [row["beta"] for row in result.table().rows]
+      [0.5, 2.0]
+    """
+    if experiment.record_updates:
+        raise ValueError("`record_updates` must be False in a sweep, got record_updates=True.")
+    if points_at_once is not None:
+        checks.count("points_at_once", points_at_once)
+    given = {"alpha": alpha, "beta": beta, "gamma": gamma, "learning_rate": learning_rate}
+    data_axes: dict[str, tuple[Any, ...]] = {} if split is None else {"split": tuple(split)}
+    data_axes["seed"] = tuple(seeds)
+    values = {name: tuple(value) for name, value in given.items() if value is not None}
+    for name, axis in {**data_axes, **values}.items():
+        if not axis or len(set(axis)) < len(axis):
+            name = "seeds" if name == "seed" else name
+            raise ValueError(f"`{name}` must be different values, at least one, got {list(axis)}.")
+    on = [dataclasses.replace(experiment, **one) for one in _combinations(data_axes)]
+    combinations = _combinations(values)
+    experiments = [
+        dataclasses.replace(one, **more).resolved() for one in on for more in combinations
+    ]
+    if standalone is None and experiment.mechanism != "standalone":
+        standalone = sweep(
+            experiment.alone(),
+            seeds=seeds,
+            split=split,
+            learning_rate=learning_rate,
+            points_at_once=points_at_once,
+            watch=watch,
+        )
+    loaded = data.load(experiment.dataset)
+    shards = data.stacked([one.shards(loaded)[0] for one in on])
+    history = _history(on, combinations, shards, loaded[1], points_at_once, watch)
+    return Sweep(
+        experiments=tuple(experiments),
+        axes=(*(name for name in data_axes if name != "seed"), *values, "seed"),
+        history=history,
+        shard_sizes=np.repeat(shards.sizes, len(combinations), axis=0),
+        standalone_accuracies=_standalone_accuracies(experiments, history, standalone),
+    )
+
+
+def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _history(
+    on: Sequence[Experiment],
+    combinations: Sequence[Mapping[str, float]],
+    shards: Shards,
+    test: Dataset,
+    points_at_once: int | None,
+    watch: Watcher | None,
+) -> History:
+    """Returns the history of all points, leaves `[P, T, ...]`, played in equal chunks."""
+    common = dataclasses.replace(on[0].resolved(), seed=0)
+    rate = common.learning_rate  # there is always one coefficient to map over
+    coefficients = [{"learning_rate": rate, **one} for one in combinations]
+    runs = {
+        "shards": shards,
+        "key": np.stack([jax.random.key_data(jax.random.key(one.seed)) for one in on]),
+        "places": np.array([[who.agent for who in one.assigned_behaviours()] for one in on]),
+    }
+    values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
+    if points_at_once is None:
+        points_at_once = _pick_points_at_once(common, shards, test)
+    num_values = min(len(coefficients), points_at_once)
+    num_runs = min(len(on), max(1, points_at_once // num_values))
+    test = jax.device_put(test)
+    parts, done = [], 0
+    for some_runs in _chunks(len(on), num_runs):
+        row = []
+        for some_values in _chunks(len(coefficients), num_values):
+            history, broken = jax.device_get(
+                _play_points(
+                    common,
+                    jax.tree.map(lambda leaf, rows=some_runs: leaf[rows], runs),
+                    {name: numbers[some_values] for name, numbers in values.items()},
+                    test,
+                )
+            )
+            simulation.check_paid(common.mechanism, broken.max())
+            row.append(history)
+            done += history.accuracies.shape[0] * history.accuracies.shape[1]
+            if watch is not None:
+                total = len(on) * len(coefficients)
+                watch(common.mechanism, min(done, total) * common.rounds, total * common.rounds)
+        parts.append(jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *row))
+    history = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(
+        lambda leaf: leaf[: len(on), : len(coefficients)].reshape(-1, *leaf.shape[2:]), history
+    )
+
+
+def _chunks(length: int, size: int) -> list[np.ndarray]:
+    """Returns indices below `length` in chunks of one size; the last repeats the last index."""
+    return [
+        np.minimum(np.arange(start, start + size), length - 1) for start in range(0, length, size)
+    ]
+
+
+@functools.partial(jax.jit, static_argnames="experiment")
+def _play_points(
+    experiment: Experiment, runs: Any, coefficients: Any, test: Dataset
+) -> tuple[History, Scalar]:
+    """Returns the histories of runs x coefficients, `[S, K, T, ...]`, and who broke the rules."""
+    assigned = experiment.assigned_behaviours()
+
+    def point(run: Any, values: Any) -> tuple[History, Scalar]:
+        shards, num_rounds = run["shards"], experiment.rounds
+        federation = dataclasses.replace(experiment, **values).federation(
+            shards,
+            behaviours=[
+                one._replace(agent=run["places"][number]) for number, one in enumerate(assigned)
+            ],
+        )
+        key = jax.random.wrap_key_data(run["key"])
+        state = federation.init(key, shards, None, num_rounds)
+        (state, broken), rows = simulation.play(
+            federation, num_rounds + 1, state, shards, test, num_rounds, experiment.eval_every
+        )
+        return simulation.history(simulation.Progress(state, rows), num_rounds), broken
+
+    return jax.vmap(jax.vmap(point, in_axes=(None, 0)), in_axes=(0, None))(runs, coefficients)
+
+
+def _pick_points_at_once(experiment: Experiment, shards: Shards, test: Dataset) -> int:
+    """Returns how many points to vectorise.
+
+    On a CPU, whose agents take turns: as many as its caches hold one agent's parameters,
+    gradient and optimizer state of. On an accelerator: as many as half of its memory holds
+    all agents' of, and their uploads.
+    """
+    model = models.REGISTRY[str(experiment.model)](test)
+    params = jax.eval_shape(functools.partial(initial_params, model, data=test), jax.random.key(0))
+    copies = 4 * 4 * trees.num_parameters(params)
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return max(1, CACHE_BYTES // copies)
+    memory = (device.memory_stats() or {}).get("bytes_limit", 2**34)
+    return max(1, memory // (4 * copies * shards.indices.shape[1]))
+
+
+def _standalone_accuracies(
+    experiments: Sequence[Experiment], history: History, standalone: Sweep | None
+) -> np.ndarray:
+    """Returns `[P, N]` accuracies of the standalone runs on the same shards, at the same rate."""
+    if standalone is None:
+        return history.accuracies[:, -1]
+
+    def run(experiment: Experiment) -> tuple[Any, ...]:
+        return experiment.split, experiment.seed, experiment.learning_rate
+
+    alone = {
+        run(one): accuracies
+        for one, accuracies in zip(
+            standalone.experiments, standalone.history.accuracies[:, -1], strict=True
+        )
+    }
+    for one in experiments:
+        if run(one) not in alone:
+            raise ValueError(
+                f"`standalone` must hold a run for split, seed and learning rate {run(one)}."
+            )
+    return np.stack([alone[run(one)] for one in experiments])
+
+
+def compare(
+    experiment: Experiment,
+    names: Sequence[str],
+    out: str | Path | None = None,
+    resume: bool = True,
+    *,
+    watch: Watcher | None = None,
+) -> dict[str, Result]:
+    """Runs several mechanisms on the same shards, and returns their results by name.
+
+    Args:
+      experiment: the experiment; its mechanism and options are replaced, and alpha, beta
+        and gamma go to the mechanisms that take them.
+      names: mechanisms of `fairjax.mechanisms.REGISTRY`.
+      out: a directory with one run per mechanism below it; None: nothing is written.
+      resume: as in `Experiment.run`.
+      watch: as in `Experiment.run`.
+
+    Raises:
+      ValueError: a name is unknown or occurs twice, or as in `Experiment.run`.
+
+    Examples:
+      >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic")
+      >>> list(compare(experiment, ["cgsv", "fedavg"]))
+      ['cgsv', 'fedavg']
+    """
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"`mechanisms` must be different names, at least one, got {list(names)}.")
+    below = {name: None if out is None else Path(out) / name for name in ("standalone", *names)}
+    runs = {name: experiment.with_mechanism(name) for name in names}
+    alone = experiment.alone().run(below["standalone"], resume, watch=watch)
+    return {
+        name: alone
+        if name == "standalone"
+        else run.run(below[name], resume, watch=watch, standalone=alone)
+        for name, run in runs.items()
+    }

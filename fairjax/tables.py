@@ -1,0 +1,112 @@
+"""Tables: rows of results as CSV, for programs, and Markdown, for people."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Spread(NamedTuple):
+    """A mean over seeds and how far single ones are from it.
+
+    Seeds for which a figure is undefined (nan) do not enter; `num` says how many did.
+    """
+
+    mean: float
+    std: float  # of a sample: divided by num - 1; nan for fewer than two
+    num: int
+    of: int  # how many seeds there were
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> "Spread":
+        """Returns the spread of one value per seed.
+
+        Examples:
+          >>> print(Spread.over([1.0, 2.0, 3.0]))
+          2.000 ± 1.000
+          >>> print(Spread.over([1.0, float("nan")]))
+          1.000 (1 of 2)
+        """
+        known = np.array([value for value in values if np.isfinite(value)], np.float64)
+        mean = known.mean() if len(known) else np.nan
+        std = known.std(ddof=1) if len(known) > 1 else np.nan
+        return cls(float(mean), float(std), len(known), len(values))
+
+    def __str__(self) -> str:
+        if self.num == 0:
+            return "–"
+        spread = f" ± {_number(self.std)}" if self.num > 1 else ""
+        return f"{_number(self.mean)}{spread}" + f" ({self.num} of {self.of})" * (
+            self.num < self.of
+        )
+
+
+class Table(NamedTuple):
+    """Rows, as mappings from the names of columns to numbers, texts or `Spread`s.
+
+    Examples:
+      >>> table = Table([{"beta": 1.0, "fairness": Spread.over([0.9, 1.0])}])
+      >>> print(table.markdown())
+      | beta | fairness |
+      |---|---|
+      | 1 | 0.950 ± 0.071 |
+      >>> print(table.csv().strip())
+      beta,fairness,fairness_std,fairness_num
+      1.0,0.95,0.07071067811865474,2
+    """
+
+    rows: list[dict[str, Any]]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns, in the order in which rows bring them."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def cells(self) -> list[list[str]]:
+        """Returns the rows as texts for people; empty where a row lacks a column."""
+        return [[_text(row.get(name, "")) for name in self.columns] for row in self.rows]
+
+    def markdown(self) -> str:
+        """Returns the table as Markdown."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.cells()]
+        first, rule, *rest = lines
+        texts = [f"| {' | '.join(first)} |", f"|{'|'.join(rule)}|"]
+        return "\n".join(texts + [f"| {' | '.join(row)} |" for row in rest])
+
+    def csv(self) -> str:
+        """Returns the table as CSV; a spread is three columns: mean, std and number of seeds."""
+        spreads = {
+            name for row in self.rows for name, cell in row.items() if isinstance(cell, Spread)
+        }
+        header = []
+        for name in self.columns:
+            header += [name, f"{name}_std", f"{name}_num"] if name in spreads else [name]
+        file = io.StringIO()
+        writer = csv.DictWriter(file, header, lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            flat = {}
+            for name, cell in row.items():
+                if isinstance(cell, Spread):
+                    flat |= {name: cell.mean, f"{name}_std": cell.std, f"{name}_num": cell.num}
+                else:
+                    flat[name] = cell
+            writer.writerow(flat)
+        return file.getvalue()
+
+
+def _text(cell: Any) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def _number(value: float) -> str:
+    """Returns a number with three decimals below 10, two below 100, in exponents if tiny."""
+    if value != value:
+        return "–"
+    if value == int(value):
+        return str(int(value))
+    if abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
