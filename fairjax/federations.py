@@ -126,7 +126,8 @@ def federation(
     training = LocalTraining(
         model, optimizer_at, local_epochs, batch_size, decay_per=decay_per, local_steps=local_steps
     )
-    mechanism_name = mechanism.update.__qualname__.split(".")[0]
+    # `update` is a function within the factory that the mechanism is called after.
+    *_, mechanism_name = mechanism.update.__qualname__.removesuffix(".<locals>.update").split(".")
     dishonest = any(behaviour.name in UPLOADS for behaviour in behaviours)
 
     def group_size(shards: Shards) -> int:

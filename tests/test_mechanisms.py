@@ -253,7 +253,10 @@ def test_an_outcome_of_another_shape_is_refused_by_name():
     wrong = outcome._replace(importance=jnp.zeros(N + 1))
     for answer, message in (
         ((wrong, ()), r"'mine' must return `importance` of shapes \(5,\), got \(6,\)"),
-        ((outcome, 1.0), r"'mine' must return a state of the shapes that `init` gives"),
+        (
+            (outcome, 1.0),
+            r"'mine' must return a state of the kind that `init` gives, \(\), got f",
+        ),
         (outcome, r"'mine' must return \(Outcome, state\), got \("),
         ((None, ()), r"'mine' must return \(Outcome, state\), got \(NoneType, tuple\)"),
     ):
