@@ -1,4 +1,4 @@
-"""The command line: run an experiment, compare mechanisms, show a run, list what there is.
+"""The command line: run an experiment, compare mechanisms, conduct studies, show and list.
 
 Tables go to standard output, progress to standard error. A mistake ends with one
 sentence and exit code 2.
@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fairjax import data, figures, mechanisms, models
+from fairjax import checks, data, figures, mechanisms, models
 from fairjax.behaviours import DATA, HONEST, UPLOADS
 from fairjax.experiment import Experiment, load_run
 from fairjax.results import Result
+from fairjax.studies import STUDIES, conduct
 from fairjax.sweeps import compare
 
 
@@ -42,6 +43,7 @@ Options = Annotated[
     tuple[str, ...],
     tyro.conf.arg(metavar="NAME=VALUE", help="further arguments of the mechanism's factory"),
 ]
+Resume = tyro.conf.FlagConversionOff[bool]  # --resume False
 Behaviours = Annotated[
     tuple[str, ...],
     tyro.conf.arg(
@@ -53,14 +55,20 @@ Behaviours = Annotated[
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; exits with 2 and one sentence where the user made a mistake."""
-    commands = {"run": _run, "compare": _compare, "show": _show, "list": _list}
+    commands = {
+        "run": _run,
+        "compare": _compare,
+        "study": _study,
+        "show": _show,
+        "list": _list,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="fairjax",
             description="Fair collaborative learning: agents train together and are paid fairly.",
             args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            config=(tyro.conf.OmitArgPrefixes,),
         )
     except ValueError as error:
         _complain(str(error))
@@ -81,7 +89,7 @@ def _run(
     options: Options = (),
     behaviours: Behaviours = (),
     out: Path | None = None,
-    resume: bool = True,
+    resume: Resume = True,
 ) -> None:
     """Run one experiment, and the standalone run beside it.
 
@@ -105,7 +113,7 @@ def _compare(
     mechanisms: str = "cgsv,fedavg,standalone",
     behaviours: Behaviours = (),
     out: Path | None = None,
-    resume: bool = True,
+    resume: Resume = True,
 ) -> None:
     """Run several mechanisms on the same shards, and print one table.
 
@@ -142,6 +150,41 @@ def _compare(
     console.print(f"Records: {out}", soft_wrap=True)
 
 
+def _study(
+    name: tyro.conf.Positional[str],
+    quick: bool = False,
+    out: Path | None = None,
+    resume: Resume = True,
+) -> None:
+    """Conduct a study: a table with means and spreads over seeds, and a figure.
+
+    Args:
+      name: of the study; `fairjax list` names them.
+      quick: a small version, for two cores and minutes.
+      out: directory for the results and their parts; by default one below runs/.
+      resume: go on with a study that was stopped; False: start over.
+    """
+    checks.choice("study", name, STUDIES)
+    out = out or Path("runs") / ("study-quick" if quick else "study")
+    log, console = Console(stderr=True), Console()
+    report = conduct(
+        name, STUDIES[name], out, quick=quick, resume=resume,
+        say=lambda line: log.print(line, highlight=False, soft_wrap=True),
+    )  # fmt: skip
+    tables = list(report.tables.items())
+    for title, content in tables[1:] or tables:
+        table = Table(title=title, title_justify="left")
+        for number, column in enumerate(content.columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in content.cells():
+            table.add_row(*row)
+        console.print(table)
+    if STUDIES[name].remarks:
+        console.print(STUDIES[name].remarks, highlight=False)
+    for path in report.files:
+        console.print(str(path), soft_wrap=True, highlight=False)
+
+
 def _show(directory: tyro.conf.Positional[Path]) -> None:
     """Print the table of a finished run again, and draw its figures.
 
@@ -162,6 +205,8 @@ def _list() -> None:
     _print_lines({name: _first_line(split) for name, split in data.SPLITS.items()})
     console.print("[bold]Behaviours[/bold]  --behaviours NAME=NUMBER[:STRENGTH]")
     _print_lines({**DATA, **UPLOADS})
+    console.print("[bold]Studies[/bold]  fairjax study NAME")
+    _print_lines({name: study.question.split(". ")[0] for name, study in STUDIES.items()})
     console.print("[bold]Models[/bold]  --model")
     _print_lines({name: _first_line(factory) for name, factory in models.REGISTRY.items()})
 

@@ -26,6 +26,7 @@ from fairjax.training import (
     LocalTraining,
     accuracies,
     accuracy,
+    bytes_per_agent,
     classes_held,
     mean_losses,
     pick_agents_at_once,
@@ -66,7 +67,9 @@ class Federation(NamedTuple):
     step: Callable[[State, Shards], tuple[State, Record]]
     evaluate: Callable[[Stacked, Dataset], PerAgent]  # models, data -> accuracies
     agents_at_once: Callable[[Shards], int]  # how many are vectorised
-    mechanism: str = ""  # its name, for messages
+    context: Callable[[State, Shards, Key], Context]  # what the mechanism may look at
+    bytes_per_agent: Callable[[Shards], int]  # that a local step of one agent works on
+    mechanism: str  # its name
 
 
 def federation(
@@ -153,7 +156,7 @@ def federation(
             memory=Memory(trees.broadcast(num_agents, params), params) if dishonest else None,
         )
 
-    def look(state: State, shards: Shards, key: Key) -> Context:
+    def context(state: State, shards: Shards, key: Key) -> Context:
         """Returns what the mechanism may look at; what it does not is never computed."""
         utility = None
         if shards.validation is not None:
@@ -175,8 +178,8 @@ def federation(
     def step(state: State, shards: Shards) -> tuple[State, Record]:
         key = jax.random.fold_in(state.key, state.round)
         train_key, mechanism_key = jax.random.split(key)
-        context = look(state, shards, mechanism_key)
-        plan = Plan() if mechanism.plan is None else mechanism.plan(state.mechanism, context)
+        seen = context(state, shards, mechanism_key)
+        plan = Plan() if mechanism.plan is None else mechanism.plan(state.mechanism, seen)
         start = state.agents if plan.start is None else plan.start
         sizes = shards.sizes
         if plan.participants is not None:
@@ -201,7 +204,7 @@ def federation(
         trained_well = trees.finite_rows(updates)
         optimizer_states = trees.where(trained_well, optimizer_states, state.optimizer)
         usable = trees.where(finite, uploads, jax.tree.map(jnp.zeros_like, uploads))
-        answer = mechanism.update(usable, state.mechanism, context._replace(agents=start))
+        answer = mechanism.update(usable, state.mechanism, seen)
         outcome, mechanism_state = checked_answer(answer, updates, state.mechanism, mechanism_name)
         paid = trees.broadcast(1, outcome.aggregate)
         broken = ~(trees.finite_rows(outcome.rewards).all() & trees.finite_rows(paid).all())
@@ -221,7 +224,15 @@ def federation(
     def evaluate(params: Stacked, data: Dataset) -> PerAgent:
         return accuracies(model, params, data, agents_at_once or 1)
 
-    return Federation(init, step, evaluate, group_size, mechanism_name)
+    return Federation(
+        init,
+        step,
+        evaluate,
+        group_size,
+        context,
+        functools.partial(bytes_per_agent, training),
+        mechanism_name,
+    )
 
 
 def _scheduled(

@@ -12,6 +12,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fairjax.results import Result
 
@@ -128,11 +129,16 @@ def save(result: Result, folder: Path) -> list[Path]:
     paths = []
     for draw in (accuracy, importance, fairness):
         figure: Any = draw(result).figure
-        paths.append(folder / f"{draw.__name__}.png")
-        with plt.rc_context(STYLE):
-            figure.savefig(paths[-1])
-        plt.close(figure)
+        paths.append(write(figure, folder / f"{draw.__name__}.png"))
     return paths
+
+
+def write(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG, closes it, and returns the path."""
+    with plt.rc_context(STYLE):
+        figure.savefig(path)
+    plt.close(figure)
+    return path
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -18,18 +18,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax import checks, data, models, simulation, trees
-from fairjax.behaviours import names
+from fairjax import checks, data, simulation
+from fairjax.behaviours import HONEST, names
 from fairjax.data import Dataset, Shards
 from fairjax.experiment import Experiment, Watcher
-from fairjax.models import initial_params
+from fairjax.federations import Federation
 from fairjax.results import Result
 from fairjax.simulation import History
-from fairjax.tables import Spread, Table
+from fairjax.tables import Table, spreads
 from fairjax.types import Scalar
 
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
-CACHE_BYTES = 2**25  # of parameters, gradients and optimizer states, on a CPU
+CACHE_BYTES = 2**25  # of a CPU, that local steps of all points share
+DEVICE_BYTES = 2**34  # of an accelerator that does not say
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,35 +67,36 @@ class Sweep:
             behaviours=names(experiment.assigned_behaviours(), experiment.num_agents),
         )
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns one row per point: what varies, and what it came to."""
+        return [
+            {**{axis: getattr(one.experiment, axis) for axis in self.axes}, **summarised(one)}
+            for one in self
+        ]
+
     def table(self) -> Table:
         """Returns one row per combination of values: means and spreads over the seeds."""
-        groups: dict[tuple[Any, ...], list[Result]] = {}
-        for result in self:
-            values = tuple(getattr(result.experiment, axis) for axis in self.axes[:-1])
-            groups.setdefault(values, []).append(result)
-        return Table(
-            [
-                {**dict(zip(self.axes, values, strict=False)), **summarised(results)}
-                for values, results in groups.items()
-            ]
-        )
+        rows = self.rows()
+        values = [name for name in rows[0] if name not in self.axes]
+        return spreads(rows, self.axes[:-1], values)
 
 
-def summarised(results: Sequence[Result]) -> dict[str, Any]:
-    """Returns what results of several seeds come to, as means and spreads.
+def summarised(result: Result) -> dict[str, float]:
+    """Returns what a run came to, in numbers.
 
-    Accuracies are in percent, over the agents of a run: best, mean and worst.
+    Accuracies are in percent, over the agents of the run: best, mean and worst.
     """
-    figures: dict[str, Any] = {
-        "fairness": [result.fairness for result in results],
-        "fairness_trained": [result.trained_fairness for result in results],
+    accuracies = 100 * result.accuracies
+    figures = {
+        "fairness": result.fairness,
+        "fairness_trained": result.trained_fairness,
+        "best_%": float(accuracies.max()),
+        "mean_%": float(accuracies.mean()),
+        "worst_%": float(accuracies.min()),
     }
-    if any(set(result.behaviours) != {"honest"} for result in results):
-        figures["detection_auc"] = [result.detection_auc for result in results]
-    for name, over_agents in (("best_%", np.max), ("mean_%", np.mean), ("worst_%", np.min)):
-        figures[name] = [100 * over_agents(result.accuracies) for result in results]
-    spreads = {name: Spread.over(values) for name, values in figures.items()}
-    return {"seeds": len(results), **spreads}
+    if set(result.behaviours) != {HONEST}:
+        figures["detection_auc"] = result.detection_auc
+    return figures
 
 
 def sweep(
@@ -203,7 +205,8 @@ def _history(
     }
     values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
     if points_at_once is None:
-        points_at_once = _pick_points_at_once(common, shards, test)
+        first = jax.tree.map(lambda leaf: leaf[0], shards)
+        points_at_once = _pick_points_at_once(common.federation(first), first)
     num_values = min(len(coefficients), points_at_once)
     num_runs = min(len(on), max(1, points_at_once // num_values))
     test = jax.device_put(test)
@@ -264,21 +267,18 @@ def _play_points(
     return jax.vmap(jax.vmap(point, in_axes=(None, 0)), in_axes=(0, None))(runs, coefficients)
 
 
-def _pick_points_at_once(experiment: Experiment, shards: Shards, test: Dataset) -> int:
+def _pick_points_at_once(federation: Federation, shards: Shards) -> int:
     """Returns how many points to vectorise.
 
-    On a CPU, whose agents take turns: as many as its caches hold one agent's parameters,
-    gradient and optimizer state of. On an accelerator: as many as half of its memory holds
-    all agents' of, and their uploads.
+    On a CPU, where agents take turns, as many as the caches hold one agent's local step of.
+    On an accelerator, as many as half of its memory holds all agents' of.
     """
-    model = models.REGISTRY[str(experiment.model)](test)
-    params = jax.eval_shape(functools.partial(initial_params, model, data=test), jax.random.key(0))
-    copies = 4 * 4 * trees.num_parameters(params)
+    needed = federation.bytes_per_agent(shards)
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return max(1, CACHE_BYTES // copies)
-    memory = (device.memory_stats() or {}).get("bytes_limit", 2**34)
-    return max(1, memory // (4 * copies * shards.indices.shape[1]))
+        return max(1, CACHE_BYTES // needed)
+    memory = (device.memory_stats() or {}).get("bytes_limit", DEVICE_BYTES)
+    return max(1, memory // (4 * needed * shards.num_agents))
 
 
 def _standalone_accuracies(

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +64,25 @@ class Table(NamedTuple):
         """The names of all columns, in the order in which rows bring them."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
+    def pivot(self, down: str, across: Sequence[str], value: str) -> "Table":
+        """Returns one row for every value of a column, and one column for those of others.
+
+        Args:
+          down: the column that names the rows.
+          across: the columns whose values name the columns.
+          value: the column that fills the cells.
+
+        Examples:
+          >>> rows = [{"a": 1, "b": "x", "c": 3.5}, {"a": 1, "b": "y", "c": 4.5}]
+          >>> Table(rows).pivot("a", ["b"], "c").rows
+          [{'a': 1, 'x': 3.5, 'y': 4.5}]
+        """
+        rows: dict[Any, dict[str, Any]] = {}
+        for row in self.rows:
+            name = ", ".join(_text(row[column]) for column in across)
+            rows.setdefault(row[down], {down: row[down]})[name] = row[value]
+        return Table(list(rows.values()))
+
     def cells(self) -> list[list[str]]:
         """Returns the rows as texts for people; empty where a row lacks a column."""
         return [[_text(row.get(name, "")) for name in self.columns] for row in self.rows]
@@ -95,6 +114,38 @@ class Table(NamedTuple):
                     flat[name] = cell
             writer.writerow(flat)
         return file.getvalue()
+
+
+def spreads(rows: Sequence[Mapping[str, Any]], by: Sequence[str], values: Sequence[str]) -> Table:
+    """Returns one row per group: its number of seeds, and the spread of every value.
+
+    Args:
+      rows: one per seed.
+      by: the columns that tell groups apart.
+      values: the columns to average; one that a group has nowhere is left out of its row.
+
+    Examples:
+      >>> rows = [{"beta": 1, "seed": 0, "gain": 2.0}, {"beta": 1, "seed": 1, "gain": 4.0}]
+      >>> print(spreads(rows, by=["beta"], values=["gain"]).cells())
+      [['1', '2', '3.000 ± 1.414']]
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return Table(
+        [
+            {
+                **dict(zip(by, group, strict=True)),
+                "seeds": len(members),
+                **{
+                    name: Spread.over([row[name] for row in members])
+                    for name in values
+                    if name in members[0]
+                },
+            }
+            for group, members in groups.items()
+        ]
+    )
 
 
 def _text(cell: Any) -> str:

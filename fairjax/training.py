@@ -183,13 +183,22 @@ def pick_agents_at_once(training: LocalTraining, shards: Shards) -> int:
     """Returns how many agents to vectorise: one on a CPU, else as many as memory holds.
 
     On a CPU the matrix products of one agent already use all cores, and an agent that
-    trains alone takes only its own number of steps. On an accelerator, an agent needs
-    what its backward pass keeps, its gradient and its optimizer state; half of the
+    trains alone takes only its own number of steps. On an accelerator half of the
     device's memory is left for data and uploads.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
         return 1
+    available = (device.memory_stats() or {}).get("bytes_limit") or _host_memory()
+    fitting = available / 2 // (2 * bytes_per_agent(training, shards))
+    return int(max(1, min(shards.num_agents, fitting)))
+
+
+def bytes_per_agent(training: LocalTraining, shards: Shards) -> int:
+    """Returns what a local step of one agent works on, in bytes.
+
+    What its backward pass keeps, its optimizer state, its parameters, gradient and change.
+    """
     batch_size = min(training.batch_size, shards.indices.shape[1])
 
     def kept() -> Any:
@@ -200,9 +209,7 @@ def pick_agents_at_once(training: LocalTraining, shards: Shards) -> int:
         return residuals, training.init(params), params, params, params
 
     leaves = jax.tree.leaves(jax.eval_shape(kept))
-    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-    available = (device.memory_stats() or {}).get("bytes_limit") or _host_memory()
-    return int(max(1, min(shards.num_agents, available / 2 // (2 * needed))))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def examples(data: Dataset, rows: Array) -> tuple[Array, Array]:

@@ -5,8 +5,8 @@
     update(updates, state, context)  -> (Outcome, state)
 
 All are pure functions, traced into the compiled round. The federation gives finite
-`updates` (a row with NaN or infinity arrives as zeros) and adds `rewards` to the
-parameters that agents held at the round's start.
+`updates` (a row with NaN or infinity arrives as zeros) and adds `rewards` to what agents
+trained from: the parameters that they held at the round's start, unless a plan says else.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Context(NamedTuple):
     key: Key | None = None  # of this round
     learning_rate: Scalar | None = None  # at the round's start; None where optax holds it
     server: Params | None = None  # the server's parameters at the round's start
-    agents: Stacked | None = None  # the agents' parameters at the round's start
+    agents: Stacked | None = None  # what the agents hold at the round's start
     head: str | None = None  # the name of the output layer in the parameters
     losses: Callable[[], PerAgent] | None = None  # [N] of `agents` on their own shards
     utility: Callable[[Params], Scalar] | None = None  # accuracy on held-out data, if any

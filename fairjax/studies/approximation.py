@@ -1,0 +1,226 @@
+"""Approximation: how far are estimates of the CGSV from the exact values?
+
+    error    sum_i |estimate_i / sum estimate - phi_i / sum phi|
+    uploads  drawn, of four kinds, and recorded in training
+
+The four kinds are rows of normal noise z_i; unit vectors along a common direction with
+random strength, plus z_i; unit vectors around three centres with strength 0 to 1; unit
+vectors along a common direction, reversed for a quarter of the agents, plus z_i.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from fairjax import contributions, trees
+from fairjax.experiment import Experiment
+from fairjax.figures import STYLE
+from fairjax.studies.base import Cell, Rows, Study
+from fairjax.tables import Table, spreads
+from fairjax.types import PerAgent, Stacked
+
+ESTIMATES = {
+    "cosine": "o",
+    "mean_field": "s",
+    "sampled": "^",
+}
+NUM_PERMUTATIONS = 150
+# The errors of `cosine` in files of the authors' program, corrected for their running means:
+# Gaussian uploads, with 1,000 parameters for 5 to 10 agents, and with 10 agents for 2^10 to
+# 2^15 parameters.
+AGENTS, PARAMETERS = range(5, 11), [2**power for power in range(10, 16)]
+BY_AGENTS = (0.0092, 0.0082, 0.0113, 0.0120, 0.0100, 0.0101)
+BY_PARAMETERS = (0.0114, 0.0078, 0.0058, 0.0041, 0.0027, 0.0018)
+AUTHORS = {
+    **{("agents", num): error for num, error in zip(AGENTS, BY_AGENTS, strict=True)},
+    **{("parameters", num): error for num, error in zip(PARAMETERS, BY_PARAMETERS, strict=True)},
+}
+COLOURS = {"cosine": "#d55e00", "mean_field": "#0072b2", "sampled": "#999999"}
+
+
+class Drawn(NamedTuple):
+    """Uploads of one kind and shape, and what they are to show: an effect of what."""
+
+    effect: str
+    kind: str
+    num_agents: int
+    num_parameters: int
+
+    def uploads(self, seed: int) -> np.ndarray:
+        """Returns `[N, D]` uploads."""
+        rng = np.random.default_rng(seed)
+        num_agents, shape = self.num_agents, (self.num_agents, self.num_parameters)
+        noise = rng.normal(size=shape)
+        if self.kind == "gaussian":
+            return noise
+        if self.kind == "common":
+            rows = rng.normal(size=shape[1]) * rng.uniform(size=(num_agents, 1)) + noise
+        elif self.kind == "clusters":
+            centres = rng.normal(size=(3, shape[1]))[rng.integers(3, size=num_agents)]
+            rows = centres * np.linspace(0, 1, num_agents)[:, None] + 0.3 * noise
+        else:
+            signs = np.where(np.arange(num_agents) < num_agents // 4, -1, 1)[:, None]
+            rows = signs * rng.normal(size=shape[1]) + noise
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+GRID = (
+    *(Drawn("agents", "gaussian", num, 1000) for num in AGENTS),
+    *(Drawn("parameters", "gaussian", 10, num) for num in PARAMETERS),
+    *(Drawn("kind", kind, 14, 1000) for kind in ("gaussian", "common", "clusters", "reversed")),
+)
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Returns a cell for every kind and shape of uploads, and for every recorded run."""
+    made = []
+    for drawn in GRID:
+        seeds = range(20 if quick else 200)
+        made.append(
+            Cell(
+                name="-".join(["errors", *map(str, drawn)]),
+                settings={**drawn._asdict(), "permutations": NUM_PERMUTATIONS, "seed": list(seeds)},
+                run=functools.partial(_run_drawn, drawn, seeds),
+            )
+        )
+    for split in ("power_law", "class_imbalance"):
+        experiment = Experiment(
+            split=split, num_agents=10, rounds=20, eval_every=20, record_updates=True
+        )
+        seeds = range(5)
+        made.append(
+            Cell(
+                name=f"errors-digits-{split}",
+                settings={
+                    **experiment.description(),
+                    "permutations": NUM_PERMUTATIONS,
+                    "seed": list(seeds),
+                },
+                run=functools.partial(_run_recorded, experiment, seeds),
+            )
+        )
+    return made
+
+
+def _run_drawn(drawn: Drawn, seeds: range) -> Rows:
+    return [
+        {
+            "effect": drawn.effect,
+            "uploads": drawn.kind,
+            "num_agents": drawn.num_agents,
+            "num_parameters": drawn.num_parameters,
+            "seed": seed,
+            **_errors(seed, jnp.asarray(drawn.uploads(seed), jnp.float32), None),
+        }
+        for seed in seeds
+    ]
+
+
+def _run_recorded(experiment: Experiment, seeds: range) -> Rows:
+    """Returns mean errors over the rounds of a run, with equal weights and with importance."""
+    rows = []
+    for seed in seeds:
+        run = Experiment(**{**experiment.description(), "seed": seed})
+        history = run.run(standalone=None).history
+        for weights in ("equal", "importance"):
+            errors = []
+            for number in range(1, run.rounds):
+                uploads = jax.tree.map(lambda leaf, t=number: jnp.asarray(leaf[t]), history.updates)
+                given = None if weights == "equal" else jnp.asarray(history.importance[number - 1])
+                errors.append(_errors(number, trees.with_length(uploads, 1.0), given))
+            rows.append(
+                {
+                    "effect": "kind",
+                    "uploads": f"digits, {run.split}, {weights} weights",
+                    "num_agents": run.num_agents,
+                    "num_parameters": trees.num_parameters(history.servers) // run.rounds,
+                    "seed": seed,
+                    **{name: float(np.mean([one[name] for one in errors])) for name in errors[0]},
+                }
+            )
+    return rows
+
+
+def _errors(seed: int, updates: Stacked, weights: PerAgent | None) -> dict[str, float]:
+    """Returns the error of every estimate, and the correlation of `cosine` with exact values."""
+    exact = _shares(contributions.cosine_shapley(updates, weights))
+    sampled = contributions.sampled_cosine_shapley(
+        jax.random.key(seed), updates, weights, num_permutations=NUM_PERMUTATIONS
+    )
+    found = {
+        "cosine": contributions.cosine(updates, weights),
+        "mean_field": contributions.mean_field_cosine_shapley(updates, weights),
+        "sampled": sampled.values,
+    }
+    errors = {name: float(np.abs(_shares(values) - exact).sum()) for name, values in found.items()}
+    return {**errors, "correlation": float(np.corrcoef(exact, found["cosine"])[0, 1])}
+
+
+def _shares(values: PerAgent) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    return values / values.sum()
+
+
+def tables(rows: Rows) -> dict[str, Table]:
+    """Returns one row for every kind and shape of uploads."""
+    by = ("effect", "uploads", "num_agents", "num_parameters")
+    table = spreads(rows, by, (*ESTIMATES, "correlation"))
+    for row in table.rows:
+        number = row[f"num_{row['effect']}"] if row["effect"] != "kind" else None
+        if (row["effect"], number) in AUTHORS:
+            row["authors_cosine"] = AUTHORS[row["effect"], number]
+    return {"L1 distance to the exact values": table}
+
+
+def draw(found: Mapping[str, Table]) -> Figure:
+    """Draws errors over the number of agents, of parameters, and by kind of uploads."""
+    (table,) = found.values()
+    labels = {"agents": "agents (1,000 parameters)", "parameters": "parameters (10 agents)"}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, 3, figsize=(9.2, 3.2), width_ratios=(1, 1, 1.6), sharey=True, layout="constrained"
+        )
+        for axis, effect in zip(axes, ("agents", "parameters", "kind"), strict=True):
+            rows = [row for row in table.rows if row["effect"] == effect]
+            lines = effect in labels
+            places = [row[f"num_{effect}"] for row in rows] if lines else np.arange(len(rows))
+            for name, marker in ESTIMATES.items():
+                means = np.array([row[name].mean for row in rows])
+                stds = np.array([row[name].std for row in rows])
+                # On a logarithmic axis a bar may not reach zero.
+                axis.errorbar(
+                    places, means, yerr=[np.minimum(stds, 0.9 * means), stds], fmt=marker, ms=4,
+                    color=COLOURS[name], elinewidth=1, linestyle="-" if lines else "",
+                    label=name.replace("_", " "),
+                )  # fmt: skip
+            axis.set_yscale("log")
+            if lines:
+                authors = [row["authors_cosine"] for row in rows]
+                axis.plot(places, authors, "kx", zorder=3, label="cosine, authors' files")
+                axis.set_xlabel(labels[effect])
+            else:
+                names = [row["uploads"].replace(", ", ",\n").replace("_", " ") for row in rows]
+                axis.set_xticks(places, names, fontsize=6)
+        axes[1].set_xscale("log", base=2)
+        axes[0].set_ylabel("L1 distance to exact values")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+APPROXIMATION = Study(
+    question="How far from the exact cosine gradient Shapley values are the estimates that cost "
+    "one pass over the uploads (cosine, mean-field) or 150 permutations (sampled)?",
+    cells=cells,
+    tables=tables,
+    draw=draw,
+    remarks="Both sides are normalised to sum one. `correlation` is Pearson's of cosine and exact "
+    "values over agents. `authors_cosine` are files of the authors' program, corrected for "
+    "their running means. With equal weights cosine is close; with importance as weights it is "
+    "not, since exact values grow with an agent's weight and the cosine does not.",
+)

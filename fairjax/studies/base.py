@@ -1,0 +1,160 @@
+"""What all studies share: a grid of cells, kept on disk one by one, then tables and a figure.
+
+    cell     runs of one program over several seeds -> rows, one per seed and setting
+    tables   means and spreads over seeds
+    figure   draws the tables
+
+A study that was stopped goes on with the cells that are missing.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from fairjax import records
+from fairjax.experiment import Experiment
+from fairjax.figures import write
+from fairjax.sweeps import sweep
+from fairjax.tables import Table
+
+Rows = list[dict[str, Any]]
+Say = Callable[[str], None]
+
+
+class Cell(NamedTuple):
+    """One part of a study, which is computed, kept and found again as a whole."""
+
+    name: str
+    settings: Mapping[str, Any]  # all that its rows follow from, as JSON
+    run: Callable[[], Rows]
+    experiment: Experiment | None = None  # what it runs, for how long it takes
+    num_runs: int = 1  # how many such runs
+
+    @property
+    def file(self) -> str:
+        """A name that the same settings always get."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+
+
+class Study(NamedTuple):
+    """A question, the cells whose rows answer it, and how the answer is shown."""
+
+    question: str
+    cells: Callable[[bool], Sequence[Cell]]  # quick or not -> cells
+    tables: Callable[[Rows], Mapping[str, Table]]  # the first is the whole, the others are shown
+    draw: Callable[[Mapping[str, Table]], Figure]
+    remarks: str = ""  # how to read it
+
+
+class Report(NamedTuple):
+    """What a study came to, and where it lies."""
+
+    tables: Mapping[str, Table]
+    text: str  # Markdown
+    files: Sequence[Path]
+
+
+def conduct(
+    name: str, study: Study, out: Path, *, quick: bool, resume: bool = True, say: Say = print
+) -> Report:
+    """Runs what is missing of a study, and writes its CSV, Markdown and figure.
+
+    Args:
+      name: the study's name, of its files.
+      study: the study.
+      out: the directory; cells that several studies share are computed once.
+      quick: a small version, for two cores and minutes.
+      resume: False: compute all cells again.
+      say: told what is done, and beforehand how long the rest takes.
+
+    Raises:
+      ValueError: `out` cannot be written, or data are not to be had.
+    """
+    cells = study.cells(quick)
+    try:
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"`out` must be a directory that can be written, got {out}.") from error
+    missing = [cell for cell in cells if not (resume and (out / "cells" / cell.file).exists())]
+    say(f"{name}: {len(cells) - len(missing)} of {len(cells)} cells are done.")
+    if not quick and missing:
+        say(f"{name}: the rest takes about {_duration(_seconds(missing))} on this machine.")
+    for number, cell in enumerate(missing, len(cells) - len(missing) + 1):
+        start = time.monotonic()
+        rows = cell.run()
+        content = {"settings": cell.settings, "environment": records.environment(), "rows": rows}
+        records.write_json(out / "cells" / cell.file, content)
+        say(f"{name}: {number} of {len(cells)}, {cell.name}, {time.monotonic() - start:.0f} s")
+    rows = [row for cell in cells for row in _read(out / "cells" / cell.file)]
+    tables = study.tables(rows)
+    text = _text(name, study, cells, tables, quick)
+    files = [out / f"{name}.{ending}" for ending in ("csv", "md", "png")]
+    files[0].write_text(next(iter(tables.values())).csv())
+    files[1].write_text(text)
+    write(study.draw(tables), files[2])
+    return Report(tables, text, files)
+
+
+def _read(path: Path) -> Rows:
+    """Returns the rows of a cell; a number that was not finite reads as nan."""
+    rows = records.read_json(path)["rows"]
+    return [
+        {name: float("nan") if value is None else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
+def _text(
+    name: str, study: Study, cells: Sequence[Cell], tables: Mapping[str, Table], quick: bool
+) -> str:
+    settings = [dict(cell.settings) for cell in cells]
+    common = {
+        key: value
+        for key, value in settings[0].items()
+        if all(other.get(key) == value for other in settings)
+    }
+    parts = [f"# {name}", study.question]
+    for title, table in list(tables.items())[1:] or tables.items():
+        parts += [f"## {title}", table.markdown()]
+    parts += [
+        study.remarks,
+        "## Made by",
+        f"`fairjax study {name}{' --quick' * quick}`; means ± standard deviations over seeds; "
+        f"{len(cells)} cells. What all have in common, seeds among it:",
+        f"```json\n{json.dumps(common, indent=2)}\n```",
+        f"{', '.join(f'{key} {value}' for key, value in records.environment().items())}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _seconds(cells: Sequence[Cell]) -> float:
+    """Returns about how long cells take, from one compiled round of each kind of experiment."""
+    per_round: dict[Any, float] = {}
+    total = 0.0
+    for cell in cells:
+        if cell.experiment is None:
+            continue
+        full = cell.experiment.resolved()
+        kind = (full.dataset, full.num_agents, full.model, full.samples_per_agent, full.batch_size)
+        if kind not in per_round:
+            probe = full.with_mechanism("standalone")
+            probe = Experiment(**{**probe.description(), "rounds": 1})
+            sweep(probe, seeds=[0])
+            start = time.monotonic()
+            sweep(probe, seeds=[1])
+            per_round[kind] = (time.monotonic() - start) / 2  # one round more is trained
+        total += cell.num_runs * full.rounds * per_round[kind]
+    return total
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,206 @@
+"""Fairness and performance: every mechanism on the paper's data sets, splits and agents.
+
+Both studies read the same runs. A cell is one mechanism on one data set, over splits and
+seeds.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from fairjax import mechanisms
+from fairjax.experiment import Experiment
+from fairjax.figures import STYLE
+from fairjax.studies.base import Cell, Rows, Study
+from fairjax.sweeps import Sweep, sweep
+from fairjax.tables import Spread, Table, spreads
+
+SEEDS = (0, 1, 2, 3, 4)
+IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)
+VALUES = ("fairness", "fairness_trained", "best_%", "mean_%", "worst_%")
+COLOURS = {"power_law": "#0072b2", "uniform": "#999999", "class_imbalance": "#d55e00"}
+
+
+class Setting(NamedTuple):
+    """One panel: a data set, its number of agents and its splits, and what is not default."""
+
+    dataset: str
+    num_agents: int
+    splits: Sequence[str]
+    fields: Mapping[str, Any] = {}
+
+    @property
+    def title(self) -> str:
+        """The panel's name."""
+        return f"{self.dataset}, {self.num_agents} agents"
+
+
+# Twenty rounds take a greater learning rate and shorter steps than the eighty of the defaults.
+DIGITS = {"rounds": 20, "model": "mlp", "learning_rate": 0.003, "gamma": 0.5}
+QUICK = (
+    Setting("digits", 5, IMAGES, DIGITS),
+    Setting("mnist", 5, IMAGES, {"rounds": 20, "model": "mlp"}),
+)
+PAPER = (
+    Setting("mnist", 5, IMAGES, {"rounds": 200}),
+    Setting("mnist", 10, IMAGES, {"rounds": 200}),
+    Setting("mnist", 20, IMAGES, {"rounds": 200}),
+    Setting("cifar10", 10, IMAGES, {"rounds": 200}),
+    Setting("rt_polarity", 5, TEXT, {"rounds": 200}),
+    Setting("sst_fine", 5, TEXT, {"rounds": 200}),
+)
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Returns a cell for every mechanism and setting; in full, for every split too."""
+    made = []
+    for setting in QUICK if quick else PAPER:
+        for splits in [setting.splits] if quick else [(split,) for split in setting.splits]:
+            for name in mechanisms.REGISTRY:
+                made.append(_cell(setting, name, tuple(splits), quick))
+    return made
+
+
+def _cell(setting: Setting, mechanism: str, splits: tuple[str, ...], quick: bool) -> Cell:
+    experiment = Experiment(
+        dataset=setting.dataset,
+        num_agents=setting.num_agents,
+        eval_every=setting.fields["rounds"],
+        **setting.fields,
+    ).with_mechanism(mechanism)
+    parts = (setting.dataset, str(setting.num_agents), mechanism, *(() if quick else splits))
+    return Cell(
+        name="-".join(parts),
+        settings={**experiment.description(), "split": splits, "seed": SEEDS},
+        run=functools.partial(_run, experiment, splits),
+        experiment=experiment,
+        num_runs=len(splits) * len(SEEDS),
+    )
+
+
+def _run(experiment: Experiment, splits: tuple[str, ...]) -> Rows:
+    alone = _alone(experiment.alone(), splits)
+    result = alone
+    if experiment.mechanism != "standalone":
+        result = sweep(experiment, seeds=SEEDS, split=splits, standalone=alone)
+    where = {
+        "dataset": experiment.dataset,
+        "num_agents": experiment.num_agents,
+        "mechanism": experiment.mechanism,
+    }
+    return [{**where, **row} for row in result.rows()]
+
+
+@functools.lru_cache(maxsize=1)
+def _alone(experiment: Experiment, splits: tuple[str, ...]) -> Sweep:
+    return sweep(experiment, seeds=SEEDS, split=splits)
+
+
+def tables(rows: Rows, shown: Mapping[str, str]) -> dict[str, Table]:
+    """Returns the whole, and per panel one row for every mechanism.
+
+    Args:
+      rows: of the cells.
+      shown: columns of the whole that panels show, and how they call them.
+    """
+    by = ("dataset", "num_agents", "split", "mechanism")
+    whole = spreads(rows, by, VALUES)
+    found = {"all": whole}
+    for dataset, num_agents in dict.fromkeys((row["dataset"], row["num_agents"]) for row in rows):
+        panel = Table(
+            [
+                {
+                    "mechanism": row["mechanism"],
+                    "column": f"{row['split']}{name}",
+                    "value": row[key],
+                }
+                for key, name in shown.items()
+                for row in whole.rows
+                if (row["dataset"], row["num_agents"]) == (dataset, num_agents)
+            ]
+        )
+        found[f"{dataset}, {num_agents} agents"] = panel.pivot("mechanism", ["column"], "value")
+    return found
+
+
+def draw(found: Mapping[str, Table], label: str, filled: str, hollow: str) -> Figure:
+    """Draws a panel per setting: a line for every mechanism, a colour for every split.
+
+    Args:
+      found: what `tables` returned.
+      label: of the horizontal axis.
+      filled: the column of filled markers, with the spread over seeds.
+      hollow: the column of hollow markers.
+    """
+    whole, panels = found["all"], [title for title in found if title != "all"]
+    names = list(dict.fromkeys(row["mechanism"] for row in whole.rows))
+    height = 0.3 * len(names) + 1.2
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(1.2 + 2.9 * len(panels), height), sharey=True, squeeze=False,
+            layout="constrained",
+        )  # fmt: skip
+        for axis, title in zip(axes[0], panels, strict=True):
+            splits = list(dict.fromkeys(row["split"] for row in whole.rows if _title(row) == title))
+            for row in (row for row in whole.rows if _title(row) == title):
+                offset = 0.24 * (splits.index(row["split"]) - (len(splits) - 1) / 2)
+                place = names.index(row["mechanism"]) + offset
+                colour = COLOURS[row["split"]]
+                _point(axis, row[filled], place, colour, colour)
+                _point(axis, row[hollow], place, colour, "white")
+            axis.set(title=title, xlabel=label, yticks=range(len(names)), yticklabels=names)
+            axis.set_ylim(len(names) - 0.4, -0.6)
+            axis.grid(axis="y", color="0.93", linewidth=6 * 300 / 72 / 5, zorder=0)
+            axis.tick_params(axis="y", length=0)
+        for split, colour in COLOURS.items():
+            figure.axes[0].plot([], [], "o", color=colour, label=split.replace("_", " "))
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    return f"{row['dataset']}, {row['num_agents']} agents"
+
+
+def _point(axis: Any, spread: Spread, place: float, colour: str, face: str) -> None:
+    axis.errorbar(
+        spread.mean, place, xerr=None if np.isnan(spread.std) else spread.std, fmt="o", ms=4,
+        color=colour, markerfacecolor=face, elinewidth=1, zorder=2 if face == colour else 1.5,
+    )  # fmt: skip
+
+
+FAIRNESS = Study(
+    question="Who is better alone, is he paid the better model? Fairness is Pearson's correlation "
+    "of standalone and final test accuracies over agents, per mechanism, data set and split.",
+    cells=cells,
+    tables=functools.partial(
+        tables, shown={"fairness": "", "fairness_trained": ", after local epochs"}
+    ),
+    draw=functools.partial(
+        draw,
+        label="fairness (hollow: after local epochs)",
+        filled="fairness",
+        hollow="fairness_trained",
+    ),
+    remarks="Undefined (–) where all agents end equal. Under the uniform split standalone "
+    "accuracies are nearly equal, and their correlation with anything is noise. q-FFL is made for "
+    "plain SGD: with Adam (digits) its steps are too small.",
+)
+PERFORMANCE = Study(
+    question="How good do models get? Best and mean test accuracy (%) over agents, per mechanism, "
+    "data set and split.",
+    cells=cells,
+    tables=functools.partial(tables, shown={"best_%": ", best", "mean_%": ", mean"}),
+    draw=functools.partial(
+        draw,
+        label="mean test accuracy (%; hollow: best agent)",
+        filled="mean_%",
+        hollow="best_%",
+    ),
+    remarks="q-FFL is made for plain SGD: with Adam (digits) its steps are too small.",
+)
