@@ -165,8 +165,8 @@ class MnistCNN(nn.Module):
         # Rows and columns that no second pooling window reaches would be computed for nothing:
         # of 32, the last two.
         height, width = (4 * ((size - 14) // 4) + 14 for size in x.shape[1:3])
-        x = nn.tanh(max_pool(_conv(64, 3)(x[:, :height, :width])))
-        x = nn.tanh(max_pool(_conv(16, 7)(x)))
+        x = nn.tanh(max_pool(_conv(64, 3, 3)(x[:, :height, :width])))
+        x = nn.tanh(max_pool(_conv(16, 7, 7)(x)))
         x = nn.tanh(nn.Dense(200)(x.reshape(len(x), -1)))
         return nn.Dense(self.num_classes, name="head")(x)
 
@@ -179,10 +179,31 @@ class CifarCNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps `[B, 32, 32, 3]` to logits `[B, C]`; pools before the monotone activation."""
-        x = nn.relu(max_pool(_conv(16, 5)(x)))
-        x = nn.relu(max_pool(_conv(32, 5)(x)))
+        x = nn.relu(max_pool(_conv(16, 5, 5)(x)))
+        x = nn.relu(max_pool(_conv(32, 5, 5)(x)))
         x = nn.relu(nn.Dense(120)(x.reshape(len(x), -1)))
         x = nn.relu(nn.Dense(84)(x))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+class TextCNN(nn.Module):
+    """Kim's network for sentences, trained from random embeddings.
+
+    The embedding table begins as N(0, 1), as PyTorch's does. Token 0, padding, has a row
+    like any other.
+    """
+
+    vocabulary_size: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """Maps tokens `[B, L]` to logits `[B, C]`; takes maxima before the monotone activation."""
+        normal = nn.initializers.normal(1.0)
+        x = nn.Embed(self.vocabulary_size, 300, embedding_init=normal, name="embedding")(x)
+        branches = [_conv(128, 3, name=f"branch_{number}")(x).max(1) for number in range(3)]
+        x = nn.relu(jnp.concatenate(branches, axis=-1))
+        x = nn.Dropout(0.5, deterministic=not train)(x)
         return nn.Dense(self.num_classes, name="head")(x)
 
 
@@ -266,9 +287,60 @@ def _image_model(module: Any, train: Dataset | None, channels: int, smallest: in
     return from_flax(module(train.num_classes), train, head="head")
 
 
-def _conv(features: int, size: int) -> nn.Conv:
+def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
+    """Returns Kim's text CNN: random embedding of 300, three branches of 128 filters of height 3.
+
+    Each branch's filters meet whole embeddings of 3 words in sequence; then relu, the maximum
+    over time, dropout of half, and a dense layer. Everything is trained.
+
+    Args:
+      vocabulary_size: how many tokens there are, at least 2.
+      num_classes: how many classes there are, at least 2.
+
+    Returns:
+      A `Model` of tokens `[B, L]`, L at least 3, with 300 `vocabulary_size` + 346,754
+      parameters for two classes. Without a key, `apply` drops nothing out.
+
+    Raises:
+      ValueError: a number is too small.
+
+    References:
+      Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014
+      ("CNN-rand"), there with filters of heights 3, 4 and 5.
+
+    Examples:
+      >>> params = text_cnn(vocabulary_size=1000, num_classes=2).init(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params)) - 1000 * 300
+      346754
+    """
+    checks.count("vocabulary_size", vocabulary_size, least=2)
+    checks.count("num_classes", num_classes, least=2)
+    module = TextCNN(vocabulary_size, num_classes)
+    return from_flax(module, jnp.zeros((1, 3), jnp.int32), head="head")
+
+
+def _text_cnn_for(train: Dataset) -> Model:
+    """Returns Kim's text CNN for the tokens of `train`.
+
+    Raises:
+      ValueError: `train` does not hold tokens `[n, length]` with a vocabulary size.
+    """
+    if train.vocabulary_size is None or train.x.ndim != 2 or train.x.shape[1] < 3:
+        raise ValueError(
+            "`train` must hold tokens [n, length], of length 3 or more, and their "
+            f"`vocabulary_size`, for the text CNN, got examples of shape {train.x.shape[1:]} "
+            f"and vocabulary_size={train.vocabulary_size}."
+        )
+    return text_cnn(train.vocabulary_size, train.num_classes)
+
+
+def _conv(features: int, *window: int, name: str | None = None) -> nn.Conv:
     return nn.Conv(
-        features, (size, size), padding="VALID", conv_general_dilated=conv_general_dilated
+        features,
+        window,
+        padding="VALID",
+        conv_general_dilated=conv_general_dilated,
+        name=name,
     )
 
 
@@ -277,4 +349,5 @@ REGISTRY = {
     "logistic": logistic,
     "mnist_cnn": mnist_cnn,
     "cifar_cnn": cifar_cnn,
+    "text_cnn": _text_cnn_for,
 }
