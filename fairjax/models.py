@@ -2,7 +2,8 @@
 
     init(key) -> params            apply(params, x, key=None) -> logits [B, C]
 
-The ready-made ones are Flax modules; `from_flax` makes a Model of any Linen module.
+The ready-made ones are of the modules in `fairjax.networks`; `from_flax` makes a Model of any
+Linen module.
 """
 
 import inspect
@@ -16,7 +17,7 @@ from flax.errors import FlaxError
 
 from fairjax import checks
 from fairjax.data import Dataset
-from fairjax.layers import conv_general_dilated, max_pool
+from fairjax.networks import MLP, CifarCNN, MnistCNN, TextCNN
 from fairjax.types import Array, Params
 
 
@@ -137,74 +138,6 @@ def initial_params(model: Model, key: Array, data: Dataset) -> Params:
             f"{x.shape[1:]}, got {getattr(logits, 'shape', type(logits).__name__)}."
         )
     return params
-
-
-class MLP(nn.Module):
-    """Dense layers with relu between them; examples are flattened."""
-
-    hidden: Sequence[int]
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[B, ...]` to logits `[B, C]`."""
-        x = x.reshape(len(x), -1)
-        for width in self.hidden:
-            x = nn.relu(nn.Dense(width)(x))
-        return nn.Dense(self.num_classes, name="head")(x)
-
-
-class MnistCNN(nn.Module):
-    """The paper's network for MNIST: 104,242 parameters on 32x32 images of one channel."""
-
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[B, 32, 32, 1]` to logits `[B, C]`; pools before the monotone activation."""
-        # Rows and columns that no second pooling window reaches would be computed for nothing:
-        # of 32, the last two.
-        height, width = (4 * ((size - 14) // 4) + 14 for size in x.shape[1:3])
-        x = nn.tanh(max_pool(_conv(64, 3, 3)(x[:, :height, :width])))
-        x = nn.tanh(max_pool(_conv(16, 7, 7)(x)))
-        x = nn.tanh(nn.Dense(200)(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_classes, name="head")(x)
-
-
-class CifarCNN(nn.Module):
-    """The paper's network for CIFAR-10: 121,182 parameters on 32x32 images of 3 channels."""
-
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[B, 32, 32, 3]` to logits `[B, C]`; pools before the monotone activation."""
-        x = nn.relu(max_pool(_conv(16, 5, 5)(x)))
-        x = nn.relu(max_pool(_conv(32, 5, 5)(x)))
-        x = nn.relu(nn.Dense(120)(x.reshape(len(x), -1)))
-        x = nn.relu(nn.Dense(84)(x))
-        return nn.Dense(self.num_classes, name="head")(x)
-
-
-class TextCNN(nn.Module):
-    """Kim's network for sentences, trained from random embeddings.
-
-    The embedding table begins as N(0, 1), as PyTorch's does. Token 0, padding, has a row
-    like any other.
-    """
-
-    vocabulary_size: int
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """Maps tokens `[B, L]` to logits `[B, C]`; takes maxima before the monotone activation."""
-        normal = nn.initializers.normal(1.0)
-        x = nn.Embed(self.vocabulary_size, 300, embedding_init=normal, name="embedding")(x)
-        branches = [_conv(128, 3, name=f"branch_{number}")(x).max(1) for number in range(3)]
-        x = nn.relu(jnp.concatenate(branches, axis=-1))
-        x = nn.Dropout(0.5, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="head")(x)
 
 
 def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
@@ -332,16 +265,6 @@ def _text_cnn_for(train: Dataset) -> Model:
             f"and vocabulary_size={train.vocabulary_size}."
         )
     return text_cnn(train.vocabulary_size, train.num_classes)
-
-
-def _conv(features: int, *window: int, name: str | None = None) -> nn.Conv:
-    return nn.Conv(
-        features,
-        window,
-        padding="VALID",
-        conv_general_dilated=conv_general_dilated,
-        name=name,
-    )
 
 
 REGISTRY = {
