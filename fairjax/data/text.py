@@ -17,6 +17,9 @@ from fairjax.data.dataset import Dataset, hold_out
 PADDING, UNKNOWN = 0, 1
 SHORTEST = 3  # the least length of padded sentences: what a filter of the text CNN spans
 TEST_SHARE = 0.1
+_STRANGE = re.compile(r"[^A-Za-z0-9(),!?'`]")
+_CONTRACTION = re.compile(r"('s|'ve|n't|'re|'d|'ll)")
+_MARK = re.compile(r"([,!()?])")
 
 
 def words(sentence: str) -> list[str]:
@@ -33,9 +36,9 @@ def words(sentence: str) -> list[str]:
       >>> words("It's good , isn't it?")
       ['it', "'s", 'good', ',', 'is', "n't", 'it', '?']
     """
-    sentence = _strange.sub(" ", sentence)
-    sentence = _contraction.sub(r" \1", sentence)
-    return _mark.sub(r" \1 ", sentence).lower().split()
+    sentence = _STRANGE.sub(" ", sentence)
+    sentence = _CONTRACTION.sub(r" \1", sentence)
+    return _MARK.sub(r" \1 ", sentence).lower().split()
 
 
 def treebank_words(sentence: str) -> list[str]:
@@ -51,12 +54,9 @@ def treebank_words(sentence: str) -> list[str]:
       >>> treebank_words("It 's a pre-war film .")
       ['it', "'s", 'a', 'pre', 'war', 'film']
     """
-    return _strange.sub(" ", sentence).lower().split()
+    return _STRANGE.sub(" ", sentence).lower().split()
 
 
-_strange = re.compile(r"[^A-Za-z0-9(),!?'`]")
-_contraction = re.compile(r"('s|'ve|n't|'re|'d|'ll)")
-_mark = re.compile(r"([,!()?])")
 CLEANING: dict[str, Callable[[str], list[str]]] = {
     "rt_polarity": words,
     "sst_fine": treebank_words,
