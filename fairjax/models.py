@@ -148,7 +148,8 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
       hidden: widths of the hidden layers.
 
     Raises:
-      ValueError: a width is not a whole number above 0.
+      ValueError: a width is not a whole number above 0, or `train` holds tokens, whose
+        numbers mean nothing to a perceptron.
 
     Examples:
       >>> train = Dataset(x=jnp.zeros((5, 2, 2)), y=range(5), num_classes=5)
@@ -158,6 +159,11 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
     """
     for width in hidden:
         checks.count("hidden", width)
+    if train.vocabulary_size is not None:
+        raise ValueError(
+            "`train` must hold numbers for a perceptron or logistic regression, got tokens "
+            f"(vocabulary_size={train.vocabulary_size}). Take the text CNN."
+        )
     return from_flax(MLP(tuple(hidden), train.num_classes), train, head="head")
 
 

@@ -356,6 +356,12 @@ def test_the_text_cnn_says_what_it_takes(dataset):
         models.REGISTRY["text_cnn"](dataset)
 
 
+@pytest.mark.parametrize("name", ["mlp", "logistic"])
+def test_a_perceptron_refuses_tokens(name):
+    with pytest.raises(ValueError, match="got tokens.*Take the text CNN"):
+        models.REGISTRY[name](sentences_of())
+
+
 def test_agents_train_the_text_cnn():
     train = sentences_of()
     federation = fj.federation(
