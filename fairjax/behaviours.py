@@ -24,7 +24,8 @@ DATA = {
     "label_flip": "trains on the class C - 1 - y in place of y, at a rate",
     "label_flip_1_7": "trains on ones as sevens, and sevens as ones, at a rate",
     "label_noise": "trains on random classes, at a rate",
-    "feature_noise": "trains on examples with normal noise added, of a standard deviation",
+    "feature_noise": "trains on examples with normal noise of a standard deviation, or on random "
+    "tokens at a rate",
 }
 UPLOADS = {
     "free_rider_zero": "uploads zeros",
@@ -130,8 +131,9 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
       seed: seed of the changes.
 
     Raises:
-      ValueError: there is no such agent, or the classes 1 and 7 are not among those of
-        the data.
+      ValueError: there is no such agent; the classes 1 and 7 are not among those of the
+        data; or there is to be noise in whole numbers that are not tokens, or in more
+        than all tokens.
 
     Examples:
       >>> data = Dataset(x=np.zeros((4, 2)), y=[0, 1, 2, 2], num_classes=3)
@@ -148,9 +150,7 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
     for agent in range(shards.num_agents):
         own = shards.rows(agent)
         if agent in changing:
-            examples, labels = _changed(
-                rng, x[0][own], y[0][own], changing[agent], shards.data.num_classes
-            )
+            examples, labels = _changed(rng, shards.data.take(own), changing[agent])
             x.append(examples)
             y.append(labels)
             own = np.arange(end, end + len(own))
@@ -158,7 +158,7 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
         rows.append(own)
     if end == len(y[0]):
         return shards
-    data = Dataset(np.concatenate(x), np.concatenate(y), shards.data.num_classes)
+    data = dataclasses.replace(shards.data, x=np.concatenate(x), y=np.concatenate(y))
     return dataclasses.replace(Shards.from_indices(data, rows), validation=shards.validation)
 
 
@@ -224,15 +224,11 @@ def _check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
 
 
 def _changed(
-    rng: np.random.Generator,
-    x: np.ndarray,
-    y: np.ndarray,
-    behaviour: Behaviour,
-    num_classes: int,
+    rng: np.random.Generator, data: Dataset, behaviour: Behaviour
 ) -> tuple[np.ndarray, np.ndarray]:
-    _, name, strength = behaviour
+    (_, name, strength), x, y, num_classes = behaviour, data.x, data.y, data.num_classes
     if name == "feature_noise":
-        return x + strength * rng.normal(size=x.shape).astype(np.float32), y
+        return _noisy_examples(rng, data, strength), y
     if name == "label_noise":
         other = rng.integers(num_classes, size=len(y))
     elif name == "label_flip":
@@ -242,6 +238,21 @@ def _changed(
     else:
         raise ValueError(f"`label_flip_1_7` needs the classes 1 and 7, got {num_classes} classes.")
     return x, np.where(rng.uniform(size=len(y)) < strength, other, y)
+
+
+def _noisy_examples(rng: np.random.Generator, data: Dataset, strength: float) -> np.ndarray:
+    """Returns examples with noise: added to floats, in place of tokens but for padding."""
+    x, size = data.x, data.vocabulary_size
+    if x.dtype == np.float32:
+        return x + strength * rng.normal(size=x.shape).astype(np.float32)
+    if size is None:
+        raise ValueError(
+            "`feature_noise` needs examples of floats, or of tokens with their "
+            "`vocabulary_size`, got whole numbers without."
+        )
+    checks.between("strength of feature_noise on tokens", strength, 0, 1)
+    replaced = (x > 0) & (rng.uniform(size=x.shape) < strength)
+    return np.where(replaced, rng.integers(1, size, size=x.shape, dtype=np.int32), x)
 
 
 def _noise(key: Key, like: Params, draw: Any, **options: Any) -> Params:

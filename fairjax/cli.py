@@ -43,6 +43,7 @@ Options = Annotated[
     tuple[str, ...],
     tyro.conf.arg(metavar="NAME=VALUE", help="further arguments of the mechanism's factory"),
 ]
+FILE_WIDTH = 200  # characters of a study's tables, where they go to a file
 Resume = tyro.conf.FlagConversionOff[bool]  # --resume False
 Behaviours = Annotated[
     tuple[str, ...],
@@ -167,6 +168,8 @@ def _study(
     checks.choice("study", name, STUDIES)
     out = out or Path("runs") / ("study-quick" if quick else "study")
     log, console = Console(stderr=True), Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     report = conduct(
         name, STUDIES[name], out, quick=quick, resume=resume,
         say=lambda line: log.print(line, highlight=False, soft_wrap=True),

@@ -2,7 +2,8 @@
 
     init(key) -> params            apply(params, x, key=None) -> logits [B, C]
 
-The ready-made ones are Flax modules; `from_flax` makes a Model of any Linen module.
+The ready-made ones are of the modules in `fairjax.networks`; `from_flax` makes a Model of any
+Linen module.
 """
 
 import inspect
@@ -16,7 +17,7 @@ from flax.errors import FlaxError
 
 from fairjax import checks
 from fairjax.data import Dataset
-from fairjax.layers import conv_general_dilated, max_pool
+from fairjax.networks import MLP, CifarCNN, MnistCNN, TextCNN
 from fairjax.types import Array, Params
 
 
@@ -139,53 +140,6 @@ def initial_params(model: Model, key: Array, data: Dataset) -> Params:
     return params
 
 
-class MLP(nn.Module):
-    """Dense layers with relu between them; examples are flattened."""
-
-    hidden: Sequence[int]
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[B, ...]` to logits `[B, C]`."""
-        x = x.reshape(len(x), -1)
-        for width in self.hidden:
-            x = nn.relu(nn.Dense(width)(x))
-        return nn.Dense(self.num_classes, name="head")(x)
-
-
-class MnistCNN(nn.Module):
-    """The paper's network for MNIST: 104,242 parameters on 32x32 images of one channel."""
-
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[B, 32, 32, 1]` to logits `[B, C]`; pools before the monotone activation."""
-        # Rows and columns that no second pooling window reaches would be computed for nothing:
-        # of 32, the last two.
-        height, width = (4 * ((size - 14) // 4) + 14 for size in x.shape[1:3])
-        x = nn.tanh(max_pool(_conv(64, 3)(x[:, :height, :width])))
-        x = nn.tanh(max_pool(_conv(16, 7)(x)))
-        x = nn.tanh(nn.Dense(200)(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_classes, name="head")(x)
-
-
-class CifarCNN(nn.Module):
-    """The paper's network for CIFAR-10: 121,182 parameters on 32x32 images of 3 channels."""
-
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[B, 32, 32, 3]` to logits `[B, C]`; pools before the monotone activation."""
-        x = nn.relu(max_pool(_conv(16, 5)(x)))
-        x = nn.relu(max_pool(_conv(32, 5)(x)))
-        x = nn.relu(nn.Dense(120)(x.reshape(len(x), -1)))
-        x = nn.relu(nn.Dense(84)(x))
-        return nn.Dense(self.num_classes, name="head")(x)
-
-
 def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
     """Returns a perceptron with relu for the shapes of `train`.
 
@@ -194,7 +148,8 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
       hidden: widths of the hidden layers.
 
     Raises:
-      ValueError: a width is not a whole number above 0.
+      ValueError: a width is not a whole number above 0, or `train` holds tokens, whose
+        numbers mean nothing to a perceptron.
 
     Examples:
       >>> train = Dataset(x=jnp.zeros((5, 2, 2)), y=range(5), num_classes=5)
@@ -204,6 +159,11 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
     """
     for width in hidden:
         checks.count("hidden", width)
+    if train.vocabulary_size is not None:
+        raise ValueError(
+            "`train` must hold numbers for a perceptron or logistic regression, got tokens "
+            f"(vocabulary_size={train.vocabulary_size}). Take the text CNN."
+        )
     return from_flax(MLP(tuple(hidden), train.num_classes), train, head="head")
 
 
@@ -266,10 +226,51 @@ def _image_model(module: Any, train: Dataset | None, channels: int, smallest: in
     return from_flax(module(train.num_classes), train, head="head")
 
 
-def _conv(features: int, size: int) -> nn.Conv:
-    return nn.Conv(
-        features, (size, size), padding="VALID", conv_general_dilated=conv_general_dilated
-    )
+def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
+    """Returns Kim's text CNN: random embedding of 300, three branches of 128 filters of height 3.
+
+    Each branch's filters meet whole embeddings of 3 words in sequence; then relu, the maximum
+    over time, dropout of half, and a dense layer. Everything is trained.
+
+    Args:
+      vocabulary_size: how many tokens there are, at least 2.
+      num_classes: how many classes there are, at least 2.
+
+    Returns:
+      A `Model` of tokens `[B, L]`, L at least 3, with 300 `vocabulary_size` + 346,754
+      parameters for two classes. Without a key, `apply` drops nothing out.
+
+    Raises:
+      ValueError: a number is too small.
+
+    References:
+      Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014
+      ("CNN-rand"), there with filters of heights 3, 4 and 5.
+
+    Examples:
+      >>> params = text_cnn(vocabulary_size=1000, num_classes=2).init(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params)) - 1000 * 300
+      346754
+    """
+    checks.count("vocabulary_size", vocabulary_size, least=2)
+    checks.count("num_classes", num_classes, least=2)
+    module = TextCNN(vocabulary_size, num_classes)
+    return from_flax(module, jnp.zeros((1, 3), jnp.int32), head="head")
+
+
+def _text_cnn_for(train: Dataset) -> Model:
+    """Returns Kim's text CNN for the tokens of `train`.
+
+    Raises:
+      ValueError: `train` does not hold tokens `[n, length]` with a vocabulary size.
+    """
+    if train.vocabulary_size is None or train.x.ndim != 2 or train.x.shape[1] < 3:
+        raise ValueError(
+            "`train` must hold tokens [n, length], of length 3 or more, and their "
+            f"`vocabulary_size`, for the text CNN, got examples of shape {train.x.shape[1:]} "
+            f"and vocabulary_size={train.vocabulary_size}."
+        )
+    return text_cnn(train.vocabulary_size, train.num_classes)
 
 
 REGISTRY = {
@@ -277,4 +278,5 @@ REGISTRY = {
     "logistic": logistic,
     "mnist_cnn": mnist_cnn,
     "cifar_cnn": cifar_cnn,
+    "text_cnn": _text_cnn_for,
 }

@@ -22,4 +22,12 @@ class Settings(NamedTuple):
 # Evaluating all agents on 10,000 images takes longer than a round of training, hence every 5.
 MNIST = Settings("mnist_cnn", 600, "sgd", 0.15, alpha=0.95, gamma=0.5, eval_every=5)
 CIFAR = Settings("cifar_cnn", 2000, "sgd", 0.015, 0.977, 128, alpha=0.95, gamma=0.15, eval_every=5)
-SETTINGS = {"mnist": MNIST, "fashion_mnist": MNIST, "cifar10": CIFAR}
+MR = Settings("text_cnn", None, "adam", 5e-5, batch_size=128, alpha=0.95, gamma=1.0)
+SST = Settings("text_cnn", None, "adam", 1e-4, batch_size=256, alpha=0.95, gamma=1.0)
+SETTINGS = {
+    "mnist": MNIST,
+    "fashion_mnist": MNIST,
+    "cifar10": CIFAR,
+    "rt_polarity": MR,
+    "sst_fine": SST,
+}

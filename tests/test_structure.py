@@ -10,7 +10,7 @@ import fairjax as fj
 PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms above it.
 ROOMS = [
-    "types", "checks", "trees", "data", "layers", "models", "behaviours", "training",
+    "types", "checks", "trees", "data", "layers", "networks", "models", "behaviours", "training",
     "contributions", "rewards", "metrics", "mechanisms",
     "federations", "simulation", "results", "records", "figures", "presets", "experiment",
     "tables", "sweeps", "studies", "cli",

@@ -31,10 +31,13 @@ class Dataset:
         kept as int32, for they are tokens: divide the bytes of an image yourself.
       y: `[n]` whole numbers in [0, num_classes), kept as int32.
       num_classes: C, how many classes there are, at least 2; not all need occur.
+      vocabulary_size: how many tokens there are, at least 2, where `x` is tokens: whole
+        numbers in [0, vocabulary_size), 0 for padding. None: `x` is something else.
 
     Raises:
       ValueError: there are no examples, `x` and `y` differ in length, `x` is not
-        numeric, `num_classes` is below 2, or a label is not a whole number in range.
+        numeric, `num_classes` or `vocabulary_size` is below 2, or a label or token is
+        not a whole number in range.
 
     Examples:
       >>> data = Dataset(x=[[0.5], [1.5], [2.5]], y=[0, 1, 1], num_classes=2)
@@ -45,13 +48,18 @@ class Dataset:
     x: Any  # [n, ...]
     y: Any  # [n]
     num_classes: int
+    vocabulary_size: int | None = None
 
     def __post_init__(self):
         """Checks and converts what is known; traced arrays pass as they are."""
         checks.count("num_classes", self.num_classes, least=2)
         object.__setattr__(self, "num_classes", int(self.num_classes))
+        if self.vocabulary_size is not None:
+            checks.count("vocabulary_size", self.vocabulary_size, least=2)
+            object.__setattr__(self, "vocabulary_size", int(self.vocabulary_size))
         if checks.is_known((self.x, self.y)):
             x = _features(self.x)
+            _check_tokens(x, self.vocabulary_size)
             object.__setattr__(self, "x", x)
             object.__setattr__(self, "y", _labels(self.y, len(x), self.num_classes))
 
@@ -66,7 +74,7 @@ class Dataset:
           rows: `[k]` whole numbers in [0, n), at least one; a row may occur twice.
 
         Returns:
-          A dataset of k examples with the same `num_classes`.
+          A dataset of k examples, of the same classes and tokens.
 
         Raises:
           ValueError: there are no rows, or one is not a whole number in [0, n).
@@ -77,7 +85,8 @@ class Dataset:
           [2.5 0.5]
         """
         rows = row_numbers("rows", rows, len(self))
-        return Dataset(np.asarray(self.x)[rows], np.asarray(self.y)[rows], self.num_classes)
+        x, y = np.asarray(self.x)[rows], np.asarray(self.y)[rows]
+        return dataclasses.replace(self, x=x, y=y)
 
 
 def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -150,6 +159,18 @@ def _features(x: Any) -> np.ndarray:
         return x.astype(np.float32, copy=False)
 
 
+def _check_tokens(x: np.ndarray, vocabulary_size: int | None) -> None:
+    if vocabulary_size is None:
+        return
+    if x.dtype != np.int32:
+        raise ValueError(f"`x` must be whole numbers where it is tokens, got dtype {x.dtype}.")
+    wrong = x[(x < 0) | (x >= vocabulary_size)]
+    if wrong.size:
+        raise ValueError(
+            f"`x` must hold tokens in [0, vocabulary_size={vocabulary_size}), got {wrong[0]}."
+        )
+
+
 def _labels(y: Any, num_examples: int, num_classes: int) -> np.ndarray:
     """Returns `y` as an int32 array of `num_examples` labels in [0, num_classes)."""
     y = np.asarray(y)
@@ -170,17 +191,19 @@ def _labels(y: Any, num_examples: int, num_classes: int) -> np.ndarray:
     return y.astype(np.int32, copy=False)
 
 
-def _flatten(dataset: Dataset) -> tuple[tuple[tuple[Any, Any], ...], int]:
+def _flatten(dataset: Dataset) -> tuple[tuple[tuple[Any, Any], ...], tuple[int, int | None]]:
     key = jax.tree_util.GetAttrKey
-    return ((key("x"), dataset.x), (key("y"), dataset.y)), dataset.num_classes
+    static = (dataset.num_classes, dataset.vocabulary_size)
+    return ((key("x"), dataset.x), (key("y"), dataset.y)), static
 
 
-def _unflatten(num_classes: int, leaves: Any) -> Dataset:
+def _unflatten(static: tuple[int, int | None], leaves: Any) -> Dataset:
     # JAX rebuilds pytrees from tracers, shapes and placeholders. Those are not a user's
     # data, so the checks of `__init__` are passed by; `register_dataclass` would run them.
     dataset = object.__new__(Dataset)
-    for field, value in zip(("x", "y", "num_classes"), (*leaves, num_classes), strict=True):
-        object.__setattr__(dataset, field, value)
+    names = ("x", "y", "num_classes", "vocabulary_size")
+    for name, value in zip(names, (*leaves, *static), strict=True):
+        object.__setattr__(dataset, name, value)
     return dataset
 
 

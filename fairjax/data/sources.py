@@ -1,20 +1,23 @@
 """Sources: where data sets come from, by name.
 
-digits, blobs    scikit-learn's, embedded: no file and no network
-any other name   an image-classification set of TensorFlow Datasets: bytes,
-                 cached -> float32, standardised, small images padded
+digits, blobs            scikit-learn's, embedded: no file and no network
+rt_polarity, sst_fine    sentences: bytes, cached -> int32 tokens, padded
+any other name           an image-classification set of TensorFlow Datasets: bytes,
+                         cached -> float32, standardised, small images padded
 """
 
 import hashlib
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from sklearn import datasets as sklearn_datasets
 from sklearn.model_selection import train_test_split
 
+from fairjax.data import text
 from fairjax.data.dataset import Dataset
 from fairjax.data.tfds_images import decoded
 
@@ -24,6 +27,8 @@ DATASETS = {
     "mnist": "70,000 handwritten digits, padded to 32x32, by TFDS",
     "fashion_mnist": "70,000 pictures of clothes, padded to 32x32, by TFDS",
     "cifar10": "60,000 photographs of ten kinds of objects, 32x32, by TFDS",
+    "rt_polarity": "10,662 sentences of film reviews, half of them positive (MR)",
+    "sst_fine": "10,754 sentences of film reviews in five classes (Stanford's treebank)",
 }
 NUM_DIGITS_TEST = 360
 SMALL, BORDER = (28, 28, 1), 2  # images of this shape get a border, as in the paper
@@ -32,24 +37,42 @@ SMALL, BORDER = (28, 28, 1), 2  # images of this shape get a border, as in the p
 def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
     """Returns the training and test data of a data set.
 
-    "digits" and "blobs" are embedded, and always cut the same way. Any other name is
-    an image-classification set of TensorFlow Datasets, "mnist" or "emnist/letters" for
-    example: read without TensorFlow where it is prepared, else prepared by TFDS, which
-    downloads it. Images of one channel and 28x28 pixels are padded with zeros to
-    32x32; all are divided by 255 and standardised by channel with the mean and
-    standard deviation of the unpadded training images.
+    "digits" and "blobs" are embedded, and always cut the same way. "rt_polarity" and
+    "sst_fine" are sentences. Any other name is an image-classification set of TensorFlow
+    Datasets, "mnist" or "emnist/letters" for example. Sets of TFDS and sentences are read
+    without TensorFlow where they are prepared, else prepared by TFDS, which downloads them.
+
+    Images of one channel and 28x28 pixels are padded with zeros to 32x32; all are divided
+    by 255 and standardised by channel with the mean and standard deviation of the unpadded
+    training images.
+
+    Sentences are cleaned as Kim (2014) does and become tokens: 0 is padding, 1 a word that
+    no training sentence has, then words by frequency. All are as long as the longest
+    training sentence. Of "rt_polarity" a tenth of each class is cut off as test data;
+    "sst_fine" is cut already, and its development part is not used, so that training data
+    are those that others train on. Their raw files are not downloaded where they all lie in
+    the directory named by `FAIRJAX_TEXT_DIR`, or in `downloads/manual` of the data
+    directory: "rt-polarity.pos" and ".neg", "stsa.fine.train", ".dev" and ".test". Where
+    the data directory cannot be written, sentences are prepared in fairjax's cache.
 
     Args:
       name: the name of the data set.
       data_dir: the TFDS data directory; None: `TFDS_DATA_DIR`, else TFDS's default.
 
     Returns:
-      `(train, test)`; images are `[n, height, width, channels]`, float32.
+      `(train, test)`; images are `[n, height, width, channels]`, float32; sentences are
+      `[n, length]`, int32, with a `vocabulary_size`.
 
     Raises:
       ValueError: the name is unknown, the set is not one of images with one class, or
         (then a `DataUnavailableError`) it is neither in the directory nor to be had;
         the message says what to do.
+
+    References:
+      Pang and Lee, Seeing Stars, ACL 2005 ("rt_polarity"). Socher et al., Recursive Deep
+      Models for Semantic Compositionality Over a Sentiment Treebank, EMNLP 2013
+      ("sst_fine"). Kim, Convolutional Neural Networks for Sentence Classification, EMNLP
+      2014.
 
     Examples:
       >>> train, test = load("digits")
@@ -65,8 +88,10 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
         )
         return _cut(x / x.std(), y, 500)
     default = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
-    arrays = _arrays(name, Path(data_dir or default).expanduser().resolve())
-    return _standardised(arrays)
+    data_dir = Path(data_dir or default).expanduser().resolve()
+    if name in text.CLEANING:
+        return text.tokenised(name, _sentences(name, data_dir))
+    return _standardised(_arrays(name, data_dir, lambda: decoded(name, data_dir, tuple(DATASETS))))
 
 
 def _cut(x: np.ndarray, y: np.ndarray, num_test: int) -> tuple[Dataset, Dataset]:
@@ -107,8 +132,29 @@ def _byte_counts(images: np.ndarray) -> np.ndarray:
     return sum((np.bincount(piece.reshape(-1), minlength=256) for piece in pieces), np.zeros(256))
 
 
-def _arrays(name: str, data_dir: Path) -> dict[str, np.ndarray]:
-    """Returns the bytes of images, from the cache where the prepared files are the same."""
+def _sentences(name: str, data_dir: Path) -> dict[str, np.ndarray]:
+    """Returns sentences prepared in the data directory, or in the cache if that is read-only."""
+    there = (data_dir / name).is_dir() or _is_writable(data_dir)
+    folder = data_dir if there else _cache() / "tensorflow_datasets"
+
+    def read() -> dict[str, np.ndarray]:
+        from fairjax.data import tfds_text
+
+        return tfds_text.sentences(name, folder, data_dir)
+
+    return _arrays(name, folder, read)
+
+
+def _is_writable(folder: Path) -> bool:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    # An administrator may write anywhere; what nobody may write is meant to stay as it is.
+    return os.access(existing, os.W_OK) and existing.stat().st_mode & 0o222 != 0
+
+
+def _arrays(
+    name: str, data_dir: Path, read: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Returns what `read` does, from the cache where the prepared files are the same."""
     cached = _cache_file(name, data_dir)
     if cached is not None and cached.exists():
         try:
@@ -116,7 +162,7 @@ def _arrays(name: str, data_dir: Path) -> dict[str, np.ndarray]:
                 return dict(arrays)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             pass  # a damaged cache is made anew
-    arrays = decoded(name, data_dir, tuple(DATASETS))
+    arrays = read()
     cached = _cache_file(name, data_dir)
     if cached is not None:
         try:
@@ -137,5 +183,8 @@ def _cache_file(name: str, data_dir: Path) -> Path | None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     digest = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "fairjax" / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
+    return _cache() / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"

@@ -3,10 +3,13 @@
 name -> builder, prepared by TFDS if need be -> bytes of images and their classes
 """
 
+import contextlib
 import difflib
 import socket
+import sys
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +34,12 @@ def decoded(name: str, data_dir: Path, ours: tuple[str, ...]) -> dict[str, np.nd
       DataUnavailableError: the set is not in the directory and could not be made.
       ValueError: the name is unknown, or the set is not one of images with one class.
     """
-    import absl.logging
-
-    verbosity = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.FATAL)  # TFDS warns of what we say as errors
-    try:
+    with quiet():
         builder = _builder(name, data_dir, ours)
         image, label = _image_and_label(name, builder)
         if not builder.is_prepared():
-            _prepare(name, builder, data_dir)
+            advice = "Put a prepared copy there, or point TFDS_DATA_DIR at a directory with one."
+            prepare(name, builder, data_dir, urls=builder.url_infos or (), advice=advice)
         splits = builder.info.splits
         test = "test" if "test" in splits else "validation"
         if "train" not in splits or test not in splits:
@@ -51,9 +51,20 @@ def decoded(name: str, data_dir: Path, ours: tuple[str, ...]) -> dict[str, np.nd
         for part, split in (("train", "train"), ("test", test)):
             source = builder.as_data_source(split)
             arrays[f"x_{part}"], arrays[f"y_{part}"] = _decode(name, source, image, label)
+    return arrays
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps TFDS from logging: it warns of what we say as errors."""
+    import absl.logging
+
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    try:
+        yield
     finally:
         absl.logging.set_verbosity(verbosity)
-    return arrays
 
 
 def _builder(name: str, data_dir: Path, ours: tuple[str, ...]) -> Any:
@@ -93,18 +104,33 @@ def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
     return keys
 
 
-def _prepare(name: str, builder: Any, data_dir: Path) -> None:
+def prepare(
+    name: str, builder: Any, data_dir: Path, *, urls: Iterable[str], advice: str, **options: Any
+) -> None:
+    """Has TFDS download and prepare a set, or says why not.
+
+    Args:
+      name: the data set's name.
+      builder: its builder.
+      data_dir: where the user expects it.
+      urls: what will be downloaded, as far as it is known.
+      advice: what to do where it cannot be.
+      **options: of the builder's `download_and_prepare`.
+
+    Raises:
+      DataUnavailableError: it cannot be downloaded or prepared.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import download_manager, extractor
 
     def unavailable(reason: str) -> DataUnavailableError:
         return DataUnavailableError(
             f"The data set {name!r} is not prepared in {data_dir} and could not be made: {reason}. "
-            "Put a prepared copy there, or point TFDS_DATA_DIR at a directory that holds one."
+            + advice
         )
 
     # Offline, TFDS itself gives up only after minutes.
-    hosts = [urllib.parse.urlparse(url).hostname for url in builder.url_infos]
+    hosts = [urllib.parse.urlparse(url).hostname for url in urls]
     if hosts and hosts[0] and not urllib.request.getproxies():
         try:
             socket.getaddrinfo(hosts[0], 443)
@@ -120,7 +146,8 @@ def _prepare(name: str, builder: Any, data_dir: Path) -> None:
         download_manager.NonMatchingChecksumError,
     )
     try:
-        builder.download_and_prepare(file_format="array_record")
+        with contextlib.redirect_stdout(sys.stderr):
+            builder.download_and_prepare(file_format="array_record", **options)
     except ImportError as error:
         reason = f"TFDS needs TensorFlow to prepare it (pip install tensorflow): {error}"
         raise unavailable(reason) from error

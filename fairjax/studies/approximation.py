@@ -137,7 +137,7 @@ def _run_recorded(experiment: Experiment, seeds: range) -> Rows:
             rows.append(
                 {
                     "effect": "kind",
-                    "uploads": f"digits, {run.split}, {weights} weights",
+                    "uploads": f"digits, {run.split}, {weights}",
                     "num_agents": run.num_agents,
                     "num_parameters": trees.num_parameters(history.servers) // run.rounds,
                     "seed": seed,
@@ -205,8 +205,8 @@ def draw(found: Mapping[str, Table]) -> Figure:
                 axis.plot(places, authors, "kx", zorder=3, label="cosine, authors' files")
                 axis.set_xlabel(labels[effect])
             else:
-                names = [row["uploads"].replace(", ", ",\n").replace("_", " ") for row in rows]
-                axis.set_xticks(places, names, fontsize=6)
+                names = [row["uploads"].replace("_", " ") for row in rows]
+                axis.set_xticks(places, names, rotation=25, ha="right", fontsize=7)
         axes[1].set_xscale("log", base=2)
         axes[0].set_ylabel("L1 distance to exact values")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

@@ -1,0 +1,94 @@
+"""Networks: Flax Linen modules, from a batch of examples to logits `[B, C]`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fairjax.layers import conv_general_dilated, max_pool
+from fairjax.types import Array, Key
+
+
+class MLP(nn.Module):
+    """Dense layers with relu between them; examples are flattened."""
+
+    hidden: Sequence[int]
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[B, ...]` to logits `[B, C]`."""
+        x = x.reshape(len(x), -1)
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+class MnistCNN(nn.Module):
+    """The paper's network for MNIST: 104,242 parameters on 32x32 images of one channel."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[B, 32, 32, 1]` to logits `[B, C]`; pools before the monotone activation."""
+        # Rows and columns that no second pooling window reaches would be computed for nothing:
+        # of 32, the last two.
+        height, width = (4 * ((size - 14) // 4) + 14 for size in x.shape[1:3])
+        x = nn.tanh(max_pool(_conv(64, 3, 3)(x[:, :height, :width])))
+        x = nn.tanh(max_pool(_conv(16, 7, 7)(x)))
+        x = nn.tanh(nn.Dense(200)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+class CifarCNN(nn.Module):
+    """The paper's network for CIFAR-10: 121,182 parameters on 32x32 images of 3 channels."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[B, 32, 32, 3]` to logits `[B, C]`; pools before the monotone activation."""
+        x = nn.relu(max_pool(_conv(16, 5, 5)(x)))
+        x = nn.relu(max_pool(_conv(32, 5, 5)(x)))
+        x = nn.relu(nn.Dense(120)(x.reshape(len(x), -1)))
+        x = nn.relu(nn.Dense(84)(x))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+class TextCNN(nn.Module):
+    """Kim's network for sentences, trained from random embeddings.
+
+    The embeddings begin uniform in [-1/4, 1/4], as in Kim's program. From N(0, 1), as
+    PyTorch's begin, small steps of Adam hardly move them, and test accuracy is lower.
+    Padding, token 0, has an embedding like any other.
+    """
+
+    vocabulary_size: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """Maps tokens `[B, L]` to logits `[B, C]`; takes maxima before the monotone activation."""
+        table = nn.Embed(self.vocabulary_size, 300, embedding_init=_quarter, name="embedding")
+        x = table(x)
+        branches = [_conv(128, 3, name=f"branch_{number}")(x).max(1) for number in range(3)]
+        x = nn.relu(jnp.concatenate(branches, axis=-1))
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+def _quarter(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    return jax.random.uniform(key, tuple(shape), dtype, -0.25, 0.25)
+
+
+def _conv(features: int, *window: int, name: str | None = None) -> nn.Conv:
+    return nn.Conv(
+        features,
+        window,
+        padding="VALID",
+        conv_general_dilated=conv_general_dilated,
+        name=name,
+    )
