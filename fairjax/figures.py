@@ -5,6 +5,7 @@ importance   who matters, round by round?
 fairness     who is better alone, is he paid the better model?
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,14 @@ def save(result: Result, folder: Path) -> list[Path]:
         figure: Any = draw(result).figure
         paths.append(write(figure, folder / f"{draw.__name__}.png"))
     return paths
+
+
+def name_lines(axis: Axes, names: Sequence[str]) -> None:
+    """Makes the vertical axis one line per name, the first on top."""
+    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.grid(axis="y", color="0.92", zorder=0)
+    axis.tick_params(axis="y", length=0)
 
 
 def write(figure: Figure, path: Path) -> Path:

@@ -134,7 +134,7 @@ def sweep(
       A `Sweep`.
 
     Raises:
-      ValueError: a value breaks its rule, or the experiment records updates.
+      ValueError: a value breaks its rule.
 
     Examples:
       >>> experiment = Experiment(num_agents=2, rounds=2, model="logistic")
@@ -144,8 +144,6 @@ def sweep(
       >>> [row["beta"] for row in result.table().rows]
       [0.5, 2.0]
     """
-    if experiment.record_updates:
-        raise ValueError("`record_updates` must be False in a sweep, got record_updates=True.")
     if points_at_once is not None:
         checks.count("points_at_once", points_at_once)
     given = {"alpha": alpha, "beta": beta, "gamma": gamma, "learning_rate": learning_rate}
@@ -260,7 +258,14 @@ def _play_points(
         key = jax.random.wrap_key_data(run["key"])
         state = federation.init(key, shards, None, num_rounds)
         (state, broken), rows = simulation.play(
-            federation, num_rounds + 1, state, shards, test, num_rounds, experiment.eval_every
+            federation,
+            num_rounds + 1,
+            state,
+            shards,
+            test,
+            num_rounds,
+            experiment.eval_every,
+            record_updates=experiment.record_updates,
         )
         return simulation.history(simulation.Progress(state, rows), num_rounds), broken
 

@@ -1,12 +1,16 @@
 """Studies: the paper's tables and figures, and questions of ours, each from one command."""
 
-from fairjax.studies import approximation, grid
+from fairjax.studies import altruism, approximation, cost, free_riders, grid, reward_quality
 from fairjax.studies.base import Cell, Report, Study, conduct
 
 STUDIES = {
     "fairness": grid.FAIRNESS,
     "performance": grid.PERFORMANCE,
     "approximation": approximation.APPROXIMATION,
+    "altruism": altruism.ALTRUISM,
+    "free_riders": free_riders.FREE_RIDERS,
+    "time": cost.TIME,
+    "rewards": reward_quality.REWARDS,
 }
 
 __all__ = ["STUDIES", "Cell", "Report", "Study", "conduct"]

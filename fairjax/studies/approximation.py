@@ -22,6 +22,7 @@ from fairjax import contributions, trees
 from fairjax.experiment import Experiment
 from fairjax.figures import STYLE
 from fairjax.studies.base import Cell, Rows, Study
+from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
 from fairjax.types import PerAgent, Stacked
 
@@ -125,9 +126,8 @@ def _run_drawn(drawn: Drawn, seeds: range) -> Rows:
 def _run_recorded(experiment: Experiment, seeds: range) -> Rows:
     """Returns mean errors over the rounds of a run, with equal weights and with importance."""
     rows = []
-    for seed in seeds:
-        run = Experiment(**{**experiment.description(), "seed": seed})
-        history = run.run(standalone=None).history
+    for result in sweep(experiment, seeds=seeds):
+        run, history = result.experiment, result.history
         for weights in ("equal", "importance"):
             errors = []
             for number in range(1, run.rounds):
@@ -140,7 +140,7 @@ def _run_recorded(experiment: Experiment, seeds: range) -> Rows:
                     "uploads": f"digits, {run.split}, {weights}",
                     "num_agents": run.num_agents,
                     "num_parameters": trees.num_parameters(history.servers) // run.rounds,
-                    "seed": seed,
+                    "seed": run.seed,
                     **{name: float(np.mean([one[name] for one in errors])) for name in errors[0]},
                 }
             )

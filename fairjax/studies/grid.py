@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fairjax import mechanisms
 from fairjax.experiment import Experiment
-from fairjax.figures import STYLE
+from fairjax.figures import STYLE, name_lines
 from fairjax.studies.base import Cell, Rows, Study
 from fairjax.sweeps import Sweep, sweep
 from fairjax.tables import Spread, Table, spreads
@@ -152,10 +152,8 @@ def draw(found: Mapping[str, Table], label: str, filled: str, hollow: str) -> Fi
                 colour = COLOURS[row["split"]]
                 _point(axis, row[filled], place, colour, colour)
                 _point(axis, row[hollow], place, colour, "white")
-            axis.set(title=title, xlabel=label, yticks=range(len(names)), yticklabels=names)
-            axis.set_ylim(len(names) - 0.4, -0.6)
-            axis.grid(axis="y", color="0.93", linewidth=6 * 300 / 72 / 5, zorder=0)
-            axis.tick_params(axis="y", length=0)
+            axis.set(title=title, xlabel=label)
+            name_lines(axis, names)
         for split, colour in COLOURS.items():
             figure.axes[0].plot([], [], "o", color=colour, label=split.replace("_", " "))
         handles, labels = figure.axes[0].get_legend_handles_labels()

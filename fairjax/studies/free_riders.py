@@ -1,0 +1,122 @@
+"""Free-riders: are careless, dishonest and broken agents found, and what are they paid?"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from fairjax import behaviours
+from fairjax.experiment import Experiment
+from fairjax.figures import STYLE, name_lines
+from fairjax.results import Result
+from fairjax.studies.base import Cell, Rows, Study
+from fairjax.sweeps import sweep
+from fairjax.tables import Table, spreads
+
+SEEDS = (0, 1, 2, 3, 4)
+NUM_AGENTS, NUM_DISHONEST, ROUNDS = 10, 2, 20
+MEASURES = ("cosine", "mean_field")
+VALUES = ("detection_auc", "dishonest_fraction", "honest_%", "dishonest_%")
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Returns a cell for every behaviour and measure of contributions."""
+    made = []
+    for measure in MEASURES[:1] if quick else MEASURES:
+        for name in ("honest", *behaviours.DATA, *behaviours.UPLOADS):
+            experiment = Experiment(
+                dataset="digits" if quick else "mnist",
+                split="uniform",
+                num_agents=NUM_AGENTS,
+                rounds=ROUNDS,
+                eval_every=ROUNDS,
+                options={"contribution": measure},
+                behaviours={} if name == "honest" else {name: NUM_DISHONEST},
+            )
+            made.append(
+                Cell(
+                    name=f"riders-{experiment.dataset}-{measure}-{name}",
+                    settings={**experiment.description(), "seed": list(SEEDS)},
+                    run=functools.partial(_run, experiment, name),
+                    experiment=experiment,
+                    num_runs=len(SEEDS),
+                )
+            )
+    return made
+
+
+def _run(experiment: Experiment, name: str) -> Rows:
+    measure = dict(experiment.options)["contribution"]
+    where = {"dataset": experiment.dataset, "measure": measure, "behaviour": name}
+    return [
+        {**where, "seed": one.experiment.seed, **_figures(one)}
+        for one in sweep(experiment, seeds=SEEDS)
+    ]
+
+
+def _figures(result: Result) -> dict[str, Any]:
+    """Returns detection, and what dishonest agents are paid as a multiple of the mean of all."""
+    honest = np.array(result.behaviours) == behaviours.HONEST
+    fractions, accuracies = result.history.fractions[-1], 100 * result.accuracies
+    found = {"detection_auc": result.detection_auc, "honest_%": float(accuracies[honest].mean())}
+    found["dishonest_fraction"] = found["dishonest_%"] = float("nan")
+    if not honest.all():
+        found["dishonest_fraction"] = float(fractions[~honest].mean() / fractions.mean())
+        found["dishonest_%"] = float(accuracies[~honest].mean())
+    return found
+
+
+def tables(rows: Rows) -> dict[str, Table]:
+    """Returns one row for every behaviour and measure."""
+    return {"Free-riders": spreads(rows, ("dataset", "measure", "behaviour"), VALUES)}
+
+
+def draw(found: Mapping[str, Table]) -> Figure:
+    """Draws detection, pay and accuracy, a line per behaviour."""
+    (table,) = found.values()
+    names = list(dict.fromkeys(row["behaviour"] for row in table.rows))
+    measures = list(dict.fromkeys(row["measure"] for row in table.rows))
+    panels = {
+        "detection_auc": "area under the ROC curve",
+        "dishonest_fraction": "dishonest agents' reward\n(fraction / mean of all)",
+        "honest_%": "test accuracy (%; hollow: dishonest)",
+    }
+    colours = dict(zip(MEASURES, ("#d55e00", "#0072b2"), strict=True))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, 3, figsize=(8.4, 0.25 * len(names) + 1.3), sharey=True, layout="constrained"
+        )
+        for axis, (column, label) in zip(axes, panels.items(), strict=True):
+            for row in table.rows:
+                offset = 0.2 * (measures.index(row["measure"]) - (len(measures) - 1) / 2)
+                place, colour = names.index(row["behaviour"]) + offset, colours[row["measure"]]
+                for name in (column, "dishonest_%") if column == "honest_%" else (column,):
+                    axis.errorbar(
+                        row[name].mean, place, xerr=row[name].std, fmt="o", ms=4, color=colour,
+                        markerfacecolor="white" if name == "dishonest_%" else colour, elinewidth=1,
+                    )  # fmt: skip
+            axis.set_xlabel(label)
+            name_lines(axis, names)
+        axes[0].axvline(0.5, color="0.6", linewidth=0.8)
+        axes[1].axvline(1, color="0.6", linewidth=0.8)
+        if len(measures) > 1:
+            for measure in measures:
+                axes[0].plot([], [], "o", color=colours[measure], label=measure.replace("_", " "))
+            figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+FREE_RIDERS = Study(
+    question=f"Are dishonest agents found? {NUM_DISHONEST} of {NUM_AGENTS} agents behave so under "
+    "CGSV with a uniform split: the area under the ROC curve of importance against who was "
+    "honest, and what they are paid as a multiple of the mean over all agents.",
+    cells=cells,
+    tables=tables,
+    draw=draw,
+    remarks="An area of 1 finds all, of .5 is a guess, of 0 takes the honest for the others: "
+    "colluders agree with each other, so the aggregate agrees with them. `rescale` changes "
+    "nothing, since CGSV rescales all uploads.",
+)

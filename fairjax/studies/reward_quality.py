@@ -1,0 +1,158 @@
+"""Rewards: how close is what agents are paid to the aggregate, round by round?
+
+distance  |u_N - v_i| / |u_N|          cosine  <v_i, u_N> / (|v_i| |u_N|)
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from jax import lax
+from matplotlib.figure import Figure
+
+from fairjax import data, trees
+from fairjax.data import Shards
+from fairjax.experiment import Experiment
+from fairjax.federations import State
+from fairjax.figures import STYLE
+from fairjax.studies.base import Cell, Rows, Study
+from fairjax.tables import Table, spreads
+from fairjax.types import Key, PerAgent, PerRound
+
+SEEDS = (0, 1, 2, 3, 4)
+MECHANISMS = ("cgsv", "cgsv_released", "rr", "cffl", "dw")
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Returns a cell for every mechanism that pays with parts of the aggregate."""
+    made = []
+    for split in ("power_law", "class_imbalance"):
+        for name in MECHANISMS:
+            experiment = Experiment(
+                dataset="digits" if quick else "mnist", split=split, rounds=20
+            ).with_mechanism(name)
+            made.append(
+                Cell(
+                    name=f"rewards-{experiment.dataset}-{split}-{name}",
+                    settings={**experiment.description(), "seed": list(SEEDS)},
+                    run=functools.partial(_run, experiment),
+                    experiment=experiment,
+                    num_runs=len(SEEDS),
+                )
+            )
+    return made
+
+
+def _run(experiment: Experiment) -> Rows:
+    runs = [Experiment(**{**experiment.description(), "seed": seed}) for seed in SEEDS]
+    shards = data.stacked([run.shards()[0] for run in runs])
+    keys = jnp.stack([jax.random.key(seed) for seed in SEEDS])
+    qualities = jax.jit(jax.vmap(functools.partial(_qualities, experiment)))
+    distances, cosines = jax.device_get(qualities(shards, keys))
+    where = {
+        "dataset": experiment.dataset,
+        "split": experiment.split,
+        "mechanism": experiment.mechanism,
+    }
+    return [
+        {
+            **where,
+            "round": number + 1,
+            "agent": agent,
+            "seed": seed,
+            "distance": float(distances[place, number, agent]),
+            "cosine": float(cosines[place, number, agent]),
+        }
+        for place, seed in enumerate(SEEDS)
+        for number in range(experiment.rounds)
+        for agent in range(experiment.num_agents)
+    ]
+
+
+def _qualities(experiment: Experiment, shards: Shards, key: Key) -> tuple[PerRound, PerRound]:
+    """Returns `[T, N]` distances and cosines of rewards to the aggregate."""
+    federation = experiment.federation(shards)
+
+    def one_round(state: State, nothing: None) -> tuple[State, tuple[PerAgent, PerAgent]]:
+        after, _ = federation.step(state, shards)
+        rewards = jax.tree.map(jnp.subtract, after.agents, state.agents)
+        aggregate = jax.tree.map(jnp.subtract, after.server, state.server)
+        length = jnp.sqrt(trees.squared_norms(trees.broadcast(1, aggregate)))
+        missing = jax.tree.map(lambda whole, paid: whole[None] - paid, aggregate, rewards)
+        lengths = jnp.sqrt(trees.squared_norms(rewards))
+        cosines = trees.inner_products(rewards, aggregate) / (lengths * length)
+        return after, (jnp.sqrt(trees.squared_norms(missing)) / length, cosines)
+
+    state = federation.init(key, shards, None, experiment.rounds)
+    return lax.scan(one_round, state, length=experiment.rounds)[1]
+
+
+def tables(rows: Rows) -> dict[str, Table]:
+    """Returns one row per mechanism, round and agent; shown is the last round."""
+    by = ("dataset", "split", "mechanism", "round", "agent")
+    whole = spreads(rows, by, ("distance", "cosine"))
+    found = {"all": whole}
+    last = max(row["round"] for row in whole.rows)
+    for split in dict.fromkeys(row["split"] for row in whole.rows):
+        for value in ("distance", "cosine"):
+            table = Table(
+                [
+                    {**row, "agent": f"agent {row['agent']}"}
+                    for row in whole.rows
+                    if row["round"] == last and row["split"] == split
+                ]
+            )
+            title = f"{split}, {value} of rewards to the aggregate in round {last}"
+            found[title] = table.pivot("mechanism", ["agent"], value)
+    return found
+
+
+def draw(found: Mapping[str, Table]) -> Figure:
+    """Draws distances, solid, and cosines, dotted, over rounds: a panel per mechanism."""
+    whole = found["all"]
+    splits = list(dict.fromkeys(row["split"] for row in whole.rows))
+    num_agents = 1 + max(row["agent"] for row in whole.rows)
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.88, num_agents))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(splits), len(MECHANISMS), figsize=(1.9 * len(MECHANISMS), 2.0 * len(splits) + 0.5),
+            sharex=True, sharey=True, squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for line, split in zip(axes, splits, strict=True):
+            for axis, name in zip(line, MECHANISMS, strict=True):
+                for agent, colour in enumerate(colours):
+                    mine = [
+                        row
+                        for row in whole.rows
+                        if (row["split"], row["mechanism"], row["agent"]) == (split, name, agent)
+                    ]
+                    rounds = [row["round"] for row in mine]
+                    for value, style in (("distance", "-"), ("cosine", ":")):
+                        means = [row[value].mean for row in mine]
+                        axis.plot(rounds, means, style, color=colour)
+                axis.set_title(f"{name}, {split.replace('_', ' ')}", fontsize=7)
+                axis.set_ylim(-0.05, 1.25)
+        for axis in axes[-1]:
+            axis.set_xlabel("round")
+        for agent, colour in enumerate(colours):
+            axes[0, 0].plot([], [], color=colour, label=f"agent {agent}")
+        axes[0, 0].plot([], [], "-", color="0.4", label="distance / |aggregate|")
+        axes[0, 0].plot([], [], ":", color="0.4", label="cosine")
+        figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+REWARDS = Study(
+    question="How close is what agents are paid to the aggregate? The distance to it, relative to "
+    "its length, and the cosine with it, for every agent and round.",
+    cells=cells,
+    tables=tables,
+    draw=draw,
+    remarks="Agents are numbered by their number of examples or classes, the last has most. A "
+    "reward of part of the entries has cosine |v|/|u|: a small part of the entries can have most "
+    "of the length. cffl clips and rr and cffl keep agents' own updates, so their rewards may "
+    "point elsewhere, with a distance above 1.",
+)
