@@ -37,10 +37,11 @@ class Spread(NamedTuple):
     def __str__(self) -> str:
         if self.num == 0:
             return "–"
-        spread = f" ± {_number(self.std)}" if self.num > 1 else ""
-        return f"{_number(self.mean)}{spread}" + f" ({self.num} of {self.of})" * (
-            self.num < self.of
-        )
+        decimals = 3 if abs(self.mean) < 10 else 2
+        tiny = 0 < abs(self.mean) < 0.001
+        mean, std = (f"{x:.1e}" if tiny else f"{x:.{decimals}f}" for x in (self.mean, self.std))
+        few = f" ({self.num} of {self.of})" if self.num < self.of else ""
+        return f"{mean} ± {std}{few}" if self.num > 1 else f"{mean}{few}"
 
 
 class Table(NamedTuple):
@@ -150,14 +151,3 @@ def spreads(rows: Sequence[Mapping[str, Any]], by: Sequence[str], values: Sequen
 
 def _text(cell: Any) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-
-
-def _number(value: float) -> str:
-    """Returns a number with three decimals below 10, two below 100, in exponents if tiny."""
-    if value != value:
-        return "–"
-    if value == int(value):
-        return str(int(value))
-    if abs(value) < 0.001:
-        return f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

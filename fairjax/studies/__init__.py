@@ -1,6 +1,14 @@
 """Studies: the paper's tables and figures, and questions of ours, each from one command."""
 
-from fairjax.studies import altruism, approximation, cost, free_riders, grid, reward_quality
+from fairjax.studies import (
+    altruism,
+    approximation,
+    cost,
+    free_riders,
+    grid,
+    reward_quality,
+    when_fair,
+)
 from fairjax.studies.base import Cell, Report, Study, conduct
 
 STUDIES = {
@@ -11,6 +19,7 @@ STUDIES = {
     "free_riders": free_riders.FREE_RIDERS,
     "time": cost.TIME,
     "rewards": reward_quality.REWARDS,
+    "when_fair": when_fair.WHEN_FAIR,
 }
 
 __all__ = ["STUDIES", "Cell", "Report", "Study", "conduct"]

@@ -80,7 +80,10 @@ def draw(found: Mapping[str, Table]) -> Figure:
             for name, marker in zip(("best_%", "mean_%", "worst_%"), MARKERS, strict=True):
                 label = f"{name.removesuffix('_%')} agent" if name != "mean_%" else "mean"
                 _line(bottom, places, [row[name] for row in rows], "#d55e00", marker, label)
-            top.set(title=f"{panel[0]}, {panel[1]} agents, {panel[2].replace('_', ' ')}")
+            top.set(
+                ylim=(-1.05, 1.05),
+                title=f"{panel[0]}, {panel[1]} agents, {panel[2].replace('_', ' ')}",
+            )
             bottom.set(xlabel="altruism degree beta", xticks=places, xticklabels=labels)
         axes[0, 0].set_ylabel("fairness")
         axes[1, 0].set_ylabel("test accuracy (%)")

@@ -40,10 +40,10 @@ class Setting(NamedTuple):
 
 
 # Twenty rounds take a greater learning rate and shorter steps than the eighty of the defaults.
-DIGITS = {"rounds": 20, "model": "mlp", "learning_rate": 0.003, "gamma": 0.5}
+DIGITS: dict[str, Any] = {"rounds": 20, "model": "mlp", "learning_rate": 0.003, "gamma": 0.5}
 QUICK = (
     Setting("digits", 5, IMAGES, DIGITS),
-    Setting("mnist", 5, IMAGES, {"rounds": 20, "model": "mlp"}),
+    Setting("mnist", 5, IMAGES, {"rounds": 10, "model": "mlp"}),
 )
 PAPER = (
     Setting("mnist", 5, IMAGES, {"rounds": 200}),
@@ -154,6 +154,8 @@ def draw(found: Mapping[str, Table], label: str, filled: str, hollow: str) -> Fi
                 _point(axis, row[hollow], place, colour, "white")
             axis.set(title=title, xlabel=label)
             name_lines(axis, names)
+            if filled == "fairness":
+                axis.set_xlim(-1.05, 1.05)
         for split, colour in COLOURS.items():
             figure.axes[0].plot([], [], "o", color=colour, label=split.replace("_", " "))
         handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -1,0 +1,237 @@
+"""When is CGSV fair? One thing changed at a time, and what it does to every link of the chain.
+
+    standalone accuracy -> contribution -> reward fraction -> accuracy of the paid model
+
+Fairness is the correlation of the first with the last; the links between show where it is
+lost.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from fairjax import metrics, trees
+from fairjax.experiment import Experiment
+from fairjax.figures import STYLE, name_lines
+from fairjax.mechanisms import Context, Mechanism, Outcome, Plan
+from fairjax.results import Result
+from fairjax.studies import grid
+from fairjax.studies.base import Cell, Rows, Study
+from fairjax.sweeps import sweep
+from fairjax.tables import Table, spreads
+from fairjax.types import Stacked
+
+SPLITS = ("power_law", "class_imbalance")
+LINKS = ("contribution", "fraction", "fairness", "best_%", "mean_%", "spread_%")
+LABELS = {
+    "contribution": "correlation of standalone\naccuracy and contribution",
+    "fraction": "... and reward fraction",
+    "fairness": "... and final accuracy:\nfairness",
+    "spread_%": "best less worst\nfinal accuracy (%)",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant(Experiment):
+    """CGSV with one link changed.
+
+    Attributes:
+      start: importance before the first round: "zero", as published, or "equal".
+      measured: where uploads are trained from: "own", the paid models; or "server", the
+        server's, which no deployment could hand out.
+      keep_own: agents add their own update to the reward, in place of discarding it.
+    """
+
+    start: str = "zero"
+    measured: str = "own"
+    keep_own: bool = False
+
+    def make_mechanism(self) -> Mechanism:
+        """Returns the mechanism with the changes."""
+        mechanism = super().make_mechanism()
+        if self.start == "equal":
+            mechanism = mechanism._replace(init=lambda num: jnp.full(num, 1 / num))
+        if self.measured == "server":
+            mechanism = _measured_at_server(mechanism)
+        if self.keep_own:
+            mechanism = _keeping_own(mechanism)
+        return mechanism
+
+    def alone(self) -> Experiment:
+        """Returns the experiment without sharing, of which nothing is changed."""
+        alone = super().alone()
+        fields = {
+            field.name: getattr(alone, field.name) for field in dataclasses.fields(Experiment)
+        }
+        return Experiment(**fields)
+
+
+def _measured_at_server(mechanism: Mechanism) -> Mechanism:
+    def plan(state: Any, context: Context) -> Plan:
+        held: Any = context.agents
+        return Plan(start=trees.broadcast(trees.num_agents(held), context.server))
+
+    def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
+        outcome, state = mechanism.update(updates, state, context)
+        # Rewards are added to where agents trained from, and belong to what they hold.
+        paid = jax.tree.map(
+            lambda reward, held, server: reward + held - server,
+            outcome.rewards,
+            context.agents,
+            context.server,
+        )
+        return outcome._replace(rewards=paid), state
+
+    return Mechanism(mechanism.init, update, plan)
+
+
+def _keeping_own(mechanism: Mechanism) -> Mechanism:
+    def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
+        outcome, state = mechanism.update(updates, state, context)
+        paid = jax.tree.map(jnp.add, outcome.rewards, updates)
+        return outcome._replace(rewards=paid), state
+
+    return mechanism._replace(update=update)
+
+
+def variants(base: Variant) -> dict[str, Experiment]:
+    """Returns what is compared, by name; each differs from the first in one thing."""
+    resolved: Any = base.resolved()
+    rate, gamma = resolved.learning_rate, resolved.gamma
+
+    def changed(**fields: Any) -> Variant:
+        return dataclasses.replace(base, **fields)
+
+    return {
+        "as published": base,
+        "alpha .5": changed(alpha=0.5),
+        "alpha .95": changed(alpha=0.95),
+        "gamma / 4": changed(gamma=gamma / 4),
+        "gamma x 4": changed(gamma=gamma * 4),
+        "learning rate / 4": changed(learning_rate=rate / 4),
+        "learning rate x 4": changed(learning_rate=rate * 4),
+        "1 local epoch": changed(local_epochs=1),
+        "10 local epochs": changed(local_epochs=10),
+        "importance starts equal": changed(start="equal"),
+        "mean-field contributions": changed(options={"contribution": "mean_field"}),
+        "exact contributions": changed(options={"contribution": "shapley"}),
+        "a mask per tensor": changed(options={"mask": "leaf"}),
+        "own update kept": changed(keep_own=True),
+        "measured at the server's model": changed(measured="server"),
+        "as the released program": changed(mechanism="cgsv_released"),
+        "fedavg": base.with_mechanism("fedavg"),
+    }
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Returns a cell for every variant and data set."""
+    made = []
+    full: list[tuple[str, int, dict[str, Any]]] = [
+        ("digits", 5, {"rounds": 80}), ("mnist", 5, {"rounds": 60}),
+    ]  # fmt: skip
+    settings = [("digits", 5, grid.DIGITS)] if quick else full
+    for dataset, num_agents, fields in settings:
+        base = Variant(
+            dataset=dataset, num_agents=num_agents, eval_every=fields["rounds"], **fields
+        )
+        for name, variant in variants(base).items():
+            made.append(
+                Cell(
+                    name=f"when-{dataset}-{name.replace(' ', '_').replace('/', 'over')}",
+                    settings={
+                        **variant.description(), "split": SPLITS, "seed": list(grid.SEEDS),
+                    },
+                    run=functools.partial(_run, name, variant),
+                    experiment=variant,
+                    num_runs=len(SPLITS) * len(grid.SEEDS),
+                )
+            )  # fmt: skip
+    return made
+
+
+def _run(name: str, variant: Experiment) -> Rows:
+    where = {"dataset": variant.dataset, "variant": name}
+    return [
+        {**where, "split": one.experiment.split, "seed": one.experiment.seed, **_links(one)}
+        for one in sweep(variant, seeds=grid.SEEDS, split=SPLITS)
+    ]
+
+
+def _links(result: Result) -> dict[str, float]:
+    """Returns how far the links of the chain follow standalone accuracy, and accuracies in %."""
+    alone, accuracies = result.standalone_accuracies, 100 * result.accuracies
+    late = result.history.contributions[-max(1, len(result.history.contributions) // 4) :]
+    return {
+        "contribution": metrics.fairness(alone, late.mean(0)),
+        "fraction": metrics.fairness(alone, result.history.fractions[-1]),
+        "fairness": result.fairness,
+        "best_%": float(accuracies.max()),
+        "mean_%": float(accuracies.mean()),
+        "spread_%": float(np.ptp(accuracies)),
+    }
+
+
+def tables(rows: Rows) -> dict[str, Table]:
+    """Returns the whole, and per data set and split one row for every variant."""
+    whole = spreads(rows, ("dataset", "split", "variant"), LINKS)
+    found = {"all": whole}
+    for place in dict.fromkeys((row["dataset"], row["split"]) for row in whole.rows):
+        found[", ".join(place)] = Table(
+            [
+                {name: row[name] for name in ("variant", *LINKS)}
+                for row in whole.rows
+                if (row["dataset"], row["split"]) == place
+            ]
+        )
+    return found
+
+
+def draw(found: Mapping[str, Table]) -> Figure:
+    """Draws the links, a line for every variant, a colour for every split."""
+    whole = found["all"]
+    names = list(dict.fromkeys(row["variant"] for row in whole.rows))
+    datasets = list(dict.fromkeys(row["dataset"] for row in whole.rows))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(datasets), len(LABELS), sharey=True, squeeze=False, layout="constrained",
+            figsize=(10, (0.24 * len(names) + 0.8) * len(datasets) + 0.4),
+        )  # fmt: skip
+        for line, dataset in zip(axes, datasets, strict=True):
+            for axis, (link, label) in zip(line, LABELS.items(), strict=True):
+                for row in (row for row in whole.rows if row["dataset"] == dataset):
+                    place = names.index(row["variant"]) + (
+                        0.14 if row["split"] == SPLITS[1] else -0.14
+                    )
+                    axis.errorbar(
+                        row[link].mean, place, xerr=row[link].std, fmt="o", ms=3.5, elinewidth=1,
+                        color=grid.COLOURS[row["split"]],
+                    )  # fmt: skip
+                axis.set(xlabel=label, title=dataset)
+                if link != "spread_%":
+                    axis.set_xlim(-1.05, 1.05)
+                name_lines(axis, names)
+        for split in SPLITS:
+            axes[0, 0].plot([], [], "o", color=grid.COLOURS[split], label=split.replace("_", " "))
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+WHEN_FAIR = Study(
+    question="When is CGSV fair? One thing is changed at a time, and the links of the chain from "
+    "standalone accuracy over contribution and reward fraction to final accuracy are correlated "
+    "with its start.",
+    cells=cells,
+    tables=tables,
+    draw=draw,
+    remarks="Contributions are means over the last quarter of the rounds. `spread_%` is the best "
+    "less the worst final accuracy: where it is small, fairness is noise. Measuring at the "
+    "server's model hands that model out, and shows what contributions would be without the "
+    "differences that rewards made.",
+)
