@@ -47,7 +47,10 @@ def proportional(
     All with a perceptron of 64 hidden units and 3 local epochs; alpha is .8 on digits. With
     class imbalance the mean is below FedAvg's, and so may be the server's model, since
     every agent's updates fit its own (67.9 on digits). Where all agents are alike, fairness
-    is noise, and all are paid nearly everything.
+    is noise, and all are paid nearly everything. `beta` and `longest` were picked on three of
+    those seeds; on five others fairness is .990 and .988 on digits, on two others .984 and
+    .976 on MNIST. An agent can end below what it reaches alone: on digits with class
+    imbalance the best does, by two points.
 
     Args:
       alpha: memory of importance, in [0, 1]. May be traced.
