@@ -96,6 +96,14 @@ def weighted_sum(weights: PerAgent, stacked: Stacked) -> Params:
     )
 
 
+def weighted_sums(weights: Array, stacked: Stacked) -> Stacked:
+    """Returns the sums over agents of weight times row, one for each row of weights `[M, N]`."""
+    return jax.tree.map(
+        lambda leaf: dot(weights, rows(leaf)).reshape(-1, *leaf.shape[1:]).astype(leaf.dtype),
+        stacked,
+    )
+
+
 def scaled(factors: PerAgent, stacked: Stacked) -> Stacked:
     """Returns every agent's row times its factor; a row of factor 0 is zero even if broken."""
     return jax.tree.map(

@@ -17,7 +17,7 @@ from fairjax.mechanisms.cgsv_released import largest_of_tensors
 
 N = 5
 every_mechanism = pytest.mark.parametrize("name", sorted(REGISTRY))
-JUDGING = ("cgsv", "cgsv_released", "eci", "rr", "shapfed", "cffl")
+JUDGING = ("cgsv", "cgsv_released", "eci", "rr", "shapfed", "cffl", "proportional")
 DRAWING = ("iafl", "fair_yet_equal")
 ARGUMENTS = {"shapfed": {}, "cffl": {"threshold": 0.0}}
 
@@ -176,6 +176,65 @@ def test_boundless_altruism_pays_everybody_the_aggregate():
     outcome = play("cgsv", updates(), beta=1e7)
     everybody = fj.trees.broadcast(N, outcome.aggregate)
     jax.tree.map(np.testing.assert_array_equal, outcome.rewards, everybody)
+
+
+def test_proportional_pays_by_its_formula():
+    """The formula holds as it stands where all uploads pull the same way."""
+    rows = {"all": jnp.array([[1.0, 2.0, 0.0], [2.0, 1.0, 0.1], [2.0, 2.0, 1.0], [0.3, 0.0, 0.0]])}
+    outcome = play("proportional", rows, beta=0.5, longest=1e9)
+    importance, matrix = np.asarray(outcome.importance), np.asarray(rows["all"])
+    for agent, reward in enumerate(np.asarray(outcome.rewards["all"])):
+        access = np.minimum(1, importance[agent] / importance) ** 2
+        expected = (access * importance) @ matrix
+        np.testing.assert_allclose(reward, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(outcome.aggregate["all"], importance @ matrix, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_proportional_pays_the_more_important_no_worse_whatever_the_uploads(seed):
+    outcome = play("proportional", updates(seed), beta=0.3)
+    aggregate = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(outcome.aggregate)])
+    paid = flat(outcome.rewards)[np.argsort(outcome.importance)]
+    distances = np.linalg.norm(aggregate - paid, axis=1)
+    cosines = paid @ aggregate / np.linalg.norm(paid, axis=1) / np.linalg.norm(aggregate)
+    assert (np.diff(distances) <= 1e-3 * np.linalg.norm(aggregate)).all()
+    assert (np.diff(cosines) >= -1e-4).all()
+    np.testing.assert_allclose(paid[-1], aggregate, atol=1e-5)
+
+
+def test_proportional_with_boundless_altruism_pays_everybody_the_aggregate():
+    outcome = play("proportional", updates(), beta=1e7)
+    everybody = fj.trees.broadcast(N, outcome.aggregate)
+    np.testing.assert_allclose(flat(outcome.rewards), flat(everybody), atol=1e-5)
+    np.testing.assert_allclose(outcome.fractions, 1, atol=1e-5)
+
+
+def test_proportional_pays_next_to_nothing_for_nothing():
+    rows = jax.tree.map(lambda leaf: jnp.abs(leaf).at[1].set(0), updates())
+    outcome = play("proportional", rows, rounds=5, contribution="shapley")
+    assert outcome.contributions[1] == pytest.approx(0, abs=1e-6)
+    assert outcome.contributions.sum() == pytest.approx(1, abs=1e-5)
+    most = outcome.importance.argmax()
+    lengths = np.linalg.norm(flat(outcome.rewards), axis=1)
+    assert outcome.fractions[1] < 0.05
+    assert lengths[1] < 0.01 * lengths[most]
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_proportional_does_not_depend_on_the_unit_of_parameters(scale):
+    rows = updates()
+    plain = play("proportional", rows)
+    other = play("proportional", jax.tree.map(lambda leaf: leaf * jnp.float32(scale), rows))
+    np.testing.assert_allclose(other.importance, plain.importance, atol=1e-5)
+    np.testing.assert_allclose(flat(other.rewards) / scale, flat(plain.rewards), atol=1e-5)
+
+
+def test_proportional_cuts_uploads_that_are_much_longer_than_others():
+    rows = jax.tree.map(jnp.abs, updates())
+    longer = jax.tree.map(lambda leaf: leaf.at[0].multiply(100), rows)
+    longest = jax.tree.map(lambda leaf: leaf.at[0].multiply(1e6), rows)
+    one, other = play("proportional", longer), play("proportional", longest)
+    np.testing.assert_allclose(flat(one.rewards), flat(other.rewards), atol=1e-5)
 
 
 def test_released_masks_keep_ties_and_never_the_smallest_entry():

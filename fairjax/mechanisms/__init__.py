@@ -9,6 +9,7 @@ from fairjax.mechanisms.eci import eci
 from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
 from fairjax.mechanisms.fedavg import fedavg
 from fairjax.mechanisms.iafl import iafl
+from fairjax.mechanisms.proportional import proportional
 from fairjax.mechanisms.qffl import qffl
 from fairjax.mechanisms.rr import rr
 from fairjax.mechanisms.shapfed import shapfed
@@ -26,6 +27,7 @@ REGISTRY = {
         eci,
         fair_yet_equal,
         iafl,
+        proportional,
         qffl,
         rr,
         shapfed,
@@ -46,6 +48,7 @@ __all__ = [
     "fair_yet_equal",
     "fedavg",
     "iafl",
+    "proportional",
     "qffl",
     "rr",
     "shapfed",

@@ -1,0 +1,137 @@
+"""Proportional: agent i learns from agent j's upload in proportion to what i itself gives.
+
+upload        u_i   =  dw_i, cut to `longest` times the median length
+contribution  phi_i =  the cosine gradient Shapley value of u_i among equal weights
+importance    r_i  <-  alpha r_i + (1 - alpha) phi_i, floored, then normalised
+aggregate     u_N   =  sum_j r_j u_j
+reward        v_i   =  sum_j r_j min(1, r_i / r_j)^(1/beta) u_j
+"""
+
+import jax.numpy as jnp
+
+from fairjax import checks, rewards, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.cgsv import CONTRIBUTIONS
+from fairjax.types import Array, PerAgent, Scalar, Stacked
+
+
+def proportional(
+    *,
+    alpha: Scalar = 0.95,
+    beta: Scalar = 0.4,
+    longest: Scalar = 1.5,
+    contribution: str = "mean_field",
+) -> Mechanism:
+    """Returns rewards in proportion: who gives little learns little from those who give more.
+
+    At beta=1 an agent receives as much of another's upload as that one receives of its
+    own, r_j min(1, r_i / r_j) = min(r_i, r_j): what agents of no more importance know, and
+    a part of what the others know. That keeps accuracies in the order, and near the
+    spacing, of those that agents reach alone.
+
+    The lengths of uploads are what tells agents apart: who has little left to learn from
+    its data hardly moves. Judged at one length, as in CGSV, fairness falls to between .84
+    and .90, and importance turns around. Hence an agent gains by stretching its upload, and
+    one that uploads noise counts as the most important of all; `longest` bounds what
+    others lose by it. Agents that upload nothing, or their update reversed, are found.
+
+    Fairness, as mean and standard deviation over five seeds, and accuracy in percent:
+
+    | data, agents                  | split           | fairness    | best, FedAvg's | mean |
+    |-------------------------------|-----------------|-------------|----------------|------|
+    | digits, 5, 80 rounds of Adam  | power law       | .988 ± .009 | 96.3, 96.4     | 88.2 |
+    | digits, 5, 80 rounds of Adam  | class imbalance | .990 ± .004 | 91.7, 70.2     | 52.5 |
+    | MNIST, 10, 40 rounds of SGD   | power law       | .980 ± .008 | 94.2, 94.5     | 93.4 |
+    | MNIST, 10, 40 rounds of SGD   | class imbalance | .971 ± .006 | 91.7, 86.0     | 63.9 |
+
+    All with a perceptron of 64 hidden units and 3 local epochs; alpha is .8 on digits. With
+    class imbalance the mean is below FedAvg's, and so may be the server's model, since
+    every agent's updates fit its own (67.9 on digits). Where all agents are alike, fairness
+    is noise, and all are paid nearly everything. `beta` and `longest` were picked on three of
+    those seeds; on five others fairness is .990 and .988 on digits, on two others .984 and
+    .976 on MNIST. An agent can end below what it reaches alone: on digits with class
+    imbalance the best does, by two points.
+
+    Args:
+      alpha: memory of importance, in [0, 1]. May be traced.
+      beta: altruism degree, above 0. A small one pays what agents of no more importance
+        give; 1 is barter; as it grows, everybody is given everything. May be traced.
+      longest: uploads that exceed this multiple of the median length are cut to it; at
+        least 1. May be traced.
+      contribution: "mean_field", "shapley", exact, for at most 25 agents; or "cosine".
+
+    Returns:
+      A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first. A
+      fraction is the sum of the shares that an agent receives of all uploads.
+
+    Raises:
+      ValueError: a known value breaks its rule.
+
+    References:
+      Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative
+      Machine Learning, NeurIPS 2021, for contributions and importance. The reward is ours.
+
+    Examples:
+      >>> import numpy as np
+      >>> mechanism = proportional(beta=1.0)
+      >>> context = Context(shard_sizes=jnp.array([10, 10]))
+      >>> updates = jnp.array([[4.0, 0.0], [0.0, 3.0]])
+      >>> outcome, _ = mechanism.update(updates, mechanism.init(2), context)
+      >>> print(np.asarray(outcome.importance).round(2))
+      [0.6 0.4]
+      >>> print(np.asarray(outcome.rewards).round(2))
+      [[2.4 1.2]
+       [1.6 1.2]]
+    """
+    checks.between("alpha", alpha, 0, 1)
+    checks.above("beta", beta, 0)
+    checks.at_least("longest", longest, 1)
+    checks.choice("contribution", contribution, CONTRIBUTIONS)
+
+    def update(
+        updates: Stacked, importance: PerAgent, context: Context
+    ) -> tuple[Outcome, PerAgent]:
+        uploads = _without_excess(updates, longest)
+        judged = CONTRIBUTIONS[contribution](uploads)
+        importance = rewards.importance(importance, judged, alpha)
+        shares = importance * jnp.minimum(1, importance[:, None] / importance) ** (1 / beta)
+        shares = shares[_paid_like(importance, shares, uploads)]
+        aggregate = trees.weighted_sum(importance, uploads)
+        paid = trees.weighted_sums(shares, uploads)
+        fractions = rewards.share_of_largest(shares.sum(1))
+        return Outcome(aggregate, paid, judged, importance, fractions), importance
+
+    return Mechanism(jnp.zeros, update)
+
+
+def _without_excess(updates: Stacked, longest: Scalar) -> Stacked:
+    """Returns the updates, none longer than `longest` times the median of those not zero."""
+    unit, magnitudes = trees.unit_rows(updates)
+    lengths = jnp.sqrt(trees.squared_norms(unit)) * magnitudes
+    median = jnp.nanmedian(jnp.where(lengths > 0, lengths, jnp.nan))
+    return trees.at_most_length(updates, longest * jnp.where(jnp.isnan(median), 0, median))
+
+
+def _paid_like(importance: PerAgent, shares: Array, uploads: Stacked) -> PerAgent:
+    """Returns `[N]` agents in whose shares each agent is paid, itself as a rule.
+
+    Where uploads pull against each other, a larger part of them can be farther from the
+    whole. Whose reward would be farther from the aggregate than that of an agent no more
+    important, or at a smaller cosine to it, is paid like the next one below for whom that
+    is not so.
+    """
+    unit, magnitudes = trees.unit_rows(uploads)
+    scale = magnitudes / jnp.where(magnitudes.max() > 0, magnitudes.max(), 1)
+    gram = scale[:, None] * scale * trees.gram(unit)
+    inner = trees.dot(trees.dot(shares, gram), importance)
+    squares = (trees.dot(shares, gram) * shares).sum(1)
+    total = trees.dot(trees.dot(importance, gram), importance)
+    lengths = jnp.sqrt(jnp.maximum(squares * total, 0))
+    cosines = jnp.where(lengths > 0, inner / jnp.where(lengths > 0, lengths, 1), 0)
+    distances = squares - 2 * inner
+    as_good = (cosines[:, None] >= cosines - 1e-6) & (
+        distances[:, None] <= distances + 1e-6 * total
+    )
+    no_more_important = importance <= importance[:, None]  # [i, j]: r_j <= r_i
+    in_order = (as_good | ~no_more_important).all(1) | (importance == importance.max())
+    return jnp.where(no_more_important & in_order, importance, -1).argmax(1)
