@@ -206,8 +206,6 @@ def federation(
         usable = trees.where(finite, uploads, jax.tree.map(jnp.zeros_like, uploads))
         answer = mechanism.update(usable, state.mechanism, seen)
         outcome, mechanism_state = checked_answer(answer, updates, state.mechanism, mechanism_name)
-        paid = trees.broadcast(1, outcome.aggregate)
-        broken = ~(trees.finite_rows(outcome.rewards).all() & trees.finite_rows(paid).all())
         state = State(
             round=state.round + 1,
             num_rounds=state.num_rounds,
@@ -218,6 +216,10 @@ def federation(
             mechanism=mechanism_state,
             memory=memory if memory is None else memory._replace(aggregate=outcome.aggregate),
         )
+        # Whose training broke held broken parameters before; the others were made so.
+        agents_fine = trees.finite_rows(state.agents) | ~trained_well
+        server_fine = trees.finite_rows(trees.broadcast(1, state.server)) | ~trained_well.all()
+        broken = ~(agents_fine.all() & server_fine.all())
         judged = (outcome.contributions, outcome.importance, outcome.fractions)
         return state, Record(updates, usable, *judged, excluded=~finite, broken=broken)
 
