@@ -193,9 +193,12 @@ def _history(
     watch: Watcher | None,
 ) -> History:
     """Returns the history of all points, leaves `[P, T, ...]`, played in equal chunks."""
-    common = dataclasses.replace(on[0].resolved(), seed=0)
-    rate = common.learning_rate  # there is always one coefficient to map over
-    coefficients = [{"learning_rate": rate, **one} for one in combinations]
+    resolved = on[0].resolved()
+    given = {name: getattr(resolved, name) for name in COEFFICIENTS}
+    given = {name: value for name, value in given.items() if value is not None}
+    coefficients = [{**given, **one} for one in combinations]
+    # Sweeps that differ in traced values only are one program.
+    common = dataclasses.replace(resolved, seed=0, **dict.fromkeys(coefficients[0], 0.5))
     runs = {
         "shards": shards,
         "key": np.stack([jax.random.key_data(jax.random.key(one.seed)) for one in on]),

@@ -88,6 +88,7 @@ def cells(quick: bool) -> list[Cell]:
                 name="-".join(["errors", *map(str, drawn)]),
                 settings={**drawn._asdict(), "permutations": NUM_PERMUTATIONS, "seed": list(seeds)},
                 run=functools.partial(_run_drawn, drawn, seeds),
+                seconds=0.02 * len(seeds),
             )
         )
     for split in ("power_law", "class_imbalance"):
@@ -104,6 +105,8 @@ def cells(quick: bool) -> list[Cell]:
                     "seed": list(seeds),
                 },
                 run=functools.partial(_run_recorded, experiment, seeds),
+                experiment=experiment,
+                num_runs=len(seeds),
             )
         )
     return made

@@ -32,8 +32,9 @@ class Cell(NamedTuple):
     name: str
     settings: Mapping[str, Any]  # all that its rows follow from, as JSON
     run: Callable[[], Rows]
-    experiment: Experiment | None = None  # what it runs, for how long it takes
+    experiment: Experiment | None = None  # what it runs, from which follows how long it takes
     num_runs: int = 1  # how many such runs
+    seconds: float = 10.0  # besides, to compile for example
 
     @property
     def file(self) -> str:
@@ -138,6 +139,7 @@ def _seconds(cells: Sequence[Cell]) -> float:
     per_round: dict[Any, float] = {}
     total = 0.0
     for cell in cells:
+        total += cell.seconds
         if cell.experiment is None:
             continue
         full = cell.experiment.resolved()

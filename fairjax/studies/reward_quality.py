@@ -23,7 +23,7 @@ from fairjax.tables import Table, spreads
 from fairjax.types import Key, PerAgent, PerRound
 
 SEEDS = (0, 1, 2, 3, 4)
-MECHANISMS = ("cgsv", "cgsv_released", "rr", "cffl", "dw")
+MECHANISMS = ("cgsv", "cgsv_released", "rr", "dw", "proportional")
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -153,6 +153,6 @@ REWARDS = Study(
     draw=draw,
     remarks="Agents are numbered by their number of examples or classes, the last has most. A "
     "reward of part of the entries has cosine |v|/|u|: a small part of the entries can have most "
-    "of the length. cffl clips and rr and cffl keep agents' own updates, so their rewards may "
-    "point elsewhere, with a distance above 1.",
+    "of the length. rr keeps agents' own updates, so their rewards may point elsewhere, "
+    "with a distance above 1.",
 )

@@ -126,6 +126,7 @@ def variants(base: Variant) -> dict[str, Experiment]:
         "own update kept": changed(keep_own=True),
         "measured at the server's model": changed(measured="server"),
         "as the released program": changed(mechanism="cgsv_released"),
+        "proportional, ours": base.with_mechanism("proportional"),
         "fedavg": base.with_mechanism("fedavg"),
     }
 
@@ -134,17 +135,20 @@ def cells(quick: bool) -> list[Cell]:
     """Returns a cell for every variant and data set."""
     made = []
     full: list[tuple[str, int, dict[str, Any]]] = [
-        ("digits", 5, {"rounds": 80}), ("mnist", 5, {"rounds": 60}),
-    ]  # fmt: skip
+        ("digits", 5, {"rounds": 80}),
+        ("mnist", 10, {"rounds": 40, "model": "mlp"}),
+        ("mnist", 5, {"rounds": 60}),
+    ]
     settings = [("digits", 5, grid.DIGITS)] if quick else full
     for dataset, num_agents, fields in settings:
         base = Variant(
             dataset=dataset, num_agents=num_agents, eval_every=fields["rounds"], **fields
         )
+        where = f"{dataset}-{num_agents}-{base.resolved().model}"
         for name, variant in variants(base).items():
             made.append(
                 Cell(
-                    name=f"when-{dataset}-{name.replace(' ', '_').replace('/', 'over')}",
+                    name=f"when-{where}-{name.replace(' ', '_').replace('/', 'over')}",
                     settings={
                         **variant.description(), "split": SPLITS, "seed": list(grid.SEEDS),
                     },
@@ -157,7 +161,11 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def _run(name: str, variant: Experiment) -> Rows:
-    where = {"dataset": variant.dataset, "variant": name}
+    full = variant.resolved()
+    where = {
+        "setting": f"{full.dataset}, {full.num_agents} agents, {full.model}",
+        "variant": name,
+    }
     return [
         {**where, "split": one.experiment.split, "seed": one.experiment.seed, **_links(one)}
         for one in sweep(variant, seeds=grid.SEEDS, split=SPLITS)
@@ -180,14 +188,14 @@ def _links(result: Result) -> dict[str, float]:
 
 def tables(rows: Rows) -> dict[str, Table]:
     """Returns the whole, and per data set and split one row for every variant."""
-    whole = spreads(rows, ("dataset", "split", "variant"), LINKS)
+    whole = spreads(rows, ("setting", "split", "variant"), LINKS)
     found = {"all": whole}
-    for place in dict.fromkeys((row["dataset"], row["split"]) for row in whole.rows):
+    for place in dict.fromkeys((row["setting"], row["split"]) for row in whole.rows):
         found[", ".join(place)] = Table(
             [
                 {name: row[name] for name in ("variant", *LINKS)}
                 for row in whole.rows
-                if (row["dataset"], row["split"]) == place
+                if (row["setting"], row["split"]) == place
             ]
         )
     return found
@@ -197,15 +205,15 @@ def draw(found: Mapping[str, Table]) -> Figure:
     """Draws the links, a line for every variant, a colour for every split."""
     whole = found["all"]
     names = list(dict.fromkeys(row["variant"] for row in whole.rows))
-    datasets = list(dict.fromkeys(row["dataset"] for row in whole.rows))
+    settings = list(dict.fromkeys(row["setting"] for row in whole.rows))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(datasets), len(LABELS), sharey=True, squeeze=False, layout="constrained",
-            figsize=(10, (0.24 * len(names) + 0.8) * len(datasets) + 0.4),
+            len(settings), len(LABELS), sharey=True, squeeze=False, layout="constrained",
+            figsize=(10, (0.24 * len(names) + 0.8) * len(settings) + 0.4),
         )  # fmt: skip
-        for line, dataset in zip(axes, datasets, strict=True):
+        for line, setting in zip(axes, settings, strict=True):
             for axis, (link, label) in zip(line, LABELS.items(), strict=True):
-                for row in (row for row in whole.rows if row["dataset"] == dataset):
+                for row in (row for row in whole.rows if row["setting"] == setting):
                     place = names.index(row["variant"]) + (
                         0.14 if row["split"] == SPLITS[1] else -0.14
                     )
@@ -213,7 +221,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
                         row[link].mean, place, xerr=row[link].std, fmt="o", ms=3.5, elinewidth=1,
                         color=grid.COLOURS[row["split"]],
                     )  # fmt: skip
-                axis.set(xlabel=label, title=dataset)
+                axis.set(xlabel=label, title=setting if axis is line[0] else "")
                 if link != "spread_%":
                     axis.set_xlim(-1.05, 1.05)
                 name_lines(axis, names)
