@@ -285,6 +285,17 @@ class Experiment:
             records.write_json(out / records.RESULT, result.summary())
         return result
 
+    def only_data(self) -> "Experiment":
+        """Returns the experiment with those fields alone that its shards follow from."""
+        return Experiment(
+            dataset=self.dataset,
+            split=self.split,
+            num_agents=self.num_agents,
+            samples_per_agent=self.resolved().samples_per_agent,
+            behaviours=self.behaviours,
+            seed=self.seed,
+        )
+
     def alone(self) -> "Experiment":
         """Returns the same experiment without sharing, evaluated at the end only."""
         alone = self.with_mechanism("standalone")

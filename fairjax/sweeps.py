@@ -168,9 +168,8 @@ def sweep(
             points_at_once=points_at_once,
             watch=watch,
         )
-    loaded = data.load(experiment.dataset)
-    shards = data.stacked([one.shards(loaded)[0] for one in on])
-    history = _history(on, combinations, shards, loaded[1], points_at_once, watch)
+    shards, test = _data(tuple(one.only_data() for one in on))
+    history = _history(on, combinations, shards, test, points_at_once, watch)
     return Sweep(
         experiments=tuple(experiments),
         axes=(*(name for name in data_axes if name != "seed"), *values, "seed"),
@@ -178,6 +177,13 @@ def sweep(
         shard_sizes=np.repeat(shards.sizes, len(combinations), axis=0),
         standalone_accuracies=_standalone_accuracies(experiments, history, standalone),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _data(on: tuple[Experiment, ...]) -> tuple[Shards, Dataset]:
+    """Returns shards `[S, ...]` and the test data; the last are kept, for the next mechanism."""
+    loaded = data.load(on[0].dataset)
+    return data.stacked([one.shards(loaded)[0] for one in on]), loaded[1]
 
 
 def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

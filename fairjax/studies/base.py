@@ -7,6 +7,7 @@
 A study that was stopped goes on with the cells that are missing.
 """
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -145,8 +146,7 @@ def _seconds(cells: Sequence[Cell]) -> float:
         full = cell.experiment.resolved()
         kind = (full.dataset, full.num_agents, full.model, full.samples_per_agent, full.batch_size)
         if kind not in per_round:
-            probe = full.with_mechanism("standalone")
-            probe = Experiment(**{**probe.description(), "rounds": 1})
+            probe = dataclasses.replace(full.alone(), rounds=1, eval_every=1)
             sweep(probe, seeds=[0])
             start = time.monotonic()
             sweep(probe, seeds=[1])

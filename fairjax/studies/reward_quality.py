@@ -3,6 +3,7 @@
 distance  |u_N - v_i| / |u_N|          cosine  <v_i, u_N> / (|v_i| |u_N|)
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 
@@ -47,7 +48,7 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def _run(experiment: Experiment) -> Rows:
-    runs = [Experiment(**{**experiment.description(), "seed": seed}) for seed in SEEDS]
+    runs = [dataclasses.replace(experiment, seed=seed) for seed in SEEDS]
     shards = data.stacked([run.shards()[0] for run in runs])
     keys = jnp.stack([jax.random.key(seed) for seed in SEEDS])
     qualities = jax.jit(jax.vmap(functools.partial(_qualities, experiment)))
