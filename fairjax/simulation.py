@@ -82,11 +82,12 @@ def run(
         each other, or the mechanism breaks its protocol.
 
     Examples:
+      >>> import optax
       >>> import fairjax as fj
       >>> train, test = fj.data.load("digits")
       >>> shards = fj.data.power_law(train, num_agents=3, seed=0)
-      >>> fed = federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.cgsv(),
-      ...                  optimizer=optax.sgd(0.1))
+      >>> fed = fj.federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.cgsv(),
+      ...                     optimizer=optax.sgd(0.1))
       >>> state, history = run(jax.random.key(0), fed, shards, test, num_rounds=2)
       >>> history.accuracies.shape, float(history.importance[-1].sum().round(3))
       ((2, 3), 1.0)
