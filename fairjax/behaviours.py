@@ -203,6 +203,7 @@ def change_uploads(
             upload = _noisy(agent_key, memory.aggregate, strength)
         elif name == "collude":
             copied = jax.tree.map(lambda leaf: leaf[leader], updates)
+            # By identity: numbers of agents may be traced, and then have no value to compare.
             upload = own if agent is leader else _noisy(agent_key, copied, strength)
         else:
             value = {"broken_nan": jnp.nan, "broken_inf": jnp.inf}.get(name)

@@ -70,7 +70,7 @@ class Sweep:
     def rows(self) -> list[dict[str, Any]]:
         """Returns one row per point: what varies, and what it came to."""
         return [
-            {**{axis: getattr(one.experiment, axis) for axis in self.axes}, **summarised(one)}
+            {**{axis: getattr(one.experiment, axis) for axis in self.axes}, **_summarised(one)}
             for one in self
         ]
 
@@ -81,7 +81,7 @@ class Sweep:
         return spreads(rows, self.axes[:-1], values)
 
 
-def summarised(result: Result) -> dict[str, float]:
+def _summarised(result: Result) -> dict[str, float]:
     """Returns what a run came to, in numbers.
 
     Accuracies are in percent, over the agents of the run: best, mean and worst.

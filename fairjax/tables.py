@@ -97,12 +97,12 @@ class Table(NamedTuple):
 
     def csv(self) -> str:
         """Returns the table as CSV; a spread is three columns: mean, std and number of seeds."""
-        spreads = {
+        with_spread = {
             name for row in self.rows for name, cell in row.items() if isinstance(cell, Spread)
         }
         header = []
         for name in self.columns:
-            header += [name, f"{name}_std", f"{name}_num"] if name in spreads else [name]
+            header += [name, f"{name}_std", f"{name}_num"] if name in with_spread else [name]
         file = io.StringIO()
         writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()

@@ -5,7 +5,9 @@ import json
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+import fairjax as fj
 from fairjax import contributions
 from fairjax.cli import main
 from fairjax.studies import STUDIES, Cell, Study, approximation, conduct, when_fair
@@ -64,7 +66,7 @@ def test_a_study_that_stopped_goes_on_with_what_is_missing(tmp_path):
             "Why?",
             lambda quick: [cell(0), cell(1, fails), cell(2)],
             lambda rows: {"all": spreads(rows, ["number"], ["x"])},
-            lambda tables: matplotlib.figure.Figure(),
+            lambda found: Figure(),
         )
 
     with pytest.raises(KeyboardInterrupt):
@@ -75,6 +77,19 @@ def test_a_study_that_stopped_goes_on_with_what_is_missing(tmp_path):
     assert [row["x"].num for row in report.tables["all"].rows] == [0, 0, 0]
     conduct("toy", study(False), tmp_path, quick=True, resume=False)
     assert ran == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_full_study_says_beforehand_how_long_it_takes(tmp_path):
+    experiment = fj.Experiment(num_agents=2, rounds=5, model="logistic", samples_per_agent=20)
+    cell = Cell("c", {}, lambda: [{"x": 1.0}], experiment, num_runs=10, seconds=3600.0)
+    study = Study(
+        "Why?", lambda quick: [cell], lambda rows: {"all": Table(rows)}, lambda found: Figure()
+    )
+    said = []
+    conduct("toy", study, tmp_path, quick=False, say=said.append)
+    # An hour besides the runs, which take some of a minute at most.
+    assert said[1].startswith("toy: the rest takes about 60.")
+    assert said[1].endswith(" minutes on this machine.")
 
 
 def test_errors_of_the_cosine_are_those_of_the_authors_files():

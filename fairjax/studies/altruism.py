@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fairjax.experiment import Experiment
 from fairjax.figures import STYLE
 from fairjax.studies import grid
-from fairjax.studies.base import Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
 
@@ -33,11 +33,11 @@ def cells(quick: bool) -> list[Cell]:
                 Cell(
                     name=f"beta-{setting.dataset}-{setting.num_agents}-{split}",
                     settings={
-                        **experiment.description(), "beta": list(BETAS), "seed": list(grid.SEEDS),
+                        **experiment.description(), "beta": list(BETAS), "seed": list(SEEDS),
                     },
                     run=functools.partial(_run, experiment),
                     experiment=experiment,
-                    num_runs=len(BETAS) * len(grid.SEEDS),
+                    num_runs=len(BETAS) * len(SEEDS),
                 )
             )  # fmt: skip
     return made
@@ -49,7 +49,7 @@ def _run(experiment: Experiment) -> Rows:
         "num_agents": experiment.num_agents,
         "split": experiment.split,
     }
-    rows = sweep(experiment, seeds=grid.SEEDS, beta=BETAS).rows()
+    rows = sweep(experiment, seeds=SEEDS, beta=BETAS).rows()
     return [{**where, **row} for row in rows]
 
 

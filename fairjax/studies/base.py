@@ -23,6 +23,7 @@ from fairjax.figures import write
 from fairjax.sweeps import sweep
 from fairjax.tables import Table
 
+SEEDS = (0, 1, 2, 3, 4)
 Rows = list[dict[str, Any]]
 Say = Callable[[str], None]
 
@@ -144,12 +145,18 @@ def _seconds(cells: Sequence[Cell]) -> float:
         if cell.experiment is None:
             continue
         full = cell.experiment.resolved()
-        kind = (full.dataset, full.num_agents, full.model, full.samples_per_agent, full.batch_size)
+        kind = (
+            full.dataset,
+            full.num_agents,
+            full.samples_per_agent,
+            full.local_epochs,
+            full.model,
+        )
         if kind not in per_round:
             probe = dataclasses.replace(full.alone(), rounds=1, eval_every=1)
-            sweep(probe, seeds=[0])
+            sweep(probe, seeds=[0])  # compiles, and loads the data
             start = time.monotonic()
-            sweep(probe, seeds=[1])
+            sweep(probe, seeds=[0])
             per_round[kind] = (time.monotonic() - start) / 2  # one round more is trained
         total += cell.num_runs * full.rounds * per_round[kind]
     return total

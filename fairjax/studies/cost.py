@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from fairjax import mechanisms
 from fairjax.experiment import Experiment
 from fairjax.figures import STYLE, name_lines
+from fairjax.mechanisms.eci import MAX_EXACT_AGENTS
 from fairjax.studies.base import Cell, Rows, Study
 from fairjax.tables import Table, spreads
 
 REPEATS = 5
-MAX_ENUMERATED = 12  # agents, beyond which eci samples
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -113,5 +113,5 @@ TIME = Study(
     tables=tables,
     draw=draw,
     remarks=f"Means over {REPEATS} repeats of one compiled round; `share_%` is the ratio of the "
-    f"medians. Up to {MAX_ENUMERATED} agents eci scores the models of all 2^N coalitions.",
+    f"medians. Up to {MAX_EXACT_AGENTS} agents eci scores the models of all 2^N coalitions.",
 )

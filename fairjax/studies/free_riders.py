@@ -12,11 +12,10 @@ from fairjax import behaviours
 from fairjax.experiment import Experiment
 from fairjax.figures import STYLE, name_lines
 from fairjax.results import Result
-from fairjax.studies.base import Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
 
-SEEDS = (0, 1, 2, 3, 4)
 NUM_AGENTS, NUM_DISHONEST, ROUNDS = 10, 2, 20
 MEASURES = ("cosine", "mean_field")
 VALUES = ("detection_auc", "dishonest_fraction", "honest_%", "dishonest_%")

@@ -15,11 +15,10 @@ from matplotlib.figure import Figure
 from fairjax import mechanisms
 from fairjax.experiment import Experiment
 from fairjax.figures import STYLE, name_lines
-from fairjax.studies.base import Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.sweeps import Sweep, sweep
 from fairjax.tables import Spread, Table, spreads
 
-SEEDS = (0, 1, 2, 3, 4)
 IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)
 VALUES = ("fairness", "fairness_trained", "best_%", "mean_%", "worst_%")
 COLOURS = {"power_law": "#0072b2", "uniform": "#999999", "class_imbalance": "#d55e00"}

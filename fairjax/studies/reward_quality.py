@@ -19,11 +19,10 @@ from fairjax.data import Shards
 from fairjax.experiment import Experiment
 from fairjax.federations import State
 from fairjax.figures import STYLE
-from fairjax.studies.base import Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.tables import Table, spreads
 from fairjax.types import Key, PerAgent, PerRound
 
-SEEDS = (0, 1, 2, 3, 4)
 MECHANISMS = ("cgsv", "cgsv_released", "rr", "dw", "proportional")
 
 

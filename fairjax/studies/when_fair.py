@@ -23,7 +23,7 @@ from fairjax.figures import STYLE, name_lines
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan
 from fairjax.results import Result
 from fairjax.studies import grid
-from fairjax.studies.base import Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
 from fairjax.types import Stacked
@@ -150,11 +150,11 @@ def cells(quick: bool) -> list[Cell]:
                 Cell(
                     name=f"when-{where}-{name.replace(' ', '_').replace('/', 'over')}",
                     settings={
-                        **variant.description(), "split": SPLITS, "seed": list(grid.SEEDS),
+                        **variant.description(), "split": SPLITS, "seed": list(SEEDS),
                     },
                     run=functools.partial(_run, name, variant),
                     experiment=variant,
-                    num_runs=len(SPLITS) * len(grid.SEEDS),
+                    num_runs=len(SPLITS) * len(SEEDS),
                 )
             )  # fmt: skip
     return made
@@ -168,7 +168,7 @@ def _run(name: str, variant: Experiment) -> Rows:
     }
     return [
         {**where, "split": one.experiment.split, "seed": one.experiment.seed, **_links(one)}
-        for one in sweep(variant, seeds=grid.SEEDS, split=SPLITS)
+        for one in sweep(variant, seeds=SEEDS, split=SPLITS)
     ]
 
 
