@@ -50,7 +50,8 @@ def proportional(
     is noise, and all are paid nearly everything. `beta` and `longest` were picked on three of
     those seeds; on five others fairness is .990 and .988 on digits, on two others .984 and
     .976 on MNIST. An agent can end below what it reaches alone: on digits with class
-    imbalance the best does, by two points.
+    imbalance the best does, by two points. After few rounds the best can be below FedAvg:
+    on MNIST with class imbalance, 5 agents, after 10 rounds 78.1 ± 4.9 against 79.3 ± 1.0.
 
     Args:
       alpha: memory of importance, in [0, 1]. May be traced.
