@@ -16,6 +16,8 @@ from jax import lax
 from fairjax import checks, trees
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
+DIGIT_BITS = 8  # of a key, counted at once where thresholds are selected by counting
+
 
 def importance(
     previous: PerAgent,
@@ -188,35 +190,60 @@ def _kept(fractions: PerAgent | np.ndarray, num_parameters: int) -> PerAgent:
 def _keep_largest(aggregate: Params, kept: PerAgent) -> Stacked:
     leaves, structure = jax.tree.flatten(aggregate)
     magnitudes = jnp.concatenate([jnp.abs(leaf).reshape(-1) for leaf in leaves])
-    keys, thresholds = _order_statistics(magnitudes, kept)
+    size = len(magnitudes)
+    # The bit patterns of magnitudes are ordered like them.
+    integer = jnp.int64 if magnitudes.dtype == jnp.float64 else jnp.int32
+    keys = lax.bitcast_convert_type(magnitudes.astype(f"float{jnp.iinfo(integer).bits}"), integer)
+    places = size - 1 - jnp.arange(size, dtype=jnp.int32)  # of equal entries, the first is larger
+    least, last = lax.platform_dependent(keys, places, kept, cpu=_selected, default=_sorted)
     rewards, start = [], 0
     for leaf in leaves:
-        mask = keys[start : start + leaf.size].reshape(leaf.shape) >= trees.per_agent(
-            thresholds, leaf[None]
-        )
+        own = slice(start, start + leaf.size)
+        key, place = keys[own].reshape(leaf.shape), places[own].reshape(leaf.shape)
+        least_key, last_place = (trees.per_agent(values, leaf[None]) for values in (least, last))
+        mask = (key > least_key) | ((key == least_key) & (place >= last_place))
         rewards.append(jnp.where(mask, leaf, 0))
         start += leaf.size
     return structure.unflatten(rewards)
 
 
-def _order_statistics(magnitudes: Array, kept: PerAgent) -> tuple[Array, PerAgent]:
-    """Returns keys `[D]` and thresholds `[N]`: agent i keeps the entries with key >= threshold.
+def _sorted(keys: Array, places: Array, kept: PerAgent) -> tuple[PerAgent, PerAgent]:
+    """Returns the key and place `[N]` of the kept-th largest entries, by one sort.
 
-    The keys are the bit patterns of the magnitudes, which sort like them and much
-    faster. Only where a threshold above zero falls among equal magnitudes are
-    the keys positions in a stable ranking, so that exactly `kept` entries pass.
+    A key above all others stands for none.
     """
-    size = len(magnitudes)
-    integer = jnp.int64 if magnitudes.dtype == jnp.float64 else jnp.int32
-    bits = lax.bitcast_convert_type(magnitudes.astype(f"float{jnp.iinfo(integer).bits}"), integer)
-    ordered = jnp.append(jnp.sort(bits), jnp.iinfo(integer).max)
-    thresholds = ordered[size - kept]
-    below = jnp.where(kept < size, ordered[size - 1 - kept], -1)
-    tied = jnp.any((thresholds == below) & (thresholds > 0))
+    ordered = lax.sort((keys, places), num_keys=2)
+    least, last = (values[jnp.minimum(len(keys) - kept, len(keys) - 1)] for values in ordered)
+    return jnp.where(kept > 0, least, jnp.iinfo(keys.dtype).max), last
 
-    def ranked() -> tuple[Array, PerAgent]:
-        order = jnp.argsort(-bits, stable=True)
-        places = jnp.zeros(size, integer).at[order].set(size - 1 - jnp.arange(size, dtype=integer))
-        return places, (size - kept).astype(integer)
 
-    return lax.cond(tied, ranked, lambda: (bits, thresholds))
+def _selected(keys: Array, places: Array, kept: PerAgent) -> tuple[PerAgent, PerAgent]:
+    """Returns what `_sorted` does, by counting: on a CPU in a tenth of the time.
+
+    Keys, then places, are read digit by digit, the highest first. Of the entries that share all
+    digits so far with one that an agent looks for (a prefix), the next digits are counted; the
+    counts say which digit comes next in it. Entries of nobody's prefix are counted apart.
+    """
+    num_agents, base = len(kept), 2**DIGIT_BITS
+    agents = jnp.arange(num_agents, dtype=jnp.int32)
+    prefix = jnp.zeros(len(keys), jnp.int32)  # [D] number of the entry's prefix
+    wanted = jnp.zeros(num_agents, jnp.int32)  # [N] number of the agent's prefix
+    rank = jnp.maximum(kept, 1)  # [N] among the entries of that prefix
+    found = []
+    for numbers, num_bits in ((keys, jnp.iinfo(keys.dtype).bits), (places, len(keys).bit_length())):
+        value = jnp.zeros(num_agents, numbers.dtype)
+        for shift in reversed(range(0, num_bits, DIGIT_BITS)):
+            cells = prefix * base + ((numbers >> shift) & (base - 1)).astype(jnp.int32)
+            counts = jnp.zeros((num_agents + 1) * base, jnp.int32).at[cells].add(1)
+            at_least = jnp.cumsum(counts.reshape(-1, base)[:, ::-1], axis=1)[:, ::-1]
+            at_least = jnp.pad(at_least, ((0, 0), (0, 1)))[wanted]  # [N, base + 1]
+            digit = (at_least >= rank[:, None]).sum(1, dtype=jnp.int32) - 1
+            rank = rank - at_least[agents, digit + 1]
+            value = value << DIGIT_BITS | digit.astype(value.dtype)
+            # Agents that look for the same prefix share the number of one of them.
+            cell = wanted * base + digit
+            owners = jnp.full(counts.shape, num_agents, jnp.int32).at[cell].min(agents)
+            wanted, prefix = owners[cell], owners[cells]
+        found.append(value)
+    least, last = found
+    return jnp.where(kept > 0, least, jnp.iinfo(keys.dtype).max), last

@@ -10,14 +10,16 @@ accelerator the default precision would round the inputs.
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fairjax.types import Array, Params, PerAgent, Stacked
 
-dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 def as_stacked(name: str, tree: Any) -> Stacked:
@@ -65,6 +67,11 @@ def rows(leaf: Array) -> Array:
 def per_agent(values: PerAgent, leaf: Array) -> Array:
     """Returns `[N]` values shaped to broadcast against a leaf `[N, ...]`."""
     return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
+
+
+def ratio(values: Array | float, divisors: Array) -> Array:
+    """Returns values over divisors that are not negative; 0 where the divisor is zero."""
+    return jnp.where(divisors > 0, values / jnp.where(divisors > 0, divisors, 1), 0)
 
 
 def largest_magnitudes(stacked: Stacked) -> PerAgent:
@@ -147,6 +154,32 @@ def unit_rows(stacked: Stacked) -> tuple[Stacked, PerAgent]:
     return jax.tree.map(divide, stacked), magnitudes
 
 
+def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacked: Stacked) -> Any:
+    """Returns `function(rows, units, norms)` of rows whose squares neither overflow nor vanish.
+
+    Agent i's row is rows_i times units_i, and norms_i is the length of rows_i. Rows of ordinary
+    lengths, which are the rule, are handed on as they are, in units of 1, without a copy. If
+    there are others, or broken ones, all are `unit_rows`.
+
+    Args:
+      function: of leaves `[N, ...]`, `[N]` and `[N]`; returns small arrays.
+      stacked: leaves `[N, ...]`.
+    """
+    squares = squared_norms(stacked)
+    limits = jnp.finfo(squares.dtype)
+    lost = limits.smallest_normal * num_parameters(stacked) / limits.eps  # by squares too small
+    ordinary = (squares > lost) & (squares < limits.max**0.6)
+
+    def in_own_units(stacked: Stacked, squares: PerAgent) -> Any:
+        rows, units = unit_rows(stacked)
+        return function(rows, units, jnp.sqrt(squared_norms(rows)))
+
+    def as_they_are(stacked: Stacked, squares: PerAgent) -> Any:
+        return function(stacked, jnp.ones_like(squares), jnp.sqrt(squares))
+
+    return lax.cond(ordinary.all(), as_they_are, in_own_units, stacked, squares)
+
+
 def with_length(stacked: Stacked, length: float | Array) -> Stacked:
     """Returns every row rescaled to one length; zero and broken rows are zero.
 
@@ -156,7 +189,7 @@ def with_length(stacked: Stacked, length: float | Array) -> Stacked:
     """
     unit, _ = unit_rows(stacked)
     norms = jnp.sqrt(squared_norms(unit))
-    return scaled(jnp.where(norms > 0, length / jnp.where(norms > 0, norms, 1), 0), unit)
+    return scaled(ratio(length, norms), unit)
 
 
 def at_most_length(stacked: Stacked, length: float | Array) -> Stacked:

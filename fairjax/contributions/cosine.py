@@ -15,7 +15,7 @@ floating point: is no longer than rounding could have left).
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +168,7 @@ class _Products(NamedTuple):
     lengths: PerAgent  # [N] |x_i|
     inner: PerAgent  # [N] <x_i, u_N>
     total: Scalar  # |u_N|^2, or 0 where rounding could have left it
+    gram: Array | None = None  # [N, N] <a_i, a_j>, where asked for
 
     @property
     def with_aggregate(self) -> PerAgent:  # [N] <a_i, u_N>
@@ -191,42 +192,42 @@ def _checked(updates: Stacked, weights: PerAgent | None) -> tuple[Stacked, PerAg
     return updates, weights
 
 
-def _products(updates: Stacked, weights: PerAgent) -> tuple[_Products, Stacked]:
-    """Returns the products and the rows x_i, whose largest entry is 1."""
-    unit, magnitudes = trees.unit_rows(updates)
-    magnitudes = magnitudes / jnp.where(magnitudes.max() > 0, magnitudes.max(), 1)
-    weights = weights.astype(magnitudes.dtype) / jnp.where(weights.max() > 0, weights.max(), 1)
-    weights = weights * magnitudes
-    aggregate = trees.weighted_sum(weights, unit)
-    total = trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), aggregate)
-    lengths = jnp.sqrt(trees.squared_norms(unit))
-    rounding = 4 * jnp.finfo(total.dtype).eps * (weights * lengths).sum()
-    total = jnp.where(total > rounding**2, total, 0)
-    return _Products(weights, lengths, trees.inner_products(unit, aggregate), total), unit
+def _products(updates: Stacked, weights: PerAgent, *, with_gram: bool = False) -> _Products:
+    def products(rows: Stacked, units: PerAgent, lengths: PerAgent) -> _Products:
+        own = _in_largest(weights.astype(units.dtype)) * _in_largest(units)
+        aggregate = trees.weighted_sum(own, rows)
+        total = trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), aggregate)
+        rounding = 4 * jnp.finfo(total.dtype).eps * (own * lengths).sum()
+        total = jnp.where(total > rounding**2, total, 0)
+        gram = own[:, None] * own * trees.gram(rows) if with_gram else None
+        return _Products(own, lengths, trees.inner_products(rows, aggregate), total, gram)
+
+    return trees.in_safe_units(products, updates)
 
 
-def _gram(products: _Products, unit: Stacked) -> Array:
-    return products.weights[:, None] * products.weights * trees.gram(unit)
+def _in_largest(values: PerAgent) -> PerAgent:
+    """Returns values in units of the largest."""
+    return values / jnp.where(values.max() > 0, values.max(), 1)
 
 
 @jax.jit
 def _cosine(updates: Stacked, weights: PerAgent) -> PerAgent:
-    products, _ = _products(updates, weights)
+    products = _products(updates, weights)
     return _cosine_of(products.inner, jnp.square(products.lengths), products.total)
 
 
 @jax.jit
 def _cosine_shapley(updates: Stacked, weights: PerAgent) -> PerAgent:
-    products, unit = _products(updates, weights)
-    return coalitions.shapley(_coalition_cosines(products, _gram(products, unit)))
+    return coalitions.shapley(_coalition_cosines(_products(updates, weights, with_gram=True)))
 
 
-def _coalition_cosines(products: _Products, gram: Array) -> PerCoalition:
+def _coalition_cosines(products: _Products) -> PerCoalition:
     """Returns `[2**N]` cosines of all coalitions' updates with the aggregate.
 
     A coalition is one of the first agents joined with one of the last. Sums over
     members split into a part of each; |u_S|^2 adds twice the product between them.
     """
+    gram: Any = products.gram
     num_agents = len(gram)
     low = num_agents // 2
     first = coalitions.members(low, gram.dtype)
@@ -247,7 +248,7 @@ def _coalition_cosines(products: _Products, gram: Array) -> PerCoalition:
 
 @jax.jit
 def _mean_field(updates: Stacked, weights: PerAgent) -> PerAgent:
-    products, _ = _products(updates, weights)
+    products = _products(updates, weights)
     g, d, total = products.with_aggregate, products.squares, products.total
     num_agents = len(g)
     k = jnp.arange(num_agents, dtype=g.dtype)
@@ -270,8 +271,9 @@ def _mean_field(updates: Stacked, weights: PerAgent) -> PerAgent:
 
 @functools.partial(jax.jit, static_argnames="num_pairs")
 def _sampled(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> Estimate:
-    products, unit = _products(updates, weights)
-    gram, num_agents = _gram(products, unit), len(products.weights)
+    products = _products(updates, weights, with_gram=True)
+    gram: Any = products.gram
+    num_agents = len(gram)
 
     def gains(order: Array) -> PerAgent:
         """Returns what every agent adds when agents join in this order."""

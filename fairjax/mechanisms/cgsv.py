@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome
-from fairjax.types import PerAgent, Scalar, Stacked
+from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 CONTRIBUTIONS = {
     "cosine": contributions.cosine,
@@ -68,10 +68,10 @@ def cgsv(
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
-        uploads = trees.with_length(updates, gamma)
         weights = first_round_shares(importance, context)
-        aggregate = trees.weighted_sum(weights, uploads)
-        judged = CONTRIBUTIONS[contribution](uploads, weights)
+        aggregate, lengths = _aggregate(updates, weights, gamma)
+        # Of the updates as they are: rescaled uploads, N D numbers, are never made.
+        judged = CONTRIBUTIONS[contribution](updates, trees.ratio(weights, lengths))
         importance = rewards.importance(importance, judged, alpha)
         fractions = rewards.reward_fractions(importance, beta)
         paid: Any
@@ -87,3 +87,12 @@ def cgsv(
 def first_round_shares(importance: PerAgent, context: Context) -> PerAgent:
     """Returns the importance `[N]`, or the shares of the data while it is zero."""
     return jnp.where(importance.sum() > 0, importance, context.shares)
+
+
+def _aggregate(updates: Stacked, weights: PerAgent, gamma: Scalar) -> tuple[Params, PerAgent]:
+    """Returns the weighted sum of the updates rescaled to length gamma, and their lengths `[N]`."""
+
+    def aggregate(rows: Stacked, units: PerAgent, norms: PerAgent) -> tuple[Params, PerAgent]:
+        return trees.weighted_sum(gamma * trees.ratio(weights, norms), rows), units * norms
+
+    return trees.in_safe_units(aggregate, updates)
