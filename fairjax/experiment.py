@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from fairjax import checks, data, mechanisms, models, records, simulation
 from fairjax.behaviours import Behaviour, assign, change_data, names
@@ -209,6 +211,7 @@ class Experiment:
         shards: Shards,
         agents_at_once: int | None = None,
         behaviours: Sequence[Behaviour] | None = None,
+        mesh: Mesh | None = None,
     ) -> Federation:
         """Returns the federation that the description is of.
 
@@ -216,6 +219,7 @@ class Experiment:
           shards: who holds which data; gives the model its shapes.
           agents_at_once: None: as described.
           behaviours: None: as described, drawn by the seed.
+          mesh: devices that agents are spread over.
         """
         full: Any = self.resolved()
         dishonest = full.assigned_behaviours() if behaviours is None else behaviours
@@ -231,6 +235,7 @@ class Experiment:
             local_steps=full.local_steps,
             agents_at_once=agents_at_once or full.agents_at_once,
             behaviours=() if full.mechanism == "standalone" else dishonest,
+            mesh=mesh,
         )
 
     def run(
@@ -238,6 +243,7 @@ class Experiment:
         out: str | Path | None = None,
         resume: bool = True,
         *,
+        mesh: Mesh | None = None,
         watch: Watcher | None = None,
         standalone: Result | None = None,
     ) -> Result:
@@ -248,6 +254,8 @@ class Experiment:
             killed goes on from its last checkpoint and ends in the same bits; a
             finished one is returned at once.
           resume: False: start over, and replace what `out` holds of this experiment.
+          mesh: devices that agents are spread over, of one process or several; each process
+            calls this, and the first writes. A run may go on on other devices.
           watch: called with what runs, the rounds played and their number.
           standalone: the result of the standalone mechanism on the same shards, where
             it is known already.
@@ -267,17 +275,18 @@ class Experiment:
             if resume and (out / records.RESULT).exists():
                 return load_run(out)
         shards, test = self.shards()
+        # Bits depend on it, so a run goes on with what it began with.
+        federation = self.federation(shards, record.get("agents_at_once"), mesh=mesh)
+        record["agents_at_once"] = federation.agents_at_once(shards)
+        if out is not None:
+            records.write_json(out / records.EXPERIMENT, record)
         if self.mechanism != "standalone" and standalone is None:
             below = None if out is None else out / "standalone"
-            standalone = self.alone().run(below, resume, watch=watch)
-        # Bits depend on it, so a run goes on with what it began with.
-        federation = self.federation(shards, record.get("agents_at_once"))
-        record["agents_at_once"] = federation.agents_at_once(shards)
+            standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
         stages = functools.partial(self._stages, federation, shards, test, watch)
         if out is None:
             *_, last = stages(None)
         else:
-            records.write_json(out / records.EXPERIMENT, record)
             last = self._checkpointed(stages, federation, shards, out, resume)
         result = self._result(last, shards, standalone)
         if out is not None:
@@ -351,7 +360,11 @@ class Experiment:
             saved = time.monotonic()
             for progress in stages(start):
                 finished = progress.num_rounds > self.rounds
-                if finished or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                # All processes save together, when the first one's clock says so.
+                due = multihost_utils.broadcast_one_to_all(
+                    time.monotonic() - saved > CHECKPOINT_SECONDS
+                )
+                if finished or due:
                     checkpoints.save(progress)
                     saved = time.monotonic()
         return progress

@@ -7,6 +7,7 @@ An agent takes ceil(n_i / B) local steps per epoch: more data, more steps. Its p
 never enters a gradient.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -16,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
 
+from fairjax import devices
 from fairjax.data import Dataset, Shards
 from fairjax.models import Model, initial_params
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
@@ -95,6 +98,7 @@ def train_agents(
     round: Scalar,
     *,
     agents_at_once: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Stacked, Stacked]:
     """Returns all agents' parameters and optimizer states after their local epochs.
 
@@ -107,34 +111,41 @@ def train_agents(
       round: number of the round, from 0.
       agents_at_once: how many agents are vectorised; groups take turns. A group takes
         as many steps as the longest shard in it needs.
+      mesh: devices that agents are spread over.
     """
 
-    def one(agent: Any) -> tuple[Params, Any]:
+    def one(agent: Any, shared: tuple[Dataset, Scalar]) -> tuple[Params, Any]:
         key, own, state, rows, size = agent
-        return training(key, own, state, Shard(shards.data, rows, size), round)
+        data, round = shared
+        return training(key, own, state, Shard(data, rows, size), round)
 
     agents = (keys, params, optimizer_states, shards.indices, shards.sizes)
-    return map_agents(one, agents, agents_at_once)
+    return map_agents(one, agents, (shards.data, round), agents_at_once, mesh)
 
 
 def mean_losses(
-    training: LocalTraining, params: Stacked, shards: Shards, agents_at_once: int
+    training: LocalTraining,
+    params: Stacked,
+    shards: Shards,
+    agents_at_once: int,
+    mesh: Mesh | None = None,
 ) -> PerAgent:
     """Returns `[N]` mean cross entropies of agents' models on their own shards."""
     batch_size = min(evaluation_batch(), shards.indices.shape[1])
 
-    def one(agent: Any) -> Scalar:
+    def one(agent: Any, data: Dataset) -> Scalar:
         own, rows, size = agent
         rows = jnp.pad(rows, (0, -len(rows) % batch_size), mode="edge").reshape(-1, batch_size)
 
         def batch_sum(number: Scalar, total: Scalar) -> Scalar:
-            x, y = examples(shards.data, rows[number])
+            x, y = examples(data, rows[number])
             present = number * batch_size + jnp.arange(batch_size) < size
             return total + training.loss(own, x, y, present) * present.sum()
 
         return lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0) / size
 
-    return map_agents(one, (params, shards.indices, shards.sizes), agents_at_once)
+    agents = (params, shards.indices, shards.sizes)
+    return map_agents(one, agents, shards.data, agents_at_once, mesh)
 
 
 def classes_held(shards: Shards) -> PerAgent:
@@ -146,16 +157,35 @@ def classes_held(shards: Shards) -> PerAgent:
     return held.at[jnp.arange(num_agents)[:, None], labels].max(present).sum(1)
 
 
-def map_agents(function: Callable[[Any], Any], agents: Any, agents_at_once: int) -> Any:
-    """Maps over the leading axis, `agents_at_once` entries vectorised at a time."""
-    if agents_at_once == 1:
-        return lax.map(function, agents)
-    return lax.map(function, agents, batch_size=agents_at_once)
+def map_agents(
+    function: Callable[[Any, Any], Any],
+    agents: Any,
+    shared: Any,
+    agents_at_once: int,
+    mesh: Mesh | None = None,
+) -> Any:
+    """Maps `function(agent, shared)` over the leading axis of `agents`.
+
+    On every device of the mesh, `agents_at_once` entries are vectorised at a time.
+    """
+    batch_size = None if agents_at_once == 1 else agents_at_once
+
+    def local(agents: Any, shared: Any) -> Any:
+        return lax.map(lambda agent: function(agent, shared), agents, batch_size=batch_size)
+
+    return devices.map_shards(mesh, local, agents, shared)
 
 
-def accuracies(model: Model, params: Stacked, data: Dataset, agents_at_once: int) -> PerAgent:
+def accuracies(
+    model: Model,
+    params: Stacked,
+    data: Dataset,
+    agents_at_once: int,
+    mesh: Mesh | None = None,
+) -> PerAgent:
     """Returns `[N]` shares of the examples that each agent's model classifies correctly."""
-    return map_agents(lambda own: accuracy(model, own, data), params, agents_at_once)
+    one = functools.partial(accuracy, model)
+    return map_agents(one, params, data, agents_at_once, mesh)
 
 
 def accuracy(model: Model, params: Params, data: Dataset) -> Scalar:
@@ -179,7 +209,7 @@ def evaluation_batch() -> int:
     return 100 if jax.default_backend() == "cpu" else 1000
 
 
-def pick_agents_at_once(training: LocalTraining, shards: Shards) -> int:
+def pick_agents_at_once(training: LocalTraining, shards: Shards, num_devices: int = 1) -> int:
     """Returns how many agents to vectorise: one on a CPU, else as many as memory holds.
 
     On a CPU the matrix products of one agent already use all cores, and an agent that
@@ -191,7 +221,7 @@ def pick_agents_at_once(training: LocalTraining, shards: Shards) -> int:
         return 1
     available = (device.memory_stats() or {}).get("bytes_limit") or _host_memory()
     fitting = available / 2 // (2 * bytes_per_agent(training, shards))
-    return int(max(1, min(shards.num_agents, fitting)))
+    return int(max(1, min(math.ceil(shards.num_agents / num_devices), fitting)))
 
 
 def bytes_per_agent(training: LocalTraining, shards: Shards) -> int:
