@@ -98,7 +98,7 @@ class PeerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Lets it end by itself, which it does after its last turn, or ends it."""
+        """Lets it end by itself, as it does where no turn comes any more, or ends it."""
         if self._process is None:
             return
         self._process.stdin.close()
@@ -123,6 +123,7 @@ class PeerProcess:
             self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], self._patience)
         if not ready:
+            self._process.kill()  # or it would slow the others down
             raise PeerError(f"no answer within {self._patience:.0f} s; see {self._log}")
         answer = self._process.stdout.readline()
         if not answer:

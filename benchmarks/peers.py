@@ -68,7 +68,7 @@ def main(
     checks.count("rounds", rounds)
     names = [name.strip() for name in peers.split(",") if name.strip()]
     for name in names:
-        checks.choice("peers", name, PEERS)
+        checks.choice("peer", name, PEERS)
     works = [Work(number, rounds, seed) for number in num_agents]
     servers = [ServerWork(*size, rounds, seed) for size in SERVER_SIZES]
     if tiny:

@@ -85,9 +85,11 @@ class Turns:
 
     def begin(self) -> str:
         """Waits for the turn, starts the clock, and returns the line that said so."""
-        line = sys.stdin.readline().strip()
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError("The referee has left: no turn will come.")
         self._start = time.perf_counter()
-        return line
+        return line.strip()
 
     def end(self) -> None:
         """Stops the clock."""
