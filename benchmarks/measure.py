@@ -85,6 +85,16 @@ def report(
       seed: what random inputs follow from.
       **more: further entries of the JSON file.
     """
+    print_table(title, rows)
+    path = json_path or Path("runs/benchmarks") / f"{title.split()[0].strip(':,')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"title": title, "rows": list(rows), "seed": seed, **more, **where()}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows as one aligned table, as `report` does."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = Table(title=title, title_justify="left")
     for column in columns:
@@ -93,13 +103,9 @@ def report(
         table.add_row(*(_shown(row.get(column, "")) for column in columns))
     console = Console()
     # A terminal that is narrower than the table would break its numbers.
-    console.width = max(console.width, console.measure(table).maximum)
+    unbounded = console.options.update(max_width=1000)
+    console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table)
-    path = json_path or Path("runs/benchmarks") / f"{title.split()[0].strip(':,')}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"title": title, "rows": list(rows), "seed": seed, **more, **where()}
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    console.print(f"written to {path}")
 
 
 def where() -> dict[str, Any]:
