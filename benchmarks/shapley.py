@@ -1,0 +1,196 @@
+"""What do Shapley values of the cosine cost, exact and estimated?  `python benchmarks/shapley.py`
+
+    time    of a compiled call on Gaussian uploads [N, D], the median; all methods in turn
+    error   sum_i |estimate_i / sum estimate - phi_i / sum phi|, mean over draws of four kinds of
+            uploads (those of `fairjax.studies.approximation`)
+
+Two further tables: the same exact values by shapiq, if it is installed, and what the mean-field
+estimate takes longer than psi, the paper's approximation, for a hundred models of a million
+parameters. shapiq is asked in the form that is generous to it: its game only reads a Gram matrix
+made before, of which our time is a part.
+"""
+
+import functools
+import importlib.util
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from measure import REPEATS, print_table, report, times_in_turn
+
+import fairjax as fj
+from fairjax.studies.approximation import Drawn
+
+KINDS = ("gaussian", "common", "clusters", "reversed")
+PAPER_SIZE = (10, 104_242)
+SHAPIQ_AGENTS = (10, 16)
+AGREEMENT = 1e-4
+LARGE = (100, 1_000_000)
+
+Row = dict[str, Any]
+Method = Callable[[jax.Array], jax.Array]
+
+
+def main(
+    num_agents: tuple[int, ...] = (5, 10, 16, 20),
+    num_parameters: tuple[int, ...] = (10_000, 100_000),
+    draws: int = 8,
+    repeats: int = REPEATS,
+    tiny: bool = False,
+    seed: int = 0,
+    json: Path | None = None,
+) -> None:
+    """Time Shapley values of the cosine, and measure the errors of estimates.
+
+    Args:
+      num_agents: how many agents.
+      num_parameters: how many parameters, with every number of agents.
+      draws: uploads of each kind and size that errors are means over.
+      repeats: how many calls count, after one that compiles.
+      tiny: one small size, in seconds.
+      seed: uploads and permutations follow from it.
+      json: the file for the numbers; by default one in runs/benchmarks/.
+    """
+    sizes = sorted({*itertools.product(num_agents, num_parameters), PAPER_SIZE})
+    against = [(number, PAPER_SIZE[1]) for number in SHAPIQ_AGENTS]
+    large = LARGE
+    if tiny:
+        sizes, against, large, draws, repeats = [(4, 1000)], [(4, 1000)], (8, 1000), 1, 2
+    known = methods(jax.random.key(seed))
+    rows = [row for size in sizes for row in rows_of(known, size, draws, repeats, seed)]
+    shapiq = [row for size in against for row in shapiq_rows(known["exact"], size, repeats, seed)]
+    print_table("the same exact values by shapiq, from a Gram matrix made before", shapiq)
+    passes = large_rows(known, large, repeats, seed)
+    print_table("mean-field against psi", passes)
+    more = {"draws": draws, "repeats": repeats, "shapiq": shapiq, "large": passes}
+    report("shapley: time of a call, and errors", rows, json_path=json, seed=seed, **more)
+
+
+def methods(key: jax.Array) -> dict[str, Method]:
+    """Returns the compiled functions from uploads to values, by name."""
+
+    def sampled(num_permutations: int, uploads: jax.Array) -> jax.Array:
+        return fj.contributions.sampled_cosine_shapley(
+            key, uploads, num_permutations=num_permutations
+        ).values
+
+    known = {
+        "exact": fj.contributions.cosine_shapley,
+        "mean-field": fj.contributions.mean_field_cosine_shapley,
+        "150 permutations": functools.partial(sampled, 150),
+        "1000 permutations": functools.partial(sampled, 1000),
+        "psi": fj.contributions.cosine,
+    }
+    return {name: jax.jit(function) for name, function in known.items()}
+
+
+def drawn(kind: str, size: tuple[int, int], seed: int) -> jax.Array:
+    """Returns uploads `[N, D]` of a kind."""
+    return jnp.asarray(Drawn("kind", kind, *size).uploads(seed), jnp.float32)
+
+
+def rows_of(
+    known: dict[str, Method], size: tuple[int, int], draws: int, repeats: int, seed: int
+) -> list[Row]:
+    """Returns a row per method: its time, and its error for every kind of uploads."""
+    uploads = drawn("gaussian", size, seed)
+    calls = {name: functools.partial(method, uploads) for name, method in known.items()}
+    taken = times_in_turn(calls, repeats)
+    errors = {
+        kind: mean_errors(known, [drawn(kind, size, seed + draw) for draw in range(draws)])
+        for kind in KINDS
+    }
+    rows = []
+    for name in known:
+        row: Row = {"method": name, "N": size[0], "D": size[1]}
+        row |= {"ms": 1000 * taken[name].median, "first call ms": 1000 * taken[name].first}
+        if name != "exact":
+            row |= {f"error, {kind}": errors[kind][name] for kind in KINDS}
+        rows.append(row)
+    return rows
+
+
+def mean_errors(known: dict[str, Method], draws: list[jax.Array]) -> dict[str, float]:
+    """Returns the error of every method, the mean over some uploads."""
+
+    def shares(name: str) -> np.ndarray:
+        values = np.stack([np.asarray(known[name](uploads), np.float64) for uploads in draws])
+        return values / values.sum(1, keepdims=True)
+
+    exact = shares("exact")
+    return {name: float(abs(shares(name) - exact).sum(1).mean()) for name in known}
+
+
+def shapiq_rows(exact: Method, size: tuple[int, int], repeats: int, seed: int) -> list[Row]:
+    """Returns our time for exact values and shapiq's, of the same game."""
+    uploads = drawn("gaussian", size, seed)
+    ours = functools.partial(exact, uploads)
+    calls: dict[str, Callable[[], Any]] = {"fairjax": ours}
+    if importlib.util.find_spec("shapiq"):
+        game = cosine_game(np.asarray(uploads))
+        calls["shapiq"] = functools.partial(shapiq_values, game, size[0])
+    taken = times_in_turn(calls, repeats)
+    rows: list[Row] = []
+    for name in ("fairjax", "shapiq"):
+        row: Row = {"exact by": name, "N": size[0], "D": size[1]}
+        if name in calls:
+            difference = abs(np.asarray(calls[name]()) - np.asarray(ours())).max()
+            row |= {"ms": 1000 * taken[name].median}
+            row |= {"ratio": taken[name].median / taken["fairjax"].median}
+            row |= {"largest difference": float(difference)}
+            note = "" if difference <= AGREEMENT else f"differs by more than {AGREEMENT}"
+        else:
+            note = "not installed: pip install shapiq"
+        rows.append(row | {"note": note})
+    return rows
+
+
+def cosine_game(uploads: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the game: from coalitions `[num_coalitions, N]` to cosines with the aggregate."""
+    gram = (uploads @ uploads.T).astype(np.float64)
+
+    def utilities(coalitions: np.ndarray) -> np.ndarray:
+        members = np.asarray(coalitions, np.float64)
+        products = members @ gram
+        squares = (products * members).sum(1) * gram.sum()
+        # The empty coalition's utility is zero.
+        return products.sum(1) / np.sqrt(np.where(squares > 0, squares, 1))
+
+    return utilities
+
+
+def shapiq_values(game: Callable[[np.ndarray], np.ndarray], num_agents: int) -> np.ndarray:
+    """Returns `[N]` Shapley values of a game by shapiq's exact computer."""
+    import shapiq
+
+    return shapiq.ExactComputer(n_players=num_agents, game=game)("SV").get_n_order_values(1)
+
+
+def large_rows(
+    known: dict[str, Method], size: tuple[int, int], repeats: int, seed: int
+) -> list[Row]:
+    """Returns the times of the two methods that read uploads a few times, in turn."""
+    uploads = jax.random.normal(jax.random.key(seed), size)
+    names = ("psi", "mean-field")
+    taken = times_in_turn(
+        {name: functools.partial(known[name], uploads) for name in names}, repeats
+    )
+    return [
+        {
+            "method": name,
+            "N": size[0],
+            "D": size[1],
+            "ms": 1000 * taken[name].median,
+            "ratio": taken[name].median / taken["psi"].median,
+        }
+        for name in names
+    ]
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
