@@ -78,8 +78,8 @@ def mesh(num_devices: int | None = None) -> Mesh:
       ValueError: there are not as many.
 
     Examples:
-      >>> mesh(1).shape
-      OrderedDict({'agents': 1})
+      >>> dict(mesh(1).shape)
+      {'agents': 1}
     """
     if num_devices is not None:
         checks.count("num_devices", num_devices)

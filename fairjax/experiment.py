@@ -66,6 +66,9 @@ class Experiment:
       decay_per: "round" or "epoch".
       local_steps: "all", or "last_batch" as in early versions of the authors' program.
       eval_every: evaluate after every so many rounds, and after the last.
+      eval_examples: evaluate on so many of the test examples, the same ones always; None: all.
+      compute_dtype: "float32", or "bfloat16": what networks compute in. Parameters, updates
+        and losses stay float32.
       agents_at_once: how many agents are vectorised; None: picked for the device.
       behaviours: for names of `fairjax.behaviours` a number of agents, or a pair (number,
         strength); the seed draws who. The standalone run has what they do to data.
@@ -102,6 +105,8 @@ class Experiment:
     decay_per: str = "round"
     local_steps: str = "all"
     eval_every: int | None = None
+    eval_examples: int | None = None
+    compute_dtype: str = "float32"
     agents_at_once: int | None = None
     behaviours: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     record_updates: bool = False
@@ -113,7 +118,9 @@ class Experiment:
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         for name in ("num_agents", "rounds", "local_epochs"):
             checks.count(name, getattr(self, name))
-        for name in ("samples_per_agent", "batch_size", "agents_at_once", "eval_every"):
+        for name in (
+            "samples_per_agent", "batch_size", "agents_at_once", "eval_every", "eval_examples",
+        ):  # fmt: skip
             if getattr(self, name) is not None:
                 checks.count(name, getattr(self, name))
         for name in ("beta", "gamma", "learning_rate"):
@@ -127,6 +134,7 @@ class Experiment:
             checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
         checks.choice("split", self.split, data.SPLITS)
         checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
+        checks.choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         checks.choice("decay_per", self.decay_per, ("round", "epoch"))
         checks.choice("local_steps", self.local_steps, ("all", "last_batch"))
         if self.model is not None:
@@ -185,6 +193,14 @@ class Experiment:
           loaded: training and test data of the data set, where they are loaded already.
         """
         train, test = loaded or data.load(self.dataset)
+        if self.eval_examples is not None:
+            if self.eval_examples > len(test):
+                raise ValueError(
+                    f"`eval_examples` must be at most the {len(test)} test examples of "
+                    f"{self.dataset!r}, got eval_examples={self.eval_examples}."
+                )
+            rows = np.random.default_rng(0).permutation(len(test))
+            test = test.take(rows[: self.eval_examples])
         train, validation = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
         split = data.SPLITS[self.split]
         samples = self.resolved().samples_per_agent
@@ -198,7 +214,7 @@ class Experiment:
         For `fairjax.contributions` of a recorded run.
         """
         shards, _ = self.shards()
-        model = models.REGISTRY[str(self.resolved().model)](shards.data)
+        model = self._model(shards.data)
         validation: Any = shards.validation
         return functools.partial(accuracy, model, data=validation)
 
@@ -225,7 +241,7 @@ class Experiment:
         dishonest = full.assigned_behaviours() if behaviours is None else behaviours
         schedule: Any = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
         return federation(
-            model=models.REGISTRY[full.model](shards.data),
+            model=self._model(shards.data),
             mechanism=full.make_mechanism(),
             optimizer=OPTIMIZERS[full.optimizer],
             learning_rate=schedule,
@@ -302,6 +318,7 @@ class Experiment:
             num_agents=self.num_agents,
             samples_per_agent=self.resolved().samples_per_agent,
             behaviours=self.behaviours,
+            eval_examples=self.eval_examples,
             seed=self.seed,
         )
 
@@ -317,6 +334,10 @@ class Experiment:
         kept = {field: getattr(self, field) for field in COEFFICIENTS if field in takes}
         dropped = dict.fromkeys(set(COEFFICIENTS) - set(kept))
         return dataclasses.replace(self, mechanism=name, options=(), **kept, **dropped)
+
+    def _model(self, data: Dataset) -> models.Model:
+        model = models.REGISTRY[str(self.resolved().model)](data)
+        return models.computing_in(model, self.compute_dtype)
 
     def _mechanism_takes(self) -> list[str]:
         return list(inspect.signature(mechanisms.REGISTRY[self.mechanism]).parameters)

@@ -28,6 +28,7 @@ from fairjax.training import (
     accuracies,
     accuracy,
     bytes_per_agent,
+    check_memory,
     classes_held,
     mean_losses,
     pick_agents_at_once,
@@ -132,6 +133,7 @@ def federation(
     if agents_at_once is not None:
         checks.count("agents_at_once", agents_at_once)
     mesh = devices.checked(mesh)
+    num_devices = 1 if mesh is None else mesh.size
     optimizer_at, rate_at = _scheduled(optimizer, learning_rate)
     training = LocalTraining(
         model, optimizer_at, local_epochs, batch_size, decay_per=decay_per, local_steps=local_steps
@@ -143,11 +145,12 @@ def federation(
     def group_size(shards: Shards) -> int:
         if agents_at_once is not None:
             return min(agents_at_once, shards.num_agents)
-        return pick_agents_at_once(training, shards, 1 if mesh is None else mesh.size)
+        return pick_agents_at_once(training, shards, num_devices)
 
     def init(key: Key, shards: Shards, params: Params | None = None, num_rounds: int = 0) -> State:
         if not isinstance(key, jax.Array):
             raise ValueError(f"`key` must be a PRNG key such as jax.random.key(0), got {key!r}.")
+        check_memory(training, shards, num_devices)
         params_key, run_key = jax.random.split(key)
         first = initial_params(model, params_key, shards.data)
         params = first if params is None else _like(first, params)

@@ -19,7 +19,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from fairjax import devices
+from fairjax import devices, trees
 from fairjax.data import Dataset, Shards
 from fairjax.models import Model, initial_params
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
@@ -216,11 +216,9 @@ def pick_agents_at_once(training: LocalTraining, shards: Shards, num_devices: in
     trains alone takes only its own number of steps. On an accelerator half of the
     device's memory is left for data and uploads.
     """
-    device = jax.devices()[0]
-    if device.platform == "cpu":
+    if jax.default_backend() == "cpu":
         return 1
-    available = (device.memory_stats() or {}).get("bytes_limit") or _host_memory()
-    fitting = available / 2 // (2 * bytes_per_agent(training, shards))
+    fitting = device_memory() / 2 // (2 * bytes_per_agent(training, shards))
     return int(max(1, min(math.ceil(shards.num_agents / num_devices), fitting)))
 
 
@@ -238,17 +236,44 @@ def bytes_per_agent(training: LocalTraining, shards: Shards) -> int:
         residuals = jax.vjp(lambda params: training.loss(params, x, y, present), params)[1]
         return residuals, training.init(params), params, params, params
 
-    leaves = jax.tree.leaves(jax.eval_shape(kept))
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    return _num_bytes(jax.eval_shape(kept))
+
+
+def check_memory(training: LocalTraining, shards: Shards, num_devices: int = 1) -> None:
+    """Raises where a device cannot hold a round of its agents.
+
+    Raises:
+      ValueError: says how much is needed, how much there is, and what to change.
+    """
+    params = jax.eval_shape(lambda: initial_params(training.model, jax.random.key(0), shards.data))
+    states = jax.eval_shape(training.init, params)
+    # Held, trained, uploaded and paid parameters; optimizer states before and after.
+    per_agent = 4 * _num_bytes(params) + 2 * _num_bytes(states)
+    own = math.ceil(shards.num_agents / num_devices)
+    needed = own * per_agent + bytes_per_agent(training, shards) + _num_bytes(shards)
+    available = device_memory() / (num_devices if jax.default_backend() == "cpu" else 1)
+    if needed > available:
+        raise ValueError(
+            f"`shards` must hold no more agents than fit into memory: {shards.num_agents} agents "
+            f"of {trees.num_parameters(params):,} parameters need {needed / 2**30:.1f} GiB on each "
+            f"of {num_devices} devices, which have {available / 2**30:.1f} GiB. Take fewer "
+            "agents, a smaller model, or more devices (`mesh`)."
+        )
+
+
+def device_memory() -> int:
+    """Returns the memory of a device in bytes; of a CPU, that of the machine."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def examples(data: Dataset, rows: Array) -> tuple[Array, Array]:
     """Returns the examples `[B, ...]` and classes `[B]` of some rows."""
     return jnp.asarray(data.x)[rows], jnp.asarray(data.y)[rows]
-
-
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _shuffled(key: Key, shard: Shard, batch_size: int) -> Array:
