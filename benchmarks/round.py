@@ -187,7 +187,7 @@ def second_round(name: str, shards: Shards, seed: int) -> Round:
 def made(name: str) -> tuple[fj.mechanisms.Mechanism, str]:
     """Returns a mechanism by name, and the name of its contribution where it is cgsv."""
     rule, _, contribution = name.partition(":")
-    checks.choice("mechanisms", rule, fj.mechanisms.REGISTRY)
+    checks.choice("mechanism", rule, fj.mechanisms.REGISTRY)
     if rule == "cgsv":
         contribution = contribution or "cosine"
         return fj.mechanisms.cgsv(contribution=contribution), contribution

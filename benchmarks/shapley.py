@@ -30,10 +30,11 @@ KINDS = ("gaussian", "common", "clusters", "reversed")
 PAPER_SIZE = (10, 104_242)
 SHAPIQ_AGENTS = (10, 16)
 AGREEMENT = 1e-4
+SHORT = 4  # times as many calls of what takes milliseconds
 LARGE = (100, 1_000_000)
 
 Row = dict[str, Any]
-Method = Callable[[jax.Array], jax.Array]
+Method = Callable[[jax.Array, jax.Array], jax.Array]  # key, uploads [N, D] -> values [N]
 
 
 def main(
@@ -61,32 +62,33 @@ def main(
     large = LARGE
     if tiny:
         sizes, against, large, draws, repeats = [(4, 1000)], [(4, 1000)], (8, 1000), 1, 2
-    known = methods(jax.random.key(seed))
+    known = methods()
     rows = [row for size in sizes for row in rows_of(known, size, draws, repeats, seed)]
-    shapiq = [row for size in against for row in shapiq_rows(known["exact"], size, repeats, seed)]
+    shapiq = [row for size in against for row in shapiq_rows(size, repeats, seed)]
     print_table("the same exact values by shapiq, from a Gram matrix made before", shapiq)
-    passes = large_rows(known, large, repeats, seed)
+    passes = large_rows(large, repeats, seed)
     print_table("mean-field against psi", passes)
     more = {"draws": draws, "repeats": repeats, "shapiq": shapiq, "large": passes}
     report("shapley: time of a call, and errors", rows, json_path=json, seed=seed, **more)
 
 
-def methods(key: jax.Array) -> dict[str, Method]:
-    """Returns the compiled functions from uploads to values, by name."""
-
-    def sampled(num_permutations: int, uploads: jax.Array) -> jax.Array:
-        return fj.contributions.sampled_cosine_shapley(
-            key, uploads, num_permutations=num_permutations
-        ).values
-
-    known = {
-        "exact": fj.contributions.cosine_shapley,
-        "mean-field": fj.contributions.mean_field_cosine_shapley,
-        "150 permutations": functools.partial(sampled, 150),
-        "1000 permutations": functools.partial(sampled, 1000),
-        "psi": fj.contributions.cosine,
+def methods() -> dict[str, Method]:
+    """Returns the compiled functions from a key and uploads to values, by name."""
+    known: dict[str, Method] = {
+        "exact": lambda key, uploads: fj.contributions.cosine_shapley(uploads),
+        "mean-field": lambda key, uploads: fj.contributions.mean_field_cosine_shapley(uploads),
+        "150 permutations": functools.partial(sampled, num_permutations=150),
+        "1000 permutations": functools.partial(sampled, num_permutations=1000),
+        "psi": lambda key, uploads: fj.contributions.cosine(uploads),
     }
     return {name: jax.jit(function) for name, function in known.items()}
+
+
+def sampled(key: jax.Array, uploads: jax.Array, num_permutations: int) -> jax.Array:
+    """Returns the values of so many antithetic permutations: half are drawn, half are reversed."""
+    return fj.contributions.sampled_cosine_shapley(
+        key, uploads, num_permutations=num_permutations
+    ).values
 
 
 def drawn(kind: str, size: tuple[int, int], seed: int) -> jax.Array:
@@ -99,12 +101,11 @@ def rows_of(
 ) -> list[Row]:
     """Returns a row per method: its time, and its error for every kind of uploads."""
     uploads = drawn("gaussian", size, seed)
-    calls = {name: functools.partial(method, uploads) for name, method in known.items()}
-    taken = times_in_turn(calls, repeats)
-    errors = {
-        kind: mean_errors(known, [drawn(kind, size, seed + draw) for draw in range(draws)])
-        for kind in KINDS
-    }
+    key = jax.random.key(seed)
+    calls = {name: functools.partial(method, key, uploads) for name, method in known.items()}
+    taken = times_in_turn(calls, SHORT * repeats)
+    seeds = range(seed, seed + draws)
+    errors = {kind: mean_errors(known, kind, size, seeds) for kind in KINDS}
     rows = []
     for name in known:
         row: Row = {"method": name, "N": size[0], "D": size[1]}
@@ -115,21 +116,24 @@ def rows_of(
     return rows
 
 
-def mean_errors(known: dict[str, Method], draws: list[jax.Array]) -> dict[str, float]:
-    """Returns the error of every method, the mean over some uploads."""
+def mean_errors(
+    known: dict[str, Method], kind: str, size: tuple[int, int], seeds: range
+) -> dict[str, float]:
+    """Returns the error of every method, the mean over draws of uploads and permutations."""
+    draws = [(jax.random.key(seed), drawn(kind, size, seed)) for seed in seeds]
 
     def shares(name: str) -> np.ndarray:
-        values = np.stack([np.asarray(known[name](uploads), np.float64) for uploads in draws])
+        values = np.stack([np.asarray(known[name](*draw), np.float64) for draw in draws])
         return values / values.sum(1, keepdims=True)
 
     exact = shares("exact")
     return {name: float(abs(shares(name) - exact).sum(1).mean()) for name in known}
 
 
-def shapiq_rows(exact: Method, size: tuple[int, int], repeats: int, seed: int) -> list[Row]:
+def shapiq_rows(size: tuple[int, int], repeats: int, seed: int) -> list[Row]:
     """Returns our time for exact values and shapiq's, of the same game."""
     uploads = drawn("gaussian", size, seed)
-    ours = functools.partial(exact, uploads)
+    ours = functools.partial(jax.jit(fj.contributions.cosine_shapley), uploads)
     calls: dict[str, Callable[[], Any]] = {"fairjax": ours}
     if importlib.util.find_spec("shapiq"):
         game = cosine_game(np.asarray(uploads))
@@ -171,25 +175,23 @@ def shapiq_values(game: Callable[[np.ndarray], np.ndarray], num_agents: int) -> 
     return shapiq.ExactComputer(n_players=num_agents, game=game)("SV").get_n_order_values(1)
 
 
-def large_rows(
-    known: dict[str, Method], size: tuple[int, int], repeats: int, seed: int
-) -> list[Row]:
+def large_rows(size: tuple[int, int], repeats: int, seed: int) -> list[Row]:
     """Returns the times of the two methods that read uploads a few times, in turn."""
     uploads = jax.random.normal(jax.random.key(seed), size)
-    names = ("psi", "mean-field")
+    functions = {
+        "psi": jax.jit(fj.contributions.cosine),
+        "mean-field": jax.jit(fj.contributions.mean_field_cosine_shapley),
+    }
     taken = times_in_turn(
-        {name: functools.partial(known[name], uploads) for name in names}, repeats
+        {name: functools.partial(function, uploads) for name, function in functions.items()},
+        SHORT * repeats,
     )
-    return [
-        {
-            "method": name,
-            "N": size[0],
-            "D": size[1],
-            "ms": 1000 * taken[name].median,
-            "ratio": taken[name].median / taken["psi"].median,
-        }
-        for name in names
-    ]
+    rows: list[Row] = []
+    for name in functions:
+        row: Row = {"method": name, "N": size[0], "D": size[1]}
+        row |= {"ms": 1000 * taken[name].median, "ratio": taken[name].median / taken["psi"].median}
+        rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main(
                     taken[name].append(seconds(called[name]))
     rows = rows_of(taken, len(points))
     title = f"sweep: {len(points)} points of {rounds} rounds, each with its standalone run"
-    report(title, rows, json_path=json, seed=seed, betas=betas, rounds=rounds)
+    report(title, rows, json_path=json, seed=seed, betas=betas, rounds=rounds, seconds=taken)
 
 
 def commands(
