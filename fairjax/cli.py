@@ -5,10 +5,12 @@ sentence and exit code 2.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +18,7 @@ from rich.table import Table
 
 from fairjax import checks, data, figures, mechanisms, models
 from fairjax.behaviours import DATA, HONEST, UPLOADS
+from fairjax.devices import start
 from fairjax.experiment import Experiment, load_run
 from fairjax.results import Result
 from fairjax.studies import STUDIES, conduct
@@ -63,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         "show": _show,
         "list": _list,
     }
+    _keep_programs()
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -79,6 +83,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
+def _keep_programs() -> None:
+    """Lets JAX keep compiled programs in the user's cache, unless it is told where already."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"
+        jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+
+
 def _complain(sentence: str) -> None:
     Console(stderr=True).print(
         f"fairjax: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True
@@ -91,6 +102,10 @@ def _run(
     behaviours: Behaviours = (),
     out: Path | None = None,
     resume: Resume = True,
+    devices: int | None = None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
 ) -> None:
     """Run one experiment, and the standalone run beside it.
 
@@ -101,12 +116,30 @@ def _run(
       out: directory for records and figures; by default one below runs/ that is named
         after the experiment, so that the same command finds it again.
       resume: go on with a run that was stopped; False: start over.
+      devices: how many devices of each process agents are spread over; a CPU is divided.
+      coordinator: HOST:PORT of the first of several processes, which all give the same command.
+      num_processes: how many processes run.
+      process_id: which of them this is, from 0; the first writes and prints.
     """
+    mesh = start(
+        devices, coordinator=coordinator, num_processes=num_processes, process_id=process_id
+    )
     experiment = _experiment(flags, options, behaviours)
     out = out or Path("runs") / experiment.name
-    with _Watch() as watch:
-        result = experiment.run(out, resume, watch=watch)
-    _print_result(result, out)
+    try:
+        with _Watch() as watch:
+            result = experiment.run(out, resume, mesh=mesh, watch=watch)
+    except (RuntimeError, OSError) as error:
+        if num_processes is None:
+            raise
+        _complain(
+            f"another process of this run was lost ({str(error).splitlines()[0]}). Start all "
+            "again with the same commands: they go on from the last checkpoint."
+        )
+        # An orderly exit would wait for the one that is lost.
+        os._exit(1)
+    if jax.process_index() == 0:
+        _print_result(result, out)
 
 
 def _compare(

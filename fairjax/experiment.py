@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from fairjax import checks, data, mechanisms, models, records, simulation
 from fairjax.behaviours import Behaviour, assign, change_data, names
@@ -64,6 +66,9 @@ class Experiment:
       decay_per: "round" or "epoch".
       local_steps: "all", or "last_batch" as in early versions of the authors' program.
       eval_every: evaluate after every so many rounds, and after the last.
+      eval_examples: evaluate on so many of the test examples, the same ones always; None: all.
+      compute_dtype: "float32", or "bfloat16": what networks compute in. Parameters, updates
+        and losses stay float32.
       agents_at_once: how many agents are vectorised; None: picked for the device.
       behaviours: for names of `fairjax.behaviours` a number of agents, or a pair (number,
         strength); the seed draws who. The standalone run has what they do to data.
@@ -100,6 +105,8 @@ class Experiment:
     decay_per: str = "round"
     local_steps: str = "all"
     eval_every: int | None = None
+    eval_examples: int | None = None
+    compute_dtype: str = "float32"
     agents_at_once: int | None = None
     behaviours: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     record_updates: bool = False
@@ -111,7 +118,9 @@ class Experiment:
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         for name in ("num_agents", "rounds", "local_epochs"):
             checks.count(name, getattr(self, name))
-        for name in ("samples_per_agent", "batch_size", "agents_at_once", "eval_every"):
+        for name in (
+            "samples_per_agent", "batch_size", "agents_at_once", "eval_every", "eval_examples",
+        ):  # fmt: skip
             if getattr(self, name) is not None:
                 checks.count(name, getattr(self, name))
         for name in ("beta", "gamma", "learning_rate"):
@@ -125,6 +134,7 @@ class Experiment:
             checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
         checks.choice("split", self.split, data.SPLITS)
         checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
+        checks.choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         checks.choice("decay_per", self.decay_per, ("round", "epoch"))
         checks.choice("local_steps", self.local_steps, ("all", "last_batch"))
         if self.model is not None:
@@ -183,6 +193,14 @@ class Experiment:
           loaded: training and test data of the data set, where they are loaded already.
         """
         train, test = loaded or data.load(self.dataset)
+        if self.eval_examples is not None:
+            if self.eval_examples > len(test):
+                raise ValueError(
+                    f"`eval_examples` must be at most the {len(test)} test examples of "
+                    f"{self.dataset!r}, got eval_examples={self.eval_examples}."
+                )
+            rows = np.random.default_rng(0).permutation(len(test))
+            test = test.take(rows[: self.eval_examples])
         train, validation = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
         split = data.SPLITS[self.split]
         samples = self.resolved().samples_per_agent
@@ -196,7 +214,7 @@ class Experiment:
         For `fairjax.contributions` of a recorded run.
         """
         shards, _ = self.shards()
-        model = models.REGISTRY[str(self.resolved().model)](shards.data)
+        model = self._model(shards.data)
         validation: Any = shards.validation
         return functools.partial(accuracy, model, data=validation)
 
@@ -209,6 +227,7 @@ class Experiment:
         shards: Shards,
         agents_at_once: int | None = None,
         behaviours: Sequence[Behaviour] | None = None,
+        mesh: Mesh | None = None,
     ) -> Federation:
         """Returns the federation that the description is of.
 
@@ -216,12 +235,13 @@ class Experiment:
           shards: who holds which data; gives the model its shapes.
           agents_at_once: None: as described.
           behaviours: None: as described, drawn by the seed.
+          mesh: devices that agents are spread over.
         """
         full: Any = self.resolved()
         dishonest = full.assigned_behaviours() if behaviours is None else behaviours
         schedule: Any = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
         return federation(
-            model=models.REGISTRY[full.model](shards.data),
+            model=self._model(shards.data),
             mechanism=full.make_mechanism(),
             optimizer=OPTIMIZERS[full.optimizer],
             learning_rate=schedule,
@@ -231,6 +251,7 @@ class Experiment:
             local_steps=full.local_steps,
             agents_at_once=agents_at_once or full.agents_at_once,
             behaviours=() if full.mechanism == "standalone" else dishonest,
+            mesh=mesh,
         )
 
     def run(
@@ -238,6 +259,7 @@ class Experiment:
         out: str | Path | None = None,
         resume: bool = True,
         *,
+        mesh: Mesh | None = None,
         watch: Watcher | None = None,
         standalone: Result | None = None,
     ) -> Result:
@@ -248,6 +270,8 @@ class Experiment:
             killed goes on from its last checkpoint and ends in the same bits; a
             finished one is returned at once.
           resume: False: start over, and replace what `out` holds of this experiment.
+          mesh: devices that agents are spread over, of one process or several; each process
+            calls this, and the first writes. A run may go on on other devices.
           watch: called with what runs, the rounds played and their number.
           standalone: the result of the standalone mechanism on the same shards, where
             it is known already.
@@ -267,17 +291,18 @@ class Experiment:
             if resume and (out / records.RESULT).exists():
                 return load_run(out)
         shards, test = self.shards()
+        # Bits depend on it, so a run goes on with what it began with.
+        federation = self.federation(shards, record.get("agents_at_once"), mesh=mesh)
+        record["agents_at_once"] = federation.agents_at_once(shards)
+        if out is not None:
+            records.write_json(out / records.EXPERIMENT, record)
         if self.mechanism != "standalone" and standalone is None:
             below = None if out is None else out / "standalone"
-            standalone = self.alone().run(below, resume, watch=watch)
-        # Bits depend on it, so a run goes on with what it began with.
-        federation = self.federation(shards, record.get("agents_at_once"))
-        record["agents_at_once"] = federation.agents_at_once(shards)
+            standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
         stages = functools.partial(self._stages, federation, shards, test, watch)
         if out is None:
             *_, last = stages(None)
         else:
-            records.write_json(out / records.EXPERIMENT, record)
             last = self._checkpointed(stages, federation, shards, out, resume)
         result = self._result(last, shards, standalone)
         if out is not None:
@@ -293,6 +318,7 @@ class Experiment:
             num_agents=self.num_agents,
             samples_per_agent=self.resolved().samples_per_agent,
             behaviours=self.behaviours,
+            eval_examples=self.eval_examples,
             seed=self.seed,
         )
 
@@ -308,6 +334,10 @@ class Experiment:
         kept = {field: getattr(self, field) for field in COEFFICIENTS if field in takes}
         dropped = dict.fromkeys(set(COEFFICIENTS) - set(kept))
         return dataclasses.replace(self, mechanism=name, options=(), **kept, **dropped)
+
+    def _model(self, data: Dataset) -> models.Model:
+        model = models.REGISTRY[str(self.resolved().model)](data)
+        return models.computing_in(model, self.compute_dtype)
 
     def _mechanism_takes(self) -> list[str]:
         return list(inspect.signature(mechanisms.REGISTRY[self.mechanism]).parameters)
@@ -351,7 +381,11 @@ class Experiment:
             saved = time.monotonic()
             for progress in stages(start):
                 finished = progress.num_rounds > self.rounds
-                if finished or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                # All processes save together, when the first one's clock says so.
+                due = multihost_utils.broadcast_one_to_all(
+                    time.monotonic() - saved > CHECKPOINT_SECONDS
+                )
+                if finished or due:
                     checkpoints.save(progress)
                     saved = time.monotonic()
         return progress

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from fairjax import checks, trees
+from fairjax import checks, devices, trees
 from fairjax.behaviours import UPLOADS, Behaviour, Memory, change_uploads
 from fairjax.data import Dataset, Shards
 from fairjax.mechanisms.base import Context, Mechanism, Plan, checked_answer
@@ -27,6 +28,7 @@ from fairjax.training import (
     accuracies,
     accuracy,
     bytes_per_agent,
+    check_memory,
     classes_held,
     mean_losses,
     pick_agents_at_once,
@@ -51,7 +53,8 @@ class State(NamedTuple):
 class Record(NamedTuple):
     """What a person wants to see of one round."""
 
-    updates: Stacked  # parameter changes by local training, before any behaviour
+    trained: Stacked  # parameters after the local epochs
+    updates: Stacked  # what local training changed, before any behaviour
     uploads: Stacked  # what the mechanism saw: after behaviours, broken ones as zero
     contributions: PerAgent
     importance: PerAgent
@@ -70,6 +73,7 @@ class Federation(NamedTuple):
     context: Callable[[State, Shards, Key], Context]  # what the mechanism may look at
     bytes_per_agent: Callable[[Shards], int]  # that a local step of one agent works on
     mechanism: str  # its name
+    mesh: Mesh | None  # the devices that agents are spread over
 
 
 def federation(
@@ -84,6 +88,7 @@ def federation(
     local_steps: str = "all",
     agents_at_once: int | None = None,
     behaviours: Sequence[Behaviour] = (),
+    mesh: Mesh | None = None,
 ) -> Federation:
     """Returns a federation of agents that train, are judged, and are paid.
 
@@ -102,6 +107,8 @@ def federation(
         memory holds on an accelerator. Results depend on it by rounding.
       behaviours: what agents that are not honest upload. What they do to their data is up
         to `fairjax.behaviours.change_data`.
+      mesh: devices that agents are spread over, such as `fairjax.devices.mesh()`; None: one.
+        Results depend on their number by rounding.
 
     Returns:
       A `Federation`.
@@ -125,6 +132,8 @@ def federation(
     checks.choice("local_steps", local_steps, ("all", "last_batch"))
     if agents_at_once is not None:
         checks.count("agents_at_once", agents_at_once)
+    mesh = devices.checked(mesh)
+    num_devices = 1 if mesh is None else mesh.size
     optimizer_at, rate_at = _scheduled(optimizer, learning_rate)
     training = LocalTraining(
         model, optimizer_at, local_epochs, batch_size, decay_per=decay_per, local_steps=local_steps
@@ -136,16 +145,17 @@ def federation(
     def group_size(shards: Shards) -> int:
         if agents_at_once is not None:
             return min(agents_at_once, shards.num_agents)
-        return pick_agents_at_once(training, shards)
+        return pick_agents_at_once(training, shards, num_devices)
 
     def init(key: Key, shards: Shards, params: Params | None = None, num_rounds: int = 0) -> State:
         if not isinstance(key, jax.Array):
             raise ValueError(f"`key` must be a PRNG key such as jax.random.key(0), got {key!r}.")
+        check_memory(training, shards, num_devices)
         params_key, run_key = jax.random.split(key)
         first = initial_params(model, params_key, shards.data)
         params = first if params is None else _like(first, params)
         num_agents = shards.num_agents
-        return State(
+        state = State(
             round=jnp.zeros((), jnp.int32),
             num_rounds=jnp.asarray(num_rounds, jnp.int32),
             key=run_key,
@@ -155,6 +165,7 @@ def federation(
             mechanism=mechanism.init(num_agents),
             memory=Memory(trees.broadcast(num_agents, params), params) if dishonest else None,
         )
+        return _placed(mesh, state)
 
     def context(state: State, shards: Shards, key: Key) -> Context:
         """Returns what the mechanism may look at; what it does not is never computed."""
@@ -171,7 +182,7 @@ def federation(
             server=state.server,
             agents=state.agents,
             head=model.head,
-            losses=lambda: mean_losses(training, state.agents, shards, group_size(shards)),
+            losses=lambda: mean_losses(training, state.agents, shards, group_size(shards), mesh),
             utility=utility,
         )
 
@@ -192,6 +203,7 @@ def federation(
             dataclasses.replace(shards, sizes=sizes),
             state.round,
             agents_at_once=group_size(shards),
+            mesh=mesh,
         )
         updates = jax.tree.map(jnp.subtract, trained, start)
         uploads, memory = updates, state.memory
@@ -221,10 +233,11 @@ def federation(
         server_fine = trees.finite_rows(trees.broadcast(1, state.server)) | ~trained_well.all()
         broken = ~(agents_fine.all() & server_fine.all())
         judged = (outcome.contributions, outcome.importance, outcome.fractions)
-        return state, Record(updates, usable, *judged, excluded=~finite, broken=broken)
+        record = Record(trained, updates, usable, *judged, excluded=~finite, broken=broken)
+        return _placed(mesh, state), record
 
     def evaluate(params: Stacked, data: Dataset) -> PerAgent:
-        return accuracies(model, params, data, agents_at_once or 1)
+        return accuracies(model, params, data, agents_at_once or 1, mesh)
 
     return Federation(
         init,
@@ -234,7 +247,24 @@ def federation(
         context,
         functools.partial(bytes_per_agent, training),
         mechanism_name,
+        mesh,
     )
+
+
+def _placed(mesh: Mesh | None, state: State) -> State:
+    """Returns the state on the mesh: what agents hold is spread, the rest is everywhere."""
+    if mesh is None:
+        return state
+    by_agent = devices.by_agent(mesh, trees.num_agents(state.agents))
+    spread = (state.agents, state.optimizer, None if state.memory is None else state.memory.first)
+    agents, optimizer, first = devices.placed(spread, by_agent)
+    # What is spread is left out, or it would be gathered.
+    rest = state._replace(agents=None, optimizer=None)
+    if state.memory is not None:
+        rest = rest._replace(memory=state.memory._replace(first=None))
+    rest = devices.everywhere(mesh, rest)
+    memory = rest.memory if rest.memory is None else rest.memory._replace(first=first)
+    return rest._replace(agents=agents, optimizer=optimizer, memory=memory)
 
 
 def _scheduled(

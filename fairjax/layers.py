@@ -61,8 +61,8 @@ def conv_general_dilated(
 
     Give it to Flax: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`. Convolutions of
     images or sequences with the channels last, stride one, no dilation, one group, any padding, of
-    default precision in float32 or float64, become matrix products where they are differentiated
-    or kernels are mapped over. All others are left to `lax`.
+    default precision in float32, float64 or bfloat16, become matrix products where they are
+    differentiated or kernels are mapped over. All others are left to `lax`.
 
     Args:
       lhs: `[B, H, W, C]` images or `[B, L, C]` sequences.
@@ -99,7 +99,7 @@ def conv_general_dilated(
         and lhs.ndim == rhs.ndim
         and lhs.shape[-1] == rhs.shape[-2]
         and lhs.dtype == rhs.dtype
-        and lhs.dtype in (jnp.float32, jnp.float64)
+        and lhs.dtype in (jnp.float32, jnp.float64, jnp.bfloat16)
         and lhs.size * rhs.size > 0
         and all(
             steps is None or set(steps) == {1}

@@ -1,6 +1,6 @@
 """Networks: Flax Linen modules, from a batch of examples to logits `[B, C]`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ class MnistCNN(nn.Module):
     """The paper's network for MNIST: 104,242 parameters on 32x32 images of one channel."""
 
     num_classes: int = 10
+    convolution: Callable[..., Array] = conv_general_dilated
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -37,8 +38,8 @@ class MnistCNN(nn.Module):
         # Rows and columns that no second pooling window reaches would be computed for nothing:
         # of 32, the last two.
         height, width = (4 * ((size - 14) // 4) + 14 for size in x.shape[1:3])
-        x = nn.tanh(max_pool(_conv(64, 3, 3)(x[:, :height, :width])))
-        x = nn.tanh(max_pool(_conv(16, 7, 7)(x)))
+        x = nn.tanh(max_pool(_conv(64, 3, 3, by=self.convolution)(x[:, :height, :width])))
+        x = nn.tanh(max_pool(_conv(16, 7, 7, by=self.convolution)(x)))
         x = nn.tanh(nn.Dense(200)(x.reshape(len(x), -1)))
         return nn.Dense(self.num_classes, name="head")(x)
 
@@ -47,12 +48,13 @@ class CifarCNN(nn.Module):
     """The paper's network for CIFAR-10: 121,182 parameters on 32x32 images of 3 channels."""
 
     num_classes: int = 10
+    convolution: Callable[..., Array] = conv_general_dilated
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps `[B, 32, 32, 3]` to logits `[B, C]`; pools before the monotone activation."""
-        x = nn.relu(max_pool(_conv(16, 5, 5)(x)))
-        x = nn.relu(max_pool(_conv(32, 5, 5)(x)))
+        x = nn.relu(max_pool(_conv(16, 5, 5, by=self.convolution)(x)))
+        x = nn.relu(max_pool(_conv(32, 5, 5, by=self.convolution)(x)))
         x = nn.relu(nn.Dense(120)(x.reshape(len(x), -1)))
         x = nn.relu(nn.Dense(84)(x))
         return nn.Dense(self.num_classes, name="head")(x)
@@ -84,11 +86,16 @@ def _quarter(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     return jax.random.uniform(key, tuple(shape), dtype, -0.25, 0.25)
 
 
-def _conv(features: int, *window: int, name: str | None = None) -> nn.Conv:
+def _conv(
+    features: int,
+    *window: int,
+    by: Callable[..., Array] = conv_general_dilated,
+    name: str | None = None,
+) -> nn.Conv:
     return nn.Conv(
         features,
         window,
         padding="VALID",
-        conv_general_dilated=conv_general_dilated,
+        conv_general_dilated=by,
         name=name,
     )

@@ -89,7 +89,12 @@ def environment() -> dict[str, str]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON to a file in one move; a number that is not finite becomes null."""
+    """Writes JSON to a file in one move; a number that is not finite becomes null.
+
+    Of several processes, the first one writes.
+    """
+    if jax.process_index() > 0:
+        return
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
@@ -107,7 +112,10 @@ def write_history(out: Path, history: History) -> None:
     """Writes a history to `history.npz` in one move.
 
     Recorded uploads are further arrays, named by their path: "updates['head']['bias']".
+    Of several processes, the first one writes.
     """
+    if jax.process_index() > 0:
+        return
     paths, _ = jax.tree_util.tree_flatten_with_path(history)
     arrays = {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in paths}
     temporary = out / f".{HISTORY}.partial"
@@ -148,7 +156,7 @@ class Checkpoints:
         rows = jax.tree.map(
             lambda row: jax.ShapeDtypeStruct((step, *row.shape[1:]), row.dtype), like.rows
         )
-        target = jax.eval_shape(lambda: _plain(like._replace(rows=None)))
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like._replace(rows=None)))
         target = {**target, "rows": _present(rows)}
         saved = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))

@@ -53,7 +53,7 @@ def importance(
     _per_agent("previous", previous)
     checks.shape("contributions", contributions, previous.shape)
     checks.finite("previous", previous)
-    if checks.is_known(previous) and (previous < 0).any():
+    if checks.is_known(previous) and (np.asarray(previous) < 0).any():
         raise ValueError(f"`previous` must not be negative, got previous={previous}.")
     checks.between("alpha", alpha, 0, 1)
     num_agents = len(previous)
@@ -110,7 +110,8 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
     _per_agent("importance", importance)
     checks.above("beta", beta, 0)
     checks.finite("importance", importance)
-    if checks.is_known(importance) and ((importance < 0).any() or not importance.any()):
+    known = np.asarray(importance) if checks.is_known(importance) else np.ones(1)
+    if (known < 0).any() or not known.any():
         raise ValueError(
             f"`importance` must not be negative, nor all zero, got importance={importance}."
         )
@@ -166,7 +167,8 @@ def sparsify(aggregate: Params, fractions: PerAgent) -> Stacked:
     else:
         fractions = np.asarray(fractions, np.result_type(np.asarray(fractions), np.float32))
     _per_agent("fractions", fractions)
-    if checks.is_known(fractions) and not ((fractions >= 0) & (fractions <= 1)).all():
+    known = np.asarray(fractions) if checks.is_known(fractions) else np.ones(1)
+    if not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"`fractions` must lie in [0, 1], got fractions={fractions}.")
     num_parameters = trees.num_parameters(aggregate)
     if num_parameters == 0:

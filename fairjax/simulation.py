@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax import checks, trees
+from fairjax import checks, devices, trees
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, State
 from fairjax.types import Key, Params, PerAgent, PerRound, Scalar, Stacked
@@ -125,7 +125,7 @@ def rounds(
     checks.count("num_rounds", num_rounds)
     checks.count("eval_every", eval_every)
     _check_fit(shards.data, test)
-    shards, test = jax.device_put((shards, test))
+    shards, test = devices.everywhere(federation.mesh, jax.device_put((shards, test)))
     progress = start
     if progress is None:
         progress = beginning(
@@ -196,8 +196,7 @@ def play(
         after, record = federation.step(state, shards)
 
         def evaluate_trained() -> PerAgent:
-            trained = jax.tree.map(jnp.add, state.agents, record.updates)
-            return federation.evaluate(trained, test)
+            return federation.evaluate(record.trained, test)
 
         def evaluate_paid() -> PerAgent:
             everybody = jax.tree.map(
@@ -222,7 +221,7 @@ def play(
         )
         counts = number < num_rounds
         broken = jnp.where(record.broken & counts & (broken < 0), number, broken)
-        return (trees.where(counts, after, state), broken), row
+        return (trees.where(counts, after, state), broken), devices.everywhere(federation.mesh, row)
 
     def skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:
         return carry, jax.tree.map(lambda row: jnp.zeros(row.shape[1:], row.dtype), no_rows)

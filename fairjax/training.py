@@ -7,6 +7,7 @@ An agent takes ceil(n_i / B) local steps per epoch: more data, more steps. Its p
 never enters a gradient.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -16,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
 
+from fairjax import devices, trees
 from fairjax.data import Dataset, Shards
 from fairjax.models import Model, initial_params
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
@@ -95,6 +98,7 @@ def train_agents(
     round: Scalar,
     *,
     agents_at_once: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Stacked, Stacked]:
     """Returns all agents' parameters and optimizer states after their local epochs.
 
@@ -107,34 +111,41 @@ def train_agents(
       round: number of the round, from 0.
       agents_at_once: how many agents are vectorised; groups take turns. A group takes
         as many steps as the longest shard in it needs.
+      mesh: devices that agents are spread over.
     """
 
-    def one(agent: Any) -> tuple[Params, Any]:
+    def one(agent: Any, shared: tuple[Dataset, Scalar]) -> tuple[Params, Any]:
         key, own, state, rows, size = agent
-        return training(key, own, state, Shard(shards.data, rows, size), round)
+        data, round = shared
+        return training(key, own, state, Shard(data, rows, size), round)
 
     agents = (keys, params, optimizer_states, shards.indices, shards.sizes)
-    return map_agents(one, agents, agents_at_once)
+    return map_agents(one, agents, (shards.data, round), agents_at_once, mesh)
 
 
 def mean_losses(
-    training: LocalTraining, params: Stacked, shards: Shards, agents_at_once: int
+    training: LocalTraining,
+    params: Stacked,
+    shards: Shards,
+    agents_at_once: int,
+    mesh: Mesh | None = None,
 ) -> PerAgent:
     """Returns `[N]` mean cross entropies of agents' models on their own shards."""
     batch_size = min(evaluation_batch(), shards.indices.shape[1])
 
-    def one(agent: Any) -> Scalar:
+    def one(agent: Any, data: Dataset) -> Scalar:
         own, rows, size = agent
         rows = jnp.pad(rows, (0, -len(rows) % batch_size), mode="edge").reshape(-1, batch_size)
 
         def batch_sum(number: Scalar, total: Scalar) -> Scalar:
-            x, y = examples(shards.data, rows[number])
+            x, y = examples(data, rows[number])
             present = number * batch_size + jnp.arange(batch_size) < size
             return total + training.loss(own, x, y, present) * present.sum()
 
         return lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0) / size
 
-    return map_agents(one, (params, shards.indices, shards.sizes), agents_at_once)
+    agents = (params, shards.indices, shards.sizes)
+    return map_agents(one, agents, shards.data, agents_at_once, mesh)
 
 
 def classes_held(shards: Shards) -> PerAgent:
@@ -146,16 +157,35 @@ def classes_held(shards: Shards) -> PerAgent:
     return held.at[jnp.arange(num_agents)[:, None], labels].max(present).sum(1)
 
 
-def map_agents(function: Callable[[Any], Any], agents: Any, agents_at_once: int) -> Any:
-    """Maps over the leading axis, `agents_at_once` entries vectorised at a time."""
-    if agents_at_once == 1:
-        return lax.map(function, agents)
-    return lax.map(function, agents, batch_size=agents_at_once)
+def map_agents(
+    function: Callable[[Any, Any], Any],
+    agents: Any,
+    shared: Any,
+    agents_at_once: int,
+    mesh: Mesh | None = None,
+) -> Any:
+    """Maps `function(agent, shared)` over the leading axis of `agents`.
+
+    On every device of the mesh, `agents_at_once` entries are vectorised at a time.
+    """
+    batch_size = None if agents_at_once == 1 else agents_at_once
+
+    def local(agents: Any, shared: Any) -> Any:
+        return lax.map(lambda agent: function(agent, shared), agents, batch_size=batch_size)
+
+    return devices.map_shards(mesh, local, agents, shared)
 
 
-def accuracies(model: Model, params: Stacked, data: Dataset, agents_at_once: int) -> PerAgent:
+def accuracies(
+    model: Model,
+    params: Stacked,
+    data: Dataset,
+    agents_at_once: int,
+    mesh: Mesh | None = None,
+) -> PerAgent:
     """Returns `[N]` shares of the examples that each agent's model classifies correctly."""
-    return map_agents(lambda own: accuracy(model, own, data), params, agents_at_once)
+    one = functools.partial(accuracy, model)
+    return map_agents(one, params, data, agents_at_once, mesh)
 
 
 def accuracy(model: Model, params: Params, data: Dataset) -> Scalar:
@@ -179,19 +209,17 @@ def evaluation_batch() -> int:
     return 100 if jax.default_backend() == "cpu" else 1000
 
 
-def pick_agents_at_once(training: LocalTraining, shards: Shards) -> int:
+def pick_agents_at_once(training: LocalTraining, shards: Shards, num_devices: int = 1) -> int:
     """Returns how many agents to vectorise: one on a CPU, else as many as memory holds.
 
     On a CPU the matrix products of one agent already use all cores, and an agent that
     trains alone takes only its own number of steps. On an accelerator half of the
     device's memory is left for data and uploads.
     """
-    device = jax.devices()[0]
-    if device.platform == "cpu":
+    if jax.default_backend() == "cpu":
         return 1
-    available = (device.memory_stats() or {}).get("bytes_limit") or _host_memory()
-    fitting = available / 2 // (2 * bytes_per_agent(training, shards))
-    return int(max(1, min(shards.num_agents, fitting)))
+    fitting = device_memory() / 2 // (2 * bytes_per_agent(training, shards))
+    return int(max(1, min(math.ceil(shards.num_agents / num_devices), fitting)))
 
 
 def bytes_per_agent(training: LocalTraining, shards: Shards) -> int:
@@ -208,17 +236,44 @@ def bytes_per_agent(training: LocalTraining, shards: Shards) -> int:
         residuals = jax.vjp(lambda params: training.loss(params, x, y, present), params)[1]
         return residuals, training.init(params), params, params, params
 
-    leaves = jax.tree.leaves(jax.eval_shape(kept))
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    return _num_bytes(jax.eval_shape(kept))
+
+
+def check_memory(training: LocalTraining, shards: Shards, num_devices: int = 1) -> None:
+    """Raises where a device cannot hold a round of its agents.
+
+    Raises:
+      ValueError: says how much is needed, how much there is, and what to change.
+    """
+    params = jax.eval_shape(lambda: initial_params(training.model, jax.random.key(0), shards.data))
+    states = jax.eval_shape(training.init, params)
+    # Held, trained, uploaded and paid parameters; optimizer states before and after.
+    per_agent = 4 * _num_bytes(params) + 2 * _num_bytes(states)
+    own = math.ceil(shards.num_agents / num_devices)
+    needed = own * per_agent + bytes_per_agent(training, shards) + _num_bytes(shards)
+    available = device_memory() / (num_devices if jax.default_backend() == "cpu" else 1)
+    if needed > available:
+        raise ValueError(
+            f"`shards` must hold no more agents than fit into memory: {shards.num_agents} agents "
+            f"of {trees.num_parameters(params):,} parameters need {needed / 2**30:.1f} GiB on each "
+            f"of {num_devices} devices, which have {available / 2**30:.1f} GiB. Take fewer "
+            "agents, a smaller model, or more devices (`mesh`)."
+        )
+
+
+def device_memory() -> int:
+    """Returns the memory of a device in bytes; of a CPU, that of the machine."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def examples(data: Dataset, rows: Array) -> tuple[Array, Array]:
     """Returns the examples `[B, ...]` and classes `[B]` of some rows."""
     return jnp.asarray(data.x)[rows], jnp.asarray(data.y)[rows]
-
-
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _shuffled(key: Key, shard: Shard, batch_size: int) -> Array:

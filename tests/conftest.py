@@ -1,4 +1,7 @@
-"""Programs are compiled once for all tests of a session: many tests run the same ones."""
+"""Programs are compiled once for all tests of a session: many tests run the same ones.
+
+The CPU is two devices, so that tests can spread agents over them.
+"""
 
 import os
 import tempfile
@@ -11,6 +14,7 @@ def pytest_configure(config):
     # Workers of one session inherit the folder from the process that started them.
     if "FAIRJAX_TEST_CACHE" not in os.environ:
         os.environ["FAIRJAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="fairjax-tests-")
+    jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_compilation_cache_dir", os.environ["FAIRJAX_TEST_CACHE"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -243,3 +243,30 @@ def test_recorded_uploads_are_kept_loaded_and_valued(tmp_path):
     ends = [jax.tree.map(lambda leaf, t=t: leaf[t], servers) for t in (0, -1)]
     last = jax.tree.map(lambda w, dw: w + jnp.tensordot(shares, dw[-1], 1), ends[1], updates)
     assert float(values.sum()) == pytest.approx(float(utility(last) - utility(ends[0])), abs=1e-5)
+
+
+def test_evaluation_on_a_subset_is_of_the_same_examples_for_every_seed():
+    tests = [dataclasses.replace(SMALL, eval_examples=50, seed=seed).shards()[1] for seed in (0, 1)]
+    assert len(tests[0]) == 50
+    np.testing.assert_array_equal(tests[0].x, tests[1].x)
+    with pytest.raises(ValueError, match="`eval_examples` must be at most the 360 test examples"):
+        dataclasses.replace(SMALL, eval_examples=361).shards()
+
+
+def test_half_precision_changes_accuracies_little_and_keeps_parameters_single():
+    single = dataclasses.replace(SMALL, model="mlp", mechanism="fedavg", rounds=10)
+    half = dataclasses.replace(single, compute_dtype="bfloat16")
+    results = [single.run(), half.run()]
+    assert {leaf.dtype for leaf in jax.tree.leaves(results[1].state.agents)} == {np.dtype("f4")}
+    assert not np.array_equal(*(result.state.server["head"]["kernel"] for result in results))
+    assert abs(results[0].accuracies.mean() - results[1].accuracies.mean()) < 0.05
+
+
+def test_a_run_that_was_stopped_while_agents_trained_alone_goes_on(tmp_path):
+    def stop(name, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SMALL.run(tmp_path / "run", watch=stop)
+    again = SMALL.run(tmp_path / "run")
+    np.testing.assert_array_equal(again.accuracies, SMALL.run().accuracies)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import fairjax as fj
 from fairjax import layers
 
 IMAGES = ("NHWC", "HWIO", "NHWC")
@@ -269,3 +270,20 @@ def test_a_window_that_is_no_window_is_refused(window):
 def test_a_window_larger_than_the_image_is_refused():
     with pytest.raises(ValueError, match=r"`window` must fit .* got window=\(5, 2\)"):
         layers.max_pool(jnp.ones((1, 4, 4, 1)), (5, 2))
+
+
+def test_the_convolution_of_the_papers_networks_can_be_chosen():
+    x = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
+    gradients = []
+    for convolution, by_xla in (
+        (layers.conv_general_dilated, False),
+        (lax.conv_general_dilated, True),
+    ):
+        model = fj.models.mnist_cnn(convolution=convolution)
+        gradient = jax.grad(lambda params, model=model: model.apply(params, x).sum())
+        params = model.init(jax.random.key(0))
+        gradients.append(gradient(params))
+        # Evaluation alone keeps it; see the module.
+        count = str(jax.make_jaxpr(gradient)(params)).count("conv_general_dilated[")
+        assert (count > 0) == by_xla
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *gradients)

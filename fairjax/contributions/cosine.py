@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax import checks, trees
 from fairjax.contributions import coalitions
@@ -187,7 +188,7 @@ def _checked(updates: Stacked, weights: PerAgent | None) -> tuple[Stacked, PerAg
     weights = jnp.asarray(weights)
     checks.shape("weights", weights, (num_agents,))
     checks.finite("weights", weights)
-    if checks.is_known(weights) and (weights < 0).any():
+    if checks.is_known(weights) and (np.asarray(weights) < 0).any():
         raise ValueError(f"`weights` must not be negative, got weights={weights}.")
     return updates, weights
 

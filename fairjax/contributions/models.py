@@ -167,7 +167,7 @@ def check_finite(utility: Any, table: Array) -> None:
     Raises:
       ValueError: names the utility, the value and the coalition.
     """
-    if checks.is_known(table) and not jnp.isfinite(table).all():
+    if checks.is_known(table) and not np.isfinite(table).all():
         name = getattr(utility, "__name__", repr(utility))
         where = np.argwhere(~np.isfinite(table))[0]
         of = f" in round {where[0]}" if table.ndim == 2 else ""

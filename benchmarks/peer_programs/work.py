@@ -1,0 +1,100 @@
+"""What all players do, and how they are told when to do it; needs nothing but NumPy.
+
+    the referee writes one line to a player's standard input     begin
+    the player plays one turn, stops its clock, and answers      {"seconds": ..., "loss": ...}
+
+A peer's program runs in an environment of its own, and idles between its turns.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rounds of FedAvg on random images, the same for all from one seed."""
+
+    num_agents: int = 10
+    rounds: int = 5  # after the first, which warms up
+    seed: int = 0
+    samples: int = 600
+    local_epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float = 0.1
+
+    @property
+    def local_steps(self) -> int:
+        """How many local steps all agents together take in a round."""
+        return self.num_agents * self.local_epochs * math.ceil(self.samples / self.batch_size)
+
+    def shard(self, agent: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns an agent's images `[M, 32, 32, 1]` and labels `[M]`."""
+        rng = np.random.default_rng((self.seed, agent))
+        images = rng.standard_normal((self.samples, 32, 32, 1), np.float32)
+        return images, rng.integers(10, size=self.samples)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class ServerWork:
+    """Server steps of CGSV on random uploads; they warm up once as well."""
+
+    num_agents: int = 10
+    num_parameters: int = 104_242
+    rounds: int = 5
+    seed: int = 0
+    alpha: float = 0.95
+    beta: float = 1.0
+    gamma: float = 0.5
+
+    @property
+    def floor(self) -> float:
+        """The least importance before normalisation."""
+        return 1e-3 * min(1, 10 / self.num_agents)
+
+    def uploads(self) -> np.ndarray:
+        """Returns `[N, D]` raw uploads around a common direction, of varied quality."""
+        rng = np.random.default_rng(self.seed)
+        uploads = rng.standard_normal((self.num_agents, self.num_parameters), np.float32)
+        common = rng.standard_normal(self.num_parameters, np.float32)
+        uploads += np.linspace(0, 1, self.num_agents, dtype=np.float32)[:, None] * common
+        return uploads
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Turns:
+    """A player's side of the game: it waits for its turn, and answers with its time.
+
+    Whatever else the player's libraries print goes to standard error.
+    """
+
+    def __init__(self):
+        self._answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        self._start = self._seconds = 0.0
+
+    def begin(self) -> str:
+        """Waits for the turn, starts the clock, and returns the line that said so."""
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError("The referee has left: no turn will come.")
+        self._start = time.perf_counter()
+        return line.strip()
+
+    def end(self) -> None:
+        """Stops the clock."""
+        self._seconds = time.perf_counter() - self._start
+
+    def answer(self, **outcome: float) -> None:
+        """Answers with the turn's seconds and with what came of it."""
+        print(json.dumps({"seconds": self._seconds, **outcome}), file=self._answers, flush=True)

@@ -1,0 +1,167 @@
+"""How do time and memory grow with agents, parameters, devices?  `python benchmarks/scaling.py`
+
+    agents       rounds of CGSV, 60 random examples per agent, one local epoch: the paper's MNIST
+                 network to 1,000 agents, a perceptron to 10,000
+    parameters   the server step alone: judge N uploads of D numbers, pay, add
+    devices      the paper's network, 600 examples per agent; a CPU is divided into devices
+
+Every row is measured in a process of its own, whose peak memory is told: of the process on a CPU,
+else of the device.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+from measure import report, times
+
+import fairjax as fj
+from fairjax import devices as meshes
+from fairjax import trees
+from fairjax.data import Dataset, Shards
+from fairjax.mechanisms.base import Context
+
+QUESTIONS = ("agents", "parameters", "devices")
+Row = dict[str, Any]
+
+
+def main(
+    questions: tuple[str, ...] = QUESTIONS,
+    cnn_agents: tuple[int, ...] = (1, 10, 50, 200, 1000),
+    mlp_agents: tuple[int, ...] = (10, 100, 1000, 10_000),
+    parameters: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000),
+    devices: tuple[int, ...] = (1, 2),
+    rounds: int = 3,
+    tiny: bool = False,
+    seed: int = 0,
+    json: Path | None = None,
+) -> None:
+    """Time rounds and server steps of many sizes.
+
+    Args:
+      questions: of agents, parameters, devices.
+      cnn_agents: numbers of agents with the paper's network.
+      mlp_agents: numbers of agents with a perceptron.
+      parameters: sizes D of an upload of each of ten agents.
+      devices: numbers of devices.
+      rounds: how many count, after one that compiles.
+      tiny: the smallest sizes, in seconds.
+      seed: examples, labels and parameters follow from it.
+      json: the file for the numbers; by default one in runs/benchmarks/.
+    """
+    if tiny:
+        cnn_agents, mlp_agents, parameters, devices, rounds = (1,), (2,), (1000,), (2,), 2
+    examples = 32 if tiny else 600
+    work = {
+        "agents": [
+            (agents_row, model, number, 60, 1, rounds, seed)
+            for model, numbers in (("mnist_cnn", cnn_agents), ("mlp", mlp_agents))
+            for number in numbers
+        ],
+        "parameters": [(server_row, 10, size, seed) for size in parameters],
+        "devices": [
+            (agents_row, "mnist_cnn", 8, examples, number, rounds, seed) for number in devices
+        ],
+    }
+    rows = []
+    for question in questions:
+        for function, *arguments in work[question]:
+            rows.append({"question": question} | in_own_process(function, *arguments))
+    report("scaling: every row in a process of its own", rows, json_path=json, seed=seed)
+
+
+def in_own_process(function: Any, *arguments: Any) -> Row:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def agents_row(
+    model: str, num_agents: int, examples: int, num_devices: int, rounds: int, seed: int
+) -> Row:
+    """Returns the times of rounds of CGSV, and the peak memory."""
+    mesh = meshes.start(num_devices)
+    shards = drawn(num_agents, examples, seed)
+    federation = fj.federation(
+        model=fj.models.REGISTRY[model](shards.data),
+        mechanism=fj.mechanisms.cgsv(),
+        optimizer=optax.sgd(0.1),
+        mesh=mesh,
+    )
+    shards = meshes.everywhere(mesh, jax.device_put(shards))
+    state = federation.init(jax.random.key(seed), shards)
+    step = jax.jit(lambda state, shards: federation.step(state, shards)[0], donate_argnums=0)
+    taken = []
+    for _ in range(1 + rounds):
+        start = time.perf_counter()
+        state = jax.block_until_ready(step(state, shards))
+        taken.append(time.perf_counter() - start)
+    seconds = statistics.median(taken[1:])
+    return {
+        "model": model,
+        "N": num_agents,
+        "D": trees.num_parameters(state.server),
+        "devices": num_devices,
+        "seconds": seconds,
+        "ms per agent": 1e3 * seconds / num_agents,
+        "first s": taken[0],
+        "peak GiB": peak_memory(),
+    }
+
+
+def server_row(num_agents: int, size: int, seed: int) -> Row:
+    """Returns the time of the server step on random uploads, and the peak memory."""
+    mechanism = fj.mechanisms.cgsv()
+    uploads = jax.random.normal(jax.random.key(seed), (num_agents, size))
+    agents, importance = jax.numpy.zeros((num_agents, size)), mechanism.init(num_agents)
+    context = Context(shard_sizes=np.arange(1, num_agents + 1))
+
+    def server_step(agents: Any, uploads: Any, importance: Any) -> tuple[Any, Any]:
+        outcome, importance = mechanism.update(uploads, importance, context)
+        return agents + outcome.rewards, importance
+
+    compiled = jax.jit(server_step, donate_argnums=0)
+
+    def call() -> Any:
+        nonlocal agents, importance
+        agents, importance = compiled(agents, uploads, importance)
+        return agents
+
+    taken = times(call)
+    return {
+        "model": "none",
+        "N": num_agents,
+        "D": size,
+        "devices": 1,
+        "seconds": taken.median,
+        "ms per agent": 1e3 * taken.median / num_agents,
+        "first s": taken.first,
+        "peak GiB": peak_memory(),
+    }
+
+
+def drawn(num_agents: int, examples: int, seed: int) -> Shards:
+    """Returns agents' random images, as many for each."""
+    rng = np.random.default_rng(seed)
+    total = num_agents * examples
+    x = rng.normal(size=(total, 32, 32, 1)).astype(np.float32)
+    data = Dataset(x=x, y=rng.integers(0, 10, total), num_classes=10)
+    return Shards.from_indices(data, np.arange(total).reshape(num_agents, examples))
+
+
+def peak_memory() -> float:
+    """Returns the peak memory of the device, or of this process on a CPU, in GiB."""
+    on_device = jax.local_devices()[0].memory_stats() or {}
+    own = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return on_device.get("peak_bytes_in_use", own) / 2**30
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
