@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from measure import gemm_peak, print_table, report
+from measure import flops_per_image, gemm_peak, print_table, report
 from peer_processes import PEERS, PeerError, PeerProcess
 from peer_programs.work import ServerWork, Work
 
@@ -91,7 +91,7 @@ def round_rows(work: Work, names: Sequence[str], seat: Seat, peak: float) -> lis
         for name in names:
             players[name] = stack.enter_context(seat(name, PEERS[name].program, work)).play
         played = play_in_turn(players, work.rounds)
-    flops = flops_per_example() * work.samples * work.local_epochs * work.num_agents
+    flops = flops_per_image() * work.samples * work.local_epochs * work.num_agents
     rows = []
     for name, game in played.items():
         row: Row = {"peer": name, "N": work.num_agents}
@@ -225,18 +225,6 @@ def fairjax_server_steps(work: ServerWork) -> Play:
         return {"seconds": seconds, "length": float(jnp.linalg.norm(agents[0]))}
 
     return play
-
-
-def flops_per_example() -> int:
-    """Returns the useful FLOPs of the network's forward and backward pass for one image.
-
-    Of 9 rows of the second convolution pooling reads 8, which need 14 rows after the first
-    pooling, and so 28 of the first convolution's 30.
-    """
-    first = 2 * 28 * 28 * 64 * 9
-    second = 2 * 8 * 8 * 16 * 7 * 7 * 64
-    dense = 2 * (256 * 200 + 200 * 10)
-    return 3 * (first + second + dense) - first
 
 
 if __name__ == "__main__":

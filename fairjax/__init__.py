@@ -1,6 +1,6 @@
 """fairjax: fair collaborative learning in JAX."""
 
-from fairjax import contributions, data, figures, mechanisms, metrics, models, rewards
+from fairjax import contributions, data, devices, figures, mechanisms, metrics, models, rewards
 from fairjax.experiment import Experiment, load_run
 from fairjax.federations import Federation, Record, State, federation
 from fairjax.results import Result
@@ -18,6 +18,7 @@ __all__ = [
     "compare",
     "contributions",
     "data",
+    "devices",
     "federation",
     "figures",
     "load_run",

@@ -45,8 +45,8 @@ def test_the_public_surface_is_what_it_says():
     assert fj.__all__ == sorted(fj.__all__)
     assert set(fj.__all__) == {
         "Experiment", "Federation", "History", "Record", "Result", "State", "Sweep", "compare",
-        "contributions", "data", "federation", "figures", "load_run", "mechanisms", "metrics",
-        "models", "rewards", "run", "sweep",
+        "contributions", "data", "devices", "federation", "figures", "load_run", "mechanisms",
+        "metrics", "models", "rewards", "run", "sweep",
     }  # fmt: skip
     assert all(getattr(fj, name).__doc__ for name in fj.__all__)
 
