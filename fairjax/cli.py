@@ -6,6 +6,7 @@ sentence and exit code 2.
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,8 +130,9 @@ def _run(
     try:
         with _Watch() as watch:
             result = experiment.run(out, resume, mesh=mesh, watch=watch)
-    except (RuntimeError, OSError) as error:
-        if num_processes is None:
+    except (RuntimeError, ValueError) as error:
+        # What comes of XLA begins with the name of a status, whatever its type.
+        if num_processes is None or not re.match("[A-Z_]+: ", str(error)):
             raise
         _complain(
             f"another process of this run was lost ({str(error).splitlines()[0]}). Start all "

@@ -304,6 +304,7 @@ class Experiment:
             *_, last = stages(None)
         else:
             last = self._checkpointed(stages, federation, shards, out, resume)
+        simulation.forget_programs()  # of a federation that nobody else knows
         result = self._result(last, shards, standalone)
         if out is not None:
             records.write_history(out, result.history)

@@ -19,6 +19,12 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def pytest_runtest_teardown(item, nextitem):
+    # Compiled programs occupy memory maps, of which a process may have 65,530.
+    if nextitem is None or nextitem.path != item.path:
+        jax.clear_caches()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
     import shutil

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -270,3 +271,12 @@ def test_a_run_that_was_stopped_while_agents_trained_alone_goes_on(tmp_path):
         SMALL.run(tmp_path / "run", watch=stop)
     again = SMALL.run(tmp_path / "run")
     np.testing.assert_array_equal(again.accuracies, SMALL.run().accuracies)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="counts memory maps as Linux does")
+def test_many_experiments_in_one_process_do_not_use_up_its_memory_maps():
+    counts = []
+    for seed in range(3):
+        dataclasses.replace(SMALL, rounds=2, seed=seed).run()
+        counts.append(len(Path("/proc/self/maps").read_text().splitlines()))
+    assert counts[2] - counts[0] < 500
