@@ -4,8 +4,9 @@
     the rest              every device holds all of it
 
 What is done per agent runs under `shard_map`: a device works on its own agents, and sends
-nothing. Sums over agents are products of arrays that are spread like this; of them XLA makes a
-partial product per device and one collective.
+nothing. Sums over agents are products of arrays that are spread like this: XLA makes a partial
+product per device and adds them up by one collective. What else a mechanism computes of all
+uploads, such as their Gram matrix, XLA distributes as it sees fit, and may gather them for it.
 """
 
 import contextlib
