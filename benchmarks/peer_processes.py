@@ -9,8 +9,10 @@ import json
 import os
 import re
 import select
+import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,10 @@ PROGRAMS = Path(__file__).parent / "peer_programs"
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b: ")  # the last line of a traceback
 # Flower asks home for permission to count its users.
 SETTINGS = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+
+
+Row = dict[str, Any]
+Play = Callable[[], Row]  # one turn: its seconds, and what came of it
 
 
 class Peer(NamedTuple):
@@ -141,6 +147,32 @@ class PeerProcess:
                 stderr=log,
                 env=os.environ | SETTINGS,
             )
+
+
+class Game(NamedTuple):
+    """What a player answered, turn by turn; or why it stopped playing."""
+
+    answers: list[Row]
+    error: str = ""
+
+    @property
+    def median(self) -> float:
+        """Seconds of a turn, the first left out."""
+        return statistics.median(answer["seconds"] for answer in self.answers[1:])
+
+
+def play_in_turn(players: Mapping[str, Play], rounds: int) -> dict[str, Game]:
+    """Has all players play one turn after the other, `rounds` times after the first."""
+    games = {name: Game([]) for name in players}
+    for _ in range(rounds + 1):
+        for name, play in players.items():
+            if games[name].error:
+                continue
+            try:
+                games[name].answers.append(play())
+            except PeerError as error:
+                games[name] = Game([], str(error))
+    return games
 
 
 def reason(output: str) -> str:

@@ -13,11 +13,10 @@ environment of its own; one that cannot be installed or run has the reason in it
 import contextlib
 import functools
 import math
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ import numpy as np
 import optax
 import tyro
 from measure import flops_per_image, gemm_peak, print_table, report
-from peer_processes import PEERS, PeerError, PeerProcess
+from peer_processes import PEERS, PeerProcess, Play, Row, play_in_turn
 from peer_programs.work import ServerWork, Work
 
 import fairjax as fj
@@ -36,8 +35,6 @@ SERVER_SIZES = ((10, 104_242), (100, 1_000_000))
 TORCH_STEPS = ("top-k per agent", "one sort")
 TINY = {"num_agents": 2, "rounds": 1, "samples": 40, "local_epochs": 1}
 
-Row = dict[str, Any]
-Play = Callable[[], Row]  # one turn: its seconds, and what came of it
 Seat = Callable[..., PeerProcess]
 
 
@@ -142,32 +139,6 @@ def wrong_step(ours: Row, theirs: Row) -> str:
     if math.isclose(ours["length"], theirs["length"], rel_tol=1e-3):
         return ""
     return f"paid a vector of length {theirs['length']:.4g}, not {ours['length']:.4g}"
-
-
-class Game(NamedTuple):
-    """What a player answered, turn by turn; or why it stopped playing."""
-
-    answers: list[Row]
-    error: str = ""
-
-    @property
-    def median(self) -> float:
-        """Seconds of a turn, the first left out."""
-        return statistics.median(answer["seconds"] for answer in self.answers[1:])
-
-
-def play_in_turn(players: Mapping[str, Play], rounds: int) -> dict[str, Game]:
-    """Has all players play one turn after the other, `rounds` times after the first."""
-    games = {name: Game([]) for name in players}
-    for _ in range(rounds + 1):
-        for name, play in players.items():
-            if games[name].error:
-                continue
-            try:
-                games[name].answers.append(play())
-            except PeerError as error:
-                games[name] = Game([], str(error))
-    return games
 
 
 def fairjax_rounds(work: Work) -> Play:

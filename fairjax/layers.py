@@ -20,6 +20,9 @@ kernel rows p at once, and its outputs, small where F is, are shifted and added:
 G kernel rows at once need H' + G - 1 rows of strips where H' would do, so G stays small. Gradients
 are products of the same shapes. Evaluation with one agent's kernel differentiates nothing and keeps
 XLA's own operations, which it fuses into one.
+
+Large kernels are far cheaper to meet at every frequency (see `fairjax.fourier`). On a CPU this is
+done wherever it saves half of the multiplications, differentiated or not.
 """
 
 import functools
@@ -32,12 +35,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from fairjax import checks
+from fairjax import checks, fourier
 from fairjax.types import Array
 
 # Measured on a CPU, forward and backward, with the paper's networks.
 LARGEST_WINDOW = 128  # numbers in a window that is still copied whole
 ROWS_AT_ONCE = 4  # kernel rows in one product
+FOURIER_SAVES = 2.0  # times as few multiplications, for transforms to be worth it
 
 _SEQUENCES = lax.conv_dimension_numbers((1,) * 3, (1,) * 3, ("NWC", "WIO", "NWC"))
 _IMAGES = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
@@ -113,6 +117,8 @@ def conv_general_dilated(
     if simple:
         x = _pad(lhs, rhs.shape[:-2], padding)
         if all(n >= k for n, k in zip(x.shape[1:-1], rhs.shape[:-2], strict=True)):
+            if _fourier_is_faster(x, rhs):
+                return fourier.convolve(x, rhs)
             if rank == 2:
                 return _convolve(x, rhs)
             # A sequence is an image of width one: its strips are its own rows, uncopied.
@@ -192,6 +198,15 @@ def _pad(x: Array, window: tuple[int, ...], padding: Any) -> Array:
         padding = lax.padtype_to_pads(x.shape[1:-1], window, (1,) * len(window), padding)
     borders = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), borders)
+
+
+def _fourier_is_faster(x: Array, kernel: Array) -> bool:
+    # On accelerators products of default precision would lose what transforms cancel.
+    if x.ndim != 4 or x.dtype == jnp.bfloat16 or jax.default_backend() != "cpu":
+        return False
+    height, width = (n - k + 1 for n, k in zip(x.shape[1:3], kernel.shape, strict=False))
+    direct = len(x) * height * width * kernel.size
+    return direct > FOURIER_SAVES * fourier.multiplications(x.shape, kernel.shape)
 
 
 @jax.custom_jvp

@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 import fairjax as fj
-from fairjax import layers
+from fairjax import fourier, layers
 
 IMAGES = ("NHWC", "HWIO", "NHWC")
 SEQUENCES = ("NWC", "WIO", "NWC")
@@ -25,6 +25,7 @@ SIMPLE = {
     "wide_kernel": ((2, 7, 12, 30), (1, 9, 30, 2), "VALID"),
     "large_windows": ((2, 10, 9, 16), (7, 5, 16, 3), "SAME"),
     "large_windows_of_the_paper": ((2, 15, 15, 64), (7, 7, 64, 16), "VALID"),
+    "large_windows_of_many_images": ((30, 11, 12, 32), (6, 6, 32, 20), "VALID"),
     "kernel_as_wide_as_the_image": ((2, 7, 50, 1), (3, 50, 1, 4), "VALID"),
     "kernel_as_large_as_the_image": ((2, 6, 6, 5), (6, 6, 5, 4), "VALID"),
     "one_pixel": ((2, 1, 1, 3), (1, 1, 3, 4), "VALID"),
@@ -33,7 +34,13 @@ SIMPLE = {
 }
 
 # One of each way to a matrix product, for the tests that take long to compile.
-FORMS = ("uneven_padding", "large_windows", "kernel_as_wide_as_the_image", "sequence_of_words")
+FORMS = (
+    "uneven_padding",
+    "large_windows",
+    "large_windows_of_many_images",
+    "kernel_as_wide_as_the_image",
+    "sequence_of_words",
+)
 
 # Name: shape of the input, shape of the kernel, arguments that no fast form knows.
 UNUSUAL = {
@@ -219,6 +226,33 @@ def test_a_flax_layer_with_the_hook_is_the_same_layer(shape, options):
         jnp.shape, variables
     )
     alike(hooked.apply(variables, x), plain.apply(variables, x))
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel"),
+    [
+        ((2, 14, 14, 3), (7, 7, 3, 4)),
+        ((1, 9, 6, 2), (3, 5, 2, 3)),
+        ((3, 5, 8, 1), (5, 8, 1, 2)),
+        ((2, 1, 4, 2), (1, 2, 2, 3)),
+        ((2, 7, 1, 2), (3, 1, 2, 3)),
+        ((2, 2, 2, 1), (1, 1, 1, 2)),
+    ],
+)
+def test_convolution_by_transforms_is_that_of_lax(image, kernel):
+    x, kernel = normals(11, image, kernel)
+    theirs = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=IMAGES)
+    alike(fourier.convolve(x, kernel), theirs)
+
+
+def test_large_kernels_are_met_by_transforms_on_a_cpu_alone(monkeypatch):
+    x, kernel = normals(12, (32, 14, 14, 64), (7, 7, 64, 16))
+    small = kernel[:3, :3]
+    assert layers._fourier_is_faster(x, kernel)
+    assert not layers._fourier_is_faster(x, small)
+    assert not layers._fourier_is_faster(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not layers._fourier_is_faster(x, kernel)
 
 
 def pool_by_lax(x, window):

@@ -33,13 +33,13 @@ def main() -> None:
     }
     for _ in range(len(states) * (work.rounds + 1)):
         name = turns.begin()
-        state = states[name] = server_step(states[name], uploads, work)
+        states[name], _ = server_step(states[name], uploads, work)
         turns.end()
-        turns.answer(length=state.agents[0].norm().item())
+        turns.answer(length=states[name].agents[0].norm().item())
 
 
-def server_step(state: State, uploads: Tensor, work: ServerWork) -> State:
-    """Judges the uploads, and pays the agents in place."""
+def server_step(state: State, uploads: Tensor, work: ServerWork) -> tuple[State, Tensor]:
+    """Judges the uploads, pays the agents in place, and returns the aggregate besides."""
     lengths = uploads.norm(dim=1)
     equal = torch.full_like(lengths, 1 / work.num_agents)
     weights = state.importance if state.importance.sum() > 0 else equal
@@ -51,7 +51,7 @@ def server_step(state: State, uploads: Tensor, work: ServerWork) -> State:
     fractions = torch.tanh(work.beta * importance)
     kept = (fractions / fractions.max() * work.num_parameters).long()
     state.pay(state.agents, aggregate, kept)
-    return state._replace(importance=importance)
+    return state._replace(importance=importance), aggregate
 
 
 def top_k_per_agent(agents: Tensor, aggregate: Tensor, kept: Tensor) -> None:

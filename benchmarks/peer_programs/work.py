@@ -44,6 +44,31 @@ class Work:
 
 
 @dataclass(frozen=True)
+class IterationWork(Work):
+    """Iterations of the authors' program: training, rewards, and evaluation of all models.
+
+    Every agent's model and the server's are evaluated on `evaluated` test images and on all
+    agents' images: loss and accuracy, of all of them together.
+    """
+
+    num_agents: int = 5
+    learning_rate: float = 0.15
+    evaluated: int = 10_000
+    alpha: float = 0.95
+    beta: float = 1.0
+    gamma: float = 0.5
+
+    def images_evaluated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns test images followed by all agents' images, `[M, 32, 32, 1]`, and labels."""
+        rng = np.random.default_rng((self.seed, self.num_agents))
+        test = rng.standard_normal((self.evaluated, 32, 32, 1), np.float32)
+        parts = [(test, rng.integers(10, size=self.evaluated))]
+        parts += [self.shard(agent) for agent in range(self.num_agents)]
+        x, y = map(np.concatenate, zip(*parts, strict=True))
+        return x, y
+
+
+@dataclass(frozen=True)
 class ServerWork:
     """Server steps of CGSV on random uploads; they warm up once as well."""
 

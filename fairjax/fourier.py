@@ -1,0 +1,119 @@
+"""Convolution by Fourier transforms, which are matrix products of their own.
+
+Images [B, H, W, C] meet a kernel [P, Q, C, F]. Around a torus of H x W, where the outputs that
+never wrap around are the valid ones, convolution is a product at every frequency l:
+
+    Y[l]   =   X[l] [B, C] @ conj(K[l]) [C, F]
+
+A transform of the few numbers along a side is a product with a constant matrix: of the real rows
+first, which leaves H // 2 + 1 frequencies, then of columns. Complex numbers are pairs (real,
+imaginary) on an axis of length 2. Space is the leading axis everywhere, so that nothing is
+transposed between products.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax.types import Array
+
+
+def convolve(x: Array, kernel: Array) -> Array:
+    """Returns the valid convolution, as matrix products at every frequency.
+
+    Args:
+      x: `[B, H, W, C]` images.
+      kernel: `[P, Q, C, F]`, P at most H and Q at most W, of the same dtype.
+
+    Returns:
+      `[B, H - P + 1, W - Q + 1, F]`, to rounding.
+
+    Examples:
+      >>> image, kernel = jnp.arange(9.0).reshape(1, 3, 3, 1), jnp.ones((2, 2, 1, 1))
+      >>> print(convolve(image, kernel)[0, :, :, 0].round(3).astype(int))
+      [[ 8 12]
+       [20 24]]
+    """
+    batch, height, width, channels = x.shape
+    features = kernel.shape[-1]
+    image = _transform(x.transpose(1, 2, 0, 3), height, width)
+    filters = _transform(kernel.transpose(0, 1, 3, 2), height, width)
+    products = jnp.einsum(
+        "lbc,lfc->lbf",
+        image.reshape(-1, 2 * batch, channels),
+        filters.reshape(-1, 2 * features, channels),
+    )
+    parts = products.reshape(-1, 2, batch, 2, features)
+    real = parts[:, 0, :, 0] + parts[:, 1, :, 1]
+    imaginary = parts[:, 1, :, 0] - parts[:, 0, :, 1]
+    valid = (height - kernel.shape[0] + 1, width - kernel.shape[1] + 1)
+    y = _transform_back(jnp.stack([real, imaginary], 1), height, width, *valid)
+    return y.transpose(2, 0, 1, 3)
+
+
+def multiplications(images: tuple[int, ...], kernel: tuple[int, ...]) -> int:
+    """Returns how many multiplications `convolve` needs, by the shapes of its arguments.
+
+    Examples:
+      >>> direct = 32 * 8 * 8 * 7 * 7 * 64 * 16
+      >>> round(direct / multiplications((32, 14, 14, 64), (7, 7, 64, 16)), 1)
+      2.5
+    """
+    batch, height, width, channels = images
+    rows, columns, _, features = kernel
+    half = height // 2 + 1
+
+    def transform(num_rows: int, num_columns: int) -> int:
+        return 2 * half * num_columns * (num_rows + 2 * width)
+
+    products = 4 * half * width * batch * channels * features
+    image = batch * channels * transform(height, width)
+    filters = channels * features * transform(rows, columns)
+    back = batch * features * transform(height - rows + 1, width - columns + 1)
+    return products + image + filters + back
+
+
+def _transform(x: Array, height: int, width: int) -> Array:
+    """Returns the transform `[H // 2 + 1, W, 2, ...]` of real `[P, Q, ...]`, padded by zeros."""
+    rows, columns, *rest = x.shape
+    half = height // 2 + 1
+    by_rows = jnp.asarray(_real(height)[:, :, :rows], x.dtype).reshape(-1, rows)
+    x = (by_rows @ x.reshape(rows, -1)).reshape(half, 2 * columns, -1)
+    by_columns = _complex(width)[:, :, :, :columns].reshape(2 * width, 2 * columns)
+    return _product(by_columns, x).reshape(half, width, 2, *rest)
+
+
+def _transform_back(x: Array, height: int, width: int, rows: int, columns: int) -> Array:
+    """Returns the first rows and columns `[rows, columns, ...]` of what `[L, 2, ...]` is of."""
+    half, rest = height // 2 + 1, x.shape[2:]
+    # The inverse is the transform's transpose, over the number of points.
+    by_columns = _complex(width)[:, :, :, :columns].reshape(2 * width, 2 * columns).T / width
+    x = _product(by_columns, x.reshape(half, 2 * width, -1))
+    # A frequency stands for its mirror image too, but for the first, and half of an even height.
+    twice = np.where((2 * np.arange(half) % height) == 0, 1, 2)[:, None, None]
+    by_rows = (twice * _real(height)[:, :, :rows] / height).reshape(2 * half, rows).T
+    y = jnp.asarray(by_rows, x.dtype) @ x.reshape(2 * half, -1)
+    return y.reshape(rows, columns, *rest)
+
+
+def _product(matrix: np.ndarray, x: Array) -> Array:
+    """Returns `[R, A, n]`, the products of one matrix `[A, B]` with `x [R, B, n]`."""
+    # XLA would move the axis R into the rows of a product with one matrix, and transpose all.
+    matrices = np.broadcast_to(matrix, (len(x), *matrix.shape))
+    return jnp.einsum("rab,rbn->ran", jnp.asarray(matrices, x.dtype), x)
+
+
+@functools.cache
+def _real(length: int) -> np.ndarray:
+    """Returns the transform `[length // 2 + 1, 2, length]` of real numbers."""
+    angles = 2 * np.pi * np.outer(np.arange(length // 2 + 1), np.arange(length)) / length
+    return np.stack([np.cos(angles), -np.sin(angles)], 1)
+
+
+@functools.cache
+def _complex(length: int) -> np.ndarray:
+    """Returns the transform `[length, 2, 2, length]` of pairs (real, imaginary)."""
+    angles = 2 * np.pi * np.outer(np.arange(length), np.arange(length)) / length
+    cosines, sines = np.cos(angles), np.sin(angles)
+    return np.stack([np.stack([cosines, sines], 1), np.stack([-sines, cosines], 1)], 1)
