@@ -7,23 +7,21 @@ sentence and exit code 2.
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fairjax import checks, data, figures, mechanisms, models
-from fairjax.behaviours import DATA, HONEST, UPLOADS
+from fairjax import checks, data, mechanisms, models
+from fairjax.behaviours import DATA, UPLOADS
 from fairjax.devices import start
 from fairjax.experiment import Experiment, load_run
-from fairjax.results import Result
 from fairjax.studies import STUDIES, conduct
 from fairjax.sweeps import compare
+from fairjax.terminal import Watch, first_line, print_comparison, print_lines, print_result
 
 
 def _flags(name: str, *without: str) -> Any:
@@ -128,7 +126,7 @@ def _run(
     experiment = _experiment(flags, options, behaviours)
     out = out or Path("runs") / experiment.name
     try:
-        with _Watch() as watch:
+        with Watch() as watch:
             result = experiment.run(out, resume, mesh=mesh, watch=watch)
     except (RuntimeError, ValueError) as error:
         # What comes of XLA begins with the name of a status, whatever its type.
@@ -141,7 +139,7 @@ def _run(
         # An orderly exit would wait for the one that is lost.
         os._exit(1)
     if jax.process_index() == 0:
-        _print_result(result, out)
+        print_result(result, out)
 
 
 def _compare(
@@ -163,27 +161,10 @@ def _compare(
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
     experiment = _experiment(flags, (), behaviours)
     out = out or Path("runs") / f"compare-{experiment.name}"
-    with _Watch() as watch:
+    with Watch() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
-    table = Table(title="Mechanisms on the same shards", title_justify="left")
-    table.add_column("mechanism")
-    for heading in ("fairness", "after training", "best %", "mean %", "worst %"):
-        table.add_column(heading, justify="right")
-    for name, result in results.items():
-        accuracies = 100 * result.accuracies
-        spread = (accuracies.max(), accuracies.mean(), accuracies.min())
-        table.add_row(
-            name,
-            _number(result.fairness),
-            _number(result.trained_fairness),
-            *(f"{value:.2f}" for value in spread),
-        )
-    console = Console()
-    console.print(table)
-    for name, result in results.items():
-        if result.fairness_note:
-            console.print(f"Fairness of {name} is undefined: {result.fairness_note}.")
-    console.print(f"Records: {out}", soft_wrap=True)
+    print_comparison(results)
+    Console().print(f"Records: {out}", soft_wrap=True)
 
 
 def _study(
@@ -229,24 +210,24 @@ def _show(directory: tyro.conf.Positional[Path]) -> None:
     Args:
       directory: the directory of the run.
     """
-    _print_result(load_run(directory), directory)
+    print_result(load_run(directory), directory)
 
 
 def _list() -> None:
     """List mechanisms, data sets, splits and models."""
     console = Console()
     console.print("[bold]Mechanisms[/bold]  --mechanism")
-    _print_lines({name: _first_line(factory) for name, factory in mechanisms.REGISTRY.items()})
+    print_lines({name: first_line(factory) for name, factory in mechanisms.REGISTRY.items()})
     console.print("[bold]Data sets[/bold]  --dataset; or any image-classification set of TFDS")
-    _print_lines(data.DATASETS)
+    print_lines(data.DATASETS)
     console.print("[bold]Splits[/bold]  --split")
-    _print_lines({name: _first_line(split) for name, split in data.SPLITS.items()})
+    print_lines({name: first_line(split) for name, split in data.SPLITS.items()})
     console.print("[bold]Behaviours[/bold]  --behaviours NAME=NUMBER[:STRENGTH]")
-    _print_lines({**DATA, **UPLOADS})
+    print_lines({**DATA, **UPLOADS})
     console.print("[bold]Studies[/bold]  fairjax study NAME")
-    _print_lines({name: study.question.split(". ")[0] for name, study in STUDIES.items()})
+    print_lines({name: study.question.split(". ")[0] for name, study in STUDIES.items()})
     console.print("[bold]Models[/bold]  --model")
-    _print_lines({name: _first_line(factory) for name, factory in models.REGISTRY.items()})
+    print_lines({name: first_line(factory) for name, factory in models.REGISTRY.items()})
 
 
 def _experiment(flags: Any, options: tuple[str, ...], behaviours: tuple[str, ...]) -> Experiment:
@@ -278,87 +259,3 @@ def _option(text: str) -> tuple[str, Any]:
         except ValueError:
             continue
     return name, value
-
-
-def _print_result(result: Result, out: Path) -> None:
-    """Prints what every agent gave and got, and leaves the figures."""
-    experiment, history = result.experiment, result.history
-    console = Console()
-    table = Table(
-        title=f"{experiment.mechanism} on {experiment.dataset}, split {experiment.split}, "
-        f"{experiment.rounds} rounds, seed {experiment.seed}",
-        title_justify="left",
-    )
-    headings = ("agent", "examples", "alone %", "contribution", "importance", "reward", "final %")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for agent in range(experiment.num_agents):
-        table.add_row(
-            str(agent),
-            f"{result.shard_sizes[agent]:,}",
-            f"{100 * result.standalone_accuracies[agent]:.2f}",
-            _number(history.contributions[-1, agent]),
-            _number(history.importance[-1, agent]),
-            _number(history.fractions[-1, agent]),
-            f"{100 * result.accuracies[agent]:.2f}",
-        )
-    console.print(table)
-    figure = result.fairness_note or f"{result.fairness:.3f}"
-    console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
-    dishonest = [
-        f"{agent} {name}" for agent, name in enumerate(result.behaviours) if name != HONEST
-    ]
-    if dishonest:
-        console.print(f"Dishonest agents: {', '.join(dishonest)}", highlight=False)
-        area = _number(result.detection_auc)
-        console.print(f"Detection, area under the ROC curve of importance: {area}", highlight=False)
-    excluded = history.excluded.sum(0)
-    for agent in excluded.nonzero()[0]:
-        console.print(
-            f"Agent {agent}'s upload held NaN or infinity, and was dropped, in "
-            f"{excluded[agent]} of {experiment.rounds} rounds."
-        )
-    figures.save(result, out / "figures")
-    console.print(f"Records and figures: {out}", soft_wrap=True, highlight=False)
-
-
-def _number(value: float) -> str:
-    return "–" if value != value else f"{value:.3f}"
-
-
-def _print_lines(lines: Mapping[str, str]) -> None:
-    table = Table.grid(padding=(0, 2))
-    for name, line in lines.items():
-        table.add_row(f"  {name}", line)
-    Console().print(table)
-
-
-def _first_line(function: Callable) -> str:
-    return (function.__doc__ or "").splitlines()[0].removeprefix("Returns ").rstrip(".")
-
-
-class _Watch:
-    """A progress bar per run, on standard error; called as experiments ask of a watcher."""
-
-    def __init__(self):
-        self._progress = Progress(
-            TextColumn("{task.description:>14}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rounds"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> "_Watch":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total)
-        self._progress.update(self._tasks[name], completed=done)

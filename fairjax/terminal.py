@@ -1,0 +1,126 @@
+"""Terminal: results and progress as people read them, printed by the command line.
+
+Tables go to standard output, progress to standard error.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fairjax import figures
+from fairjax.behaviours import HONEST
+from fairjax.results import Result
+
+
+def print_result(result: Result, out: Path) -> None:
+    """Prints what every agent gave and got, and leaves the figures."""
+    experiment, history = result.experiment, result.history
+    console = Console()
+    table = Table(
+        title=f"{experiment.mechanism} on {experiment.dataset}, split {experiment.split}, "
+        f"{experiment.rounds} rounds, seed {experiment.seed}",
+        title_justify="left",
+    )
+    headings = ("agent", "examples", "alone %", "contribution", "importance", "reward", "final %")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for agent in range(experiment.num_agents):
+        table.add_row(
+            str(agent),
+            f"{result.shard_sizes[agent]:,}",
+            f"{100 * result.standalone_accuracies[agent]:.2f}",
+            number(history.contributions[-1, agent]),
+            number(history.importance[-1, agent]),
+            number(history.fractions[-1, agent]),
+            f"{100 * result.accuracies[agent]:.2f}",
+        )
+    console.print(table)
+    figure = result.fairness_note or f"{result.fairness:.3f}"
+    console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
+    dishonest = [
+        f"{agent} {name}" for agent, name in enumerate(result.behaviours) if name != HONEST
+    ]
+    if dishonest:
+        console.print(f"Dishonest agents: {', '.join(dishonest)}", highlight=False)
+        area = number(result.detection_auc)
+        console.print(f"Detection, area under the ROC curve of importance: {area}", highlight=False)
+    excluded = history.excluded.sum(0)
+    for agent in excluded.nonzero()[0]:
+        console.print(
+            f"Agent {agent}'s upload held NaN or infinity, and was dropped, in "
+            f"{excluded[agent]} of {experiment.rounds} rounds."
+        )
+    figures.save(result, out / "figures")
+    console.print(f"Records and figures: {out}", soft_wrap=True, highlight=False)
+
+
+def print_comparison(results: Mapping[str, Result]) -> None:
+    """Prints one row per mechanism."""
+    table = Table(title="Mechanisms on the same shards", title_justify="left")
+    table.add_column("mechanism")
+    for heading in ("fairness", "after training", "best %", "mean %", "worst %"):
+        table.add_column(heading, justify="right")
+    for name, result in results.items():
+        accuracies = 100 * result.accuracies
+        spread = (accuracies.max(), accuracies.mean(), accuracies.min())
+        table.add_row(
+            name,
+            number(result.fairness),
+            number(result.trained_fairness),
+            *(f"{value:.2f}" for value in spread),
+        )
+    console = Console()
+    console.print(table)
+    for name, result in results.items():
+        if result.fairness_note:
+            console.print(f"Fairness of {name} is undefined: {result.fairness_note}.")
+
+
+def number(value: float) -> str:
+    """Returns a number as tables show it; nan is a dash."""
+    return "–" if value != value else f"{value:.3f}"
+
+
+def print_lines(lines: Mapping[str, str]) -> None:
+    """Prints names and what is to be said of them, aligned."""
+    table = Table.grid(padding=(0, 2))
+    for name, line in lines.items():
+        table.add_row(f"  {name}", line)
+    Console().print(table)
+
+
+def first_line(function: Callable) -> str:
+    """Returns what a docstring says first."""
+    return (function.__doc__ or "").splitlines()[0].removeprefix("Returns ").rstrip(".")
+
+
+class Watch:
+    """A progress bar per run, on standard error; called as experiments ask of a watcher."""
+
+    def __init__(self):
+        self._progress = Progress(
+            TextColumn("{task.description:>14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rounds"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "Watch":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Shows how many rounds of a run have been played."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._tasks[name], completed=done)
