@@ -75,10 +75,14 @@ def ratio(values: Array | float, divisors: Array) -> Array:
 
 
 def largest_magnitudes(stacked: Stacked) -> PerAgent:
-    """Returns `[N]` largest absolute entries; NaN or infinite where an agent's row is broken."""
-    return functools.reduce(
-        jnp.maximum, [jnp.abs(rows(leaf)).max(1, initial=0) for leaf in jax.tree.leaves(stacked)]
-    )
+    """Returns `[N]` largest absolute entries; infinite where an agent's row is broken."""
+
+    def largest(leaf: Array) -> PerAgent:
+        # A maximum of XLA's CPU loses a NaN among many numbers.
+        magnitudes = jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), jnp.inf)
+        return rows(magnitudes).max(1, initial=0)
+
+    return functools.reduce(jnp.maximum, map(largest, jax.tree.leaves(stacked)))
 
 
 def squared_norms(stacked: Stacked) -> PerAgent:

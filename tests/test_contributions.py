@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import twin
 
-from fairjax import contributions
+from fairjax import contributions, trees
 
 MEASURES = {
     "cosine": contributions.cosine,
@@ -138,6 +138,18 @@ def test_a_zero_upload_is_worth_nothing(measure):
     values = measure(updates)
     assert values[2] == pytest.approx(0, abs=1e-6)
     assert (values[np.arange(6) != 2] != 0).all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [(3, 4), (5, 20_000), (100, 640), (500, 10)])
+def test_one_broken_entry_among_any_number_breaks_its_row(shape, broken):
+    x = jnp.ones(shape).at[1, shape[1] // 2].set(broken)
+    expected = np.arange(shape[0]) != 1
+    np.testing.assert_array_equal(jax.jit(trees.finite_rows)(x), expected)
+    np.testing.assert_array_equal(trees.unit_rows({"leaf": x})[1], expected)
+    cosines = contributions.cosine(x)
+    assert cosines[1] == 0
+    assert np.isfinite(cosines).all()
 
 
 @every_measure
