@@ -162,7 +162,47 @@ def sampled_cosine_shapley(
     return _sampled(key, *_checked(updates, weights), num_permutations // 2)
 
 
-class _Products(NamedTuple):
+def gram_products(updates: Stacked, weights: PerAgent | None = None) -> "Products":
+    """Returns the inner products of weighted uploads, which `coalition_cosines` takes.
+
+    Costs one Gram matrix, O(N^2 D).
+
+    Args:
+      updates: leaves `[N, ...]`.
+      weights: `[N]` importance coefficients r, not negative; None: equal.
+
+    Raises:
+      ValueError: shapes disagree, or known weights are negative or not finite.
+    """
+    return _gram_products(*_checked(updates, weights))
+
+
+@jax.jit
+def coalition_cosines(products: "Products", members: Array) -> Array:
+    """Returns the utilities nu(S) of some coalitions, at O(N^2) each.
+
+    Args:
+      products: made by `gram_products`.
+      members: `[B, N]` booleans, or zeros and ones: is agent i in the coalition.
+
+    Returns:
+      `[B]` cosines of the coalitions' updates with the aggregate.
+
+    Examples:
+      >>> import numpy as np
+      >>> products = gram_products(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+      >>> print(coalition_cosines(products, np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]])).round(3))
+      [0.707 1.    0.   ]
+    """
+    gram: Any = products.gram
+    members = members.astype(gram.dtype)
+    squares = (trees.dot(members, gram) * members).sum(1)
+    squares = _above_rounding(squares, trees.dot(members, products.squares), len(gram))
+    cosines = _cosine_of(trees.dot(members, products.with_aggregate), squares, products.total)
+    return jnp.where(members.all(1), _everybody(products), cosines)
+
+
+class Products(NamedTuple):
     """The inner products that O(N D) work gives, of weighted uploads a_i = w_i x_i."""
 
     weights: PerAgent  # [N] w_i
@@ -172,11 +212,13 @@ class _Products(NamedTuple):
     gram: Array | None = None  # [N, N] <a_i, a_j>, where asked for
 
     @property
-    def with_aggregate(self) -> PerAgent:  # [N] <a_i, u_N>
+    def with_aggregate(self) -> PerAgent:
+        """`[N]` <a_i, u_N>."""
         return self.weights * self.inner
 
     @property
-    def squares(self) -> PerAgent:  # [N] |a_i|^2
+    def squares(self) -> PerAgent:
+        """`[N]` |a_i|^2."""
         return jnp.square(self.weights * self.lengths)
 
 
@@ -193,15 +235,15 @@ def _checked(updates: Stacked, weights: PerAgent | None) -> tuple[Stacked, PerAg
     return updates, weights
 
 
-def _products(updates: Stacked, weights: PerAgent, *, with_gram: bool = False) -> _Products:
-    def products(rows: Stacked, units: PerAgent, lengths: PerAgent) -> _Products:
+def _products(updates: Stacked, weights: PerAgent, *, with_gram: bool = False) -> Products:
+    def products(rows: Stacked, units: PerAgent, lengths: PerAgent) -> Products:
         own = _in_largest(weights.astype(units.dtype)) * _in_largest(units)
         aggregate = trees.weighted_sum(own, rows)
         total = trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), aggregate)
         rounding = 4 * jnp.finfo(total.dtype).eps * (own * lengths).sum()
         total = jnp.where(total > rounding**2, total, 0)
         gram = own[:, None] * own * trees.gram(rows) if with_gram else None
-        return _Products(own, lengths, trees.inner_products(rows, aggregate), total, gram)
+        return Products(own, lengths, trees.inner_products(rows, aggregate), total, gram)
 
     return trees.in_safe_units(products, updates)
 
@@ -218,11 +260,16 @@ def _cosine(updates: Stacked, weights: PerAgent) -> PerAgent:
 
 
 @jax.jit
+def _gram_products(updates: Stacked, weights: PerAgent) -> Products:
+    return _products(updates, weights, with_gram=True)
+
+
+@jax.jit
 def _cosine_shapley(updates: Stacked, weights: PerAgent) -> PerAgent:
-    return coalitions.shapley(_coalition_cosines(_products(updates, weights, with_gram=True)))
+    return coalitions.shapley(_all_cosines(_products(updates, weights, with_gram=True)))
 
 
-def _coalition_cosines(products: _Products) -> PerCoalition:
+def _all_cosines(products: Products) -> PerCoalition:
     """Returns `[2**N]` cosines of all coalitions' updates with the aggregate.
 
     A coalition is one of the first agents joined with one of the last. Sums over
@@ -307,6 +354,6 @@ def _above_rounding(squares: Array, scale: Array, num_agents: int) -> Array:
     return jnp.where(squares > tolerance * scale, squares, 0)
 
 
-def _everybody(products: _Products) -> Scalar:
+def _everybody(products: Products) -> Scalar:
     """Returns the utility of all agents: exactly 1, or 0 where the aggregate vanishes."""
     return jnp.where(products.total > 0, 1, 0).astype(products.total.dtype)
