@@ -377,3 +377,56 @@ def test_arrays_of_numpy_are_judged_in_their_own_memory():
 def test_what_cannot_be_shared_is_refused_with_the_reason(tensor, message):
     with pytest.raises(ValueError, match=rf"`tensors\['kernel'\]` .*{message}"):
         dlpack.shared({"kernel": tensor})
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+
+
+def test_tensors_of_pytorch_are_judged_and_paid_in_their_own_memory(torch):
+    tensors = {"kernel": torch.randn(4, 3, 2), "bias": torch.randn(4, 2)}
+    arrays = dlpack.shared(tensors)
+    for name, tensor in tensors.items():
+        assert arrays[name].unsafe_buffer_pointer() == tensor.data_ptr()
+    contributions = fj.contributions.cosine(arrays)
+    expected = fj.contributions.cosine({name: tensor.numpy() for name, tensor in tensors.items()})
+    np.testing.assert_allclose(contributions, expected, atol=1e-6)
+    aggregate = {name: array.mean(0) for name, array in arrays.items()}
+    rewards = fj.rewards.sparsify(aggregate, jnp.linspace(0, 1, 4))
+    for name, tensor in dlpack.to_torch(rewards).items():
+        assert tensor.data_ptr() == rewards[name].unsafe_buffer_pointer()
+        torch.testing.assert_close(tensor[3], tensors[name].mean(0))
+
+
+def test_parameters_of_pytorch_are_shared_detached(torch):
+    layer = torch.nn.Linear(3, 2)
+    with pytest.raises(ValueError, match=r"`tensors\['weight'\]` .* share its `.detach\(\)`"):
+        dlpack.shared({"weight": layer.weight})
+    assert dlpack.shared(layer.state_dict())["weight"].shape == (2, 3)
+
+
+JUDGE_A_LARGE_TENSOR = """
+import resource, sys, jax, torch
+import fairjax as fj
+from fairjax.bridges import dlpack
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+measure = getattr(fj.contributions, sys.argv[1])
+tensor = torch.empty(100, 1_000_000).normal_()
+jax.block_until_ready(measure(dlpack.shared(tensor[:, :16].contiguous())))  # what compiling takes
+before = peak()
+jax.block_until_ready(measure(dlpack.shared(tensor)))
+assert peak() - before < tensor.nbytes / 2, (before, peak())
+"""
+
+
+@pytest.mark.parametrize("measure", ["cosine", "mean_field_cosine_shapley"])
+def test_a_large_tensor_is_judged_without_a_copy(torch, measure):
+    root = str(Path(fj.__file__).parent.parent)
+    command = [sys.executable, "-c", JUDGE_A_LARGE_TENSOR, measure]
+    environment = os.environ | {"PYTHONPATH": root}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr

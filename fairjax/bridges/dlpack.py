@@ -68,8 +68,8 @@ def _shared(path: Any, tensor: Any) -> Array:
         array = jax.dlpack.from_dlpack(tensor, copy=False)
     except ValueError as error:
         raise ValueError(
-            f"{name} must start at a multiple of 64 bytes to be shared, as tensors of PyTorch do "
-            "and many arrays of numpy do not: copy it with `jax.numpy.array`."
+            f"{name} must start at a multiple of 64 bytes to be shared, as whole tensors of "
+            "PyTorch do and many arrays of numpy do not: copy it with `jax.numpy.array`."
         ) from error
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
