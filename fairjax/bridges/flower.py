@@ -69,9 +69,8 @@ class CGSV(FedAvg):
 
     Clients answer as for Flower's FedAvg: one ArrayRecord with the names and shapes that they
     were sent, and one MetricRecord with the number of examples, which weighs updates in the
-    first round. They are believed about it. Evaluation messages hold every agent's own model, so
-    the last one is what an agent has at the end; `FedAvg` says which nodes get one. The
-    arrays that Flower calls global are the server's model.
+    first round; they are believed about it. Evaluation messages hold an agent's own model, too.
+    The arrays that Flower calls global are the server's model.
 
     Args:
       mechanism: what judges and pays; None: `fairjax.mechanisms.cgsv()`. One that needs nothing
@@ -108,7 +107,6 @@ class CGSV(FedAvg):
         evaluate_metrics_aggr_fn: Callable[[list[RecordDict], str], MetricRecord] | None = None,
     ) -> None:
         checks.count("num_agents", num_agents)
-        checks.count("min_available_nodes", min_available_nodes)
         checks.between("min_available_nodes", min_available_nodes, 1, num_agents)
         mechanism = cgsv() if mechanism is None else mechanism
         if mechanism.plan is not None:
@@ -264,12 +262,8 @@ def _play(
 ) -> tuple[_State, Judgements]:
     """Returns the state after a round, and what was decided in it."""
     updates = jax.tree.map(jnp.subtract, trained, state.agents)
-    context = Context(
-        shard_sizes=state.num_examples,
-        round=number - 1,
-        server=state.server,
-        agents=state.agents,
-    )
+    held = {"server": state.server, "agents": state.agents}
+    context = Context(shard_sizes=state.num_examples, round=number - 1, **held)
     answer = mechanism.update(trees.zero_broken(updates), state.mechanism, context)
     outcome, after = checked_answer(answer, updates, state.mechanism, mechanism.name)
     paid = trees.where(replied, outcome.rewards, jax.tree.map(jnp.zeros_like, updates))

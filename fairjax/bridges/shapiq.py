@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fairjax.contributions.coalitions import check_table
-from fairjax.contributions.cosine import coalition_cosines, gram_products
+from fairjax.contributions.gram import checked, coalition_cosines, products_of
 from fairjax.types import PerAgent, PerCoalition, Stacked
 
 try:
@@ -78,7 +78,7 @@ def cosine_game(updates: Stacked, weights: PerAgent | None = None) -> AgentGame:
       >>> print(values.get_n_order_values(1).round(3))
       [0.399 0.399 0.202]
     """
-    products = gram_products(updates, weights)
+    products = products_of(*checked(updates, weights), with_gram=True)
 
     def utility(coalitions: np.ndarray) -> np.ndarray:
         # Samplers ask for ever other numbers of coalitions: few shapes are few programs.
