@@ -138,8 +138,6 @@ def federation(
     training = LocalTraining(
         model, optimizer_at, local_epochs, batch_size, decay_per=decay_per, local_steps=local_steps
     )
-    # `update` is a function within the factory that the mechanism is called after.
-    *_, mechanism_name = mechanism.update.__qualname__.removesuffix(".<locals>.update").split(".")
     dishonest = any(behaviour.name in UPLOADS for behaviour in behaviours)
 
     def group_size(shards: Shards) -> int:
@@ -217,7 +215,7 @@ def federation(
         optimizer_states = trees.where(trained_well, optimizer_states, state.optimizer)
         usable = trees.where(finite, uploads, jax.tree.map(jnp.zeros_like, uploads))
         answer = mechanism.update(usable, state.mechanism, seen)
-        outcome, mechanism_state = checked_answer(answer, updates, state.mechanism, mechanism_name)
+        outcome, mechanism_state = checked_answer(answer, updates, state.mechanism, mechanism.name)
         state = State(
             round=state.round + 1,
             num_rounds=state.num_rounds,
@@ -246,7 +244,7 @@ def federation(
         group_size,
         context,
         functools.partial(bytes_per_agent, training),
-        mechanism_name,
+        mechanism.name,
         mesh,
     )
 

@@ -1,8 +1,8 @@
 """Contributions: what an upload is worth.
 
-`cosine.py` judges uploads by their cosine with the aggregate, `models.py` by the
-models that coalitions would have made, `recorded.py` likewise over the rounds of a
-run; `coalitions.py` turns the utilities of all coalitions into values of agents.
+`cosine.py` judges uploads by their cosine with the aggregate, with the inner products of
+`gram.py`; `models.py` by the models that coalitions would have made; `recorded.py` likewise
+over the rounds of a run. `coalitions.py` turns the utilities of all coalitions into values.
 """
 
 from fairjax.contributions.coalitions import banzhaf, leave_one_out, shapley

@@ -101,6 +101,17 @@ def leave_one_out(utilities: PerCoalition) -> PerAgent:
     return table[-1] - table[everybody - 2 ** np.arange(_num_players(table))]
 
 
+def check_table(utilities: PerCoalition) -> None:
+    """Raises unless `utilities` hold one number per coalition, finite where known."""
+    shape = np.shape(utilities)
+    if len(shape) != 1 or shape[0] < 2 or shape[0] & (shape[0] - 1):
+        raise ValueError(
+            "`utilities` must hold one number per coalition, [2**N] with N of at least 1, "
+            f"got shape {shape}."
+        )
+    checks.finite("utilities", utilities)
+
+
 def members(num_agents: int, dtype: jnp.dtype) -> Array:
     """Returns `[2**N, N]`: bit i of the coalition's index."""
     index = np.arange(2**num_agents)[:, None]
@@ -133,10 +144,5 @@ def _num_players(table: PerCoalition) -> int:
 
 def _table(utilities: PerCoalition) -> PerCoalition:
     table = jnp.asarray(utilities)
-    if table.ndim != 1 or len(table) < 2 or len(table) & (len(table) - 1):
-        raise ValueError(
-            "`utilities` must hold one number per coalition, [2**N] with N of at least 1, "
-            f"got shape {table.shape}."
-        )
-    checks.finite("utilities", table)
+    check_table(table)
     return table.astype(jnp.promote_types(table.dtype, jnp.float32))

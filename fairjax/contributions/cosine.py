@@ -5,8 +5,7 @@
     exact            phi_i = the Shapley value of nu
     cosine           psi_i = cos(u_i, u_N)
 
-Everything about nu lives in the Gram matrix G_ij = <a_i, a_j>: both
-<u_S, u_N> and |u_S|^2 are sums of its entries, so no coalition's update is made.
+Everything about nu lives in the Gram matrix (`gram.py`), so no coalition's update is made.
 
 Common to all that take `updates`: an array `[N, D]` or a pytree of leaves
 `[N, ...]`, of any scale. A row with NaN or infinity counts as a zero upload. A
@@ -19,11 +18,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fairjax import checks, trees
 from fairjax.contributions import coalitions
-from fairjax.types import Array, Key, PerAgent, PerCoalition, Scalar, Stacked
+from fairjax.contributions.gram import (
+    above_rounding,
+    all_cosines,
+    checked,
+    cosine_of,
+    everybody,
+    products_of,
+)
+from fairjax.types import Array, Key, PerAgent, Scalar, Stacked
 
 MAX_EXACT_AGENTS = 25
 
@@ -58,7 +64,7 @@ def cosine(updates: Stacked, weights: PerAgent | None = None) -> PerAgent:
       >>> print(np.asarray(cosine(updates)).round(3))
       [0.707 0.707 0.   ]
     """
-    return _cosine(*_checked(updates, weights))
+    return _cosine(*checked(updates, weights))
 
 
 def cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgent:
@@ -87,7 +93,7 @@ def cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgen
       >>> print(np.asarray(cosine_shapley(updates)).round(3))
       [0.399 0.399 0.202]
     """
-    updates, weights = _checked(updates, weights)
+    updates, weights = checked(updates, weights)
     num_agents = trees.num_agents(updates)
     if num_agents > MAX_EXACT_AGENTS:
         raise ValueError(
@@ -121,7 +127,7 @@ def mean_field_cosine_shapley(updates: Stacked, weights: PerAgent | None = None)
       >>> print(np.asarray(mean_field_cosine_shapley(updates)).round(3))
       [0.393 0.393 0.202]
     """
-    return _mean_field(*_checked(updates, weights))
+    return _mean_field(*checked(updates, weights))
 
 
 def sampled_cosine_shapley(
@@ -159,97 +165,23 @@ def sampled_cosine_shapley(
             "`num_permutations` must be even, since permutations come in pairs, "
             f"got num_permutations={num_permutations}."
         )
-    return _sampled(key, *_checked(updates, weights), num_permutations // 2)
-
-
-class _Products(NamedTuple):
-    """The inner products that O(N D) work gives, of weighted uploads a_i = w_i x_i."""
-
-    weights: PerAgent  # [N] w_i
-    lengths: PerAgent  # [N] |x_i|
-    inner: PerAgent  # [N] <x_i, u_N>
-    total: Scalar  # |u_N|^2, or 0 where rounding could have left it
-    gram: Array | None = None  # [N, N] <a_i, a_j>, where asked for
-
-    @property
-    def with_aggregate(self) -> PerAgent:  # [N] <a_i, u_N>
-        return self.weights * self.inner
-
-    @property
-    def squares(self) -> PerAgent:  # [N] |a_i|^2
-        return jnp.square(self.weights * self.lengths)
-
-
-def _checked(updates: Stacked, weights: PerAgent | None) -> tuple[Stacked, PerAgent]:
-    updates = trees.as_stacked("updates", updates)
-    num_agents = trees.num_agents(updates)
-    if weights is None:
-        return updates, jnp.ones(num_agents)
-    weights = jnp.asarray(weights)
-    checks.shape("weights", weights, (num_agents,))
-    checks.finite("weights", weights)
-    if checks.is_known(weights) and (np.asarray(weights) < 0).any():
-        raise ValueError(f"`weights` must not be negative, got weights={weights}.")
-    return updates, weights
-
-
-def _products(updates: Stacked, weights: PerAgent, *, with_gram: bool = False) -> _Products:
-    def products(rows: Stacked, units: PerAgent, lengths: PerAgent) -> _Products:
-        own = _in_largest(weights.astype(units.dtype)) * _in_largest(units)
-        aggregate = trees.weighted_sum(own, rows)
-        total = trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), aggregate)
-        rounding = 4 * jnp.finfo(total.dtype).eps * (own * lengths).sum()
-        total = jnp.where(total > rounding**2, total, 0)
-        gram = own[:, None] * own * trees.gram(rows) if with_gram else None
-        return _Products(own, lengths, trees.inner_products(rows, aggregate), total, gram)
-
-    return trees.in_safe_units(products, updates)
-
-
-def _in_largest(values: PerAgent) -> PerAgent:
-    """Returns values in units of the largest."""
-    return values / jnp.where(values.max() > 0, values.max(), 1)
+    return _sampled(key, *checked(updates, weights), num_permutations // 2)
 
 
 @jax.jit
 def _cosine(updates: Stacked, weights: PerAgent) -> PerAgent:
-    products = _products(updates, weights)
-    return _cosine_of(products.inner, jnp.square(products.lengths), products.total)
+    products = products_of(updates, weights)
+    return cosine_of(products.inner, jnp.square(products.lengths), products.total)
 
 
 @jax.jit
 def _cosine_shapley(updates: Stacked, weights: PerAgent) -> PerAgent:
-    return coalitions.shapley(_coalition_cosines(_products(updates, weights, with_gram=True)))
-
-
-def _coalition_cosines(products: _Products) -> PerCoalition:
-    """Returns `[2**N]` cosines of all coalitions' updates with the aggregate.
-
-    A coalition is one of the first agents joined with one of the last. Sums over
-    members split into a part of each; |u_S|^2 adds twice the product between them.
-    """
-    gram: Any = products.gram
-    num_agents = len(gram)
-    low = num_agents // 2
-    first = coalitions.members(low, gram.dtype)
-    last = coalitions.members(num_agents - low, gram.dtype)
-
-    def sums(values: PerAgent) -> Array:
-        return jnp.add.outer(trees.dot(last, values[low:]), trees.dot(first, values[:low]))
-
-    def within(members: Array, block: Array) -> Array:
-        return (trees.dot(members, block) * members).sum(1)
-
-    between = trees.dot(trees.dot(last, gram[low:, :low]), first.T)
-    squares = jnp.add.outer(within(last, gram[low:, low:]), within(first, gram[:low, :low]))
-    squares = _above_rounding(squares + 2 * between, sums(products.squares), num_agents)
-    cosines = _cosine_of(sums(products.with_aggregate), squares, products.total)
-    return cosines.reshape(-1).at[-1].set(_everybody(products))
+    return coalitions.shapley(all_cosines(products_of(updates, weights, with_gram=True)))
 
 
 @jax.jit
 def _mean_field(updates: Stacked, weights: PerAgent) -> PerAgent:
-    products = _products(updates, weights)
+    products = products_of(updates, weights)
     g, d, total = products.with_aggregate, products.squares, products.total
     num_agents = len(g)
     k = jnp.arange(num_agents, dtype=g.dtype)
@@ -264,7 +196,7 @@ def _mean_field(updates: Stacked, weights: PerAgent) -> PerAgent:
         # With rounding, a coalition of nobody could come out with a length.
         first, second = first.at[0].set(0), second.at[0].set(0)
         joined = second + 2 * share * (g_i - d_i) + d_i
-        gains = _cosine_of(first + g_i, joined, total) - _cosine_of(first, second, total)
+        gains = cosine_of(first + g_i, joined, total) - cosine_of(first, second, total)
         return gains.mean()
 
     return jax.lax.map(lambda agent: one(*agent), (g, d), batch_size=min(num_agents, 256))
@@ -272,7 +204,7 @@ def _mean_field(updates: Stacked, weights: PerAgent) -> PerAgent:
 
 @functools.partial(jax.jit, static_argnames="num_pairs")
 def _sampled(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> Estimate:
-    products = _products(updates, weights, with_gram=True)
+    products = products_of(updates, weights, with_gram=True)
     gram: Any = products.gram
     num_agents = len(gram)
 
@@ -280,9 +212,9 @@ def _sampled(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> E
         """Returns what every agent adds when agents join in this order."""
         squares = products.squares[order]
         joining = squares + 2 * jnp.tril(gram[order][:, order], -1).sum(1)
-        lengths = _above_rounding(jnp.cumsum(joining), jnp.cumsum(squares), num_agents)
+        lengths = above_rounding(jnp.cumsum(joining), jnp.cumsum(squares), num_agents)
         inner = jnp.cumsum(products.with_aggregate[order])
-        cosines = _cosine_of(inner, lengths, products.total).at[-1].set(_everybody(products))
+        cosines = cosine_of(inner, lengths, products.total).at[-1].set(everybody(products))
         return jnp.zeros_like(cosines).at[order].set(jnp.diff(cosines, prepend=0))
 
     def pair(pair_key: Key) -> PerAgent:
@@ -293,20 +225,3 @@ def _sampled(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> E
     values = jax.lax.map(pair, jax.random.split(key, num_pairs), batch_size=batch)
     spread = jnp.sqrt(jnp.square(values - values.mean(0)).sum(0) / (num_pairs - 1 or jnp.nan))
     return Estimate(values.mean(0), spread / jnp.sqrt(num_pairs))
-
-
-def _cosine_of(inner: Array, squares: Array, total: Scalar) -> Array:
-    """Returns inner / sqrt(squares total) within [-1, 1], and 0 where a length is not positive."""
-    lengths = jnp.sqrt(jnp.maximum(squares, 0)) * jnp.sqrt(total)
-    return jnp.clip(jnp.where(lengths > 0, inner / jnp.where(lengths > 0, lengths, 1), 0), -1, 1)
-
-
-def _above_rounding(squares: Array, scale: Array, num_agents: int) -> Array:
-    """Returns squared lengths, and 0 where they are what rounding leaves of sums of `scale`."""
-    tolerance = 4 * num_agents * jnp.finfo(squares.dtype).eps
-    return jnp.where(squares > tolerance * scale, squares, 0)
-
-
-def _everybody(products: _Products) -> Scalar:
-    """Returns the utility of all agents: exactly 1, or 0 where the aggregate vanishes."""
-    return jnp.where(products.total > 0, 1, 0).astype(products.total.dtype)

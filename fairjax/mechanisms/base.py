@@ -86,6 +86,11 @@ class Mechanism(NamedTuple):
     update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]]
     plan: Callable[[Any, Context], Plan] | None = None
 
+    @property
+    def name(self) -> str:
+        """The name of the factory, of which `update` is an inner function."""
+        return self.update.__qualname__.removesuffix(".<locals>.update").split(".")[-1]
+
 
 def unjudged(num_agents: int) -> PerAgent:
     """Returns `[N]` nan: the answer of a mechanism that does not judge."""

@@ -1,0 +1,297 @@
+"""Flower: what remote nodes trained arrives as messages; each is judged and sent its own model.
+
+    update   dw_i  =  what agent i replied - what it was sent
+    judged         by a mechanism of fairjax, in one compiled step for all agents
+    next     w_i  <-  w_i + v_i        server:  w  <-  w + aggregate
+
+An agent is a Flower node. In shapes, N is the number of agents and T that of rounds in which
+anybody replied. Needs Flower: `pip install 'fairjax[flower]'`.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from logging import INFO, WARNING
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax import checks, trees
+from fairjax.mechanisms import Context, Mechanism, cgsv
+from fairjax.mechanisms.base import checked_answer
+from fairjax.types import Params, PerAgent, PerRound, Scalar, Stacked
+
+try:
+    from flwr.app import (  # pyright: ignore[reportMissingImports]
+        Array,
+        ArrayRecord,
+        ConfigRecord,
+        Message,
+        MessageType,
+        MetricRecord,
+        RecordDict,
+    )
+    from flwr.common.logger import log  # pyright: ignore[reportMissingImports]
+    from flwr.serverapp import Grid  # pyright: ignore[reportMissingImports]
+    from flwr.serverapp.strategy import FedAvg  # pyright: ignore[reportMissingImports]
+    from flwr.serverapp.strategy.strategy_utils import (  # pyright: ignore[reportMissingImports]
+        sample_nodes,
+    )
+except ImportError as error:
+    raise ImportError(
+        "`fairjax.bridges.flower` needs Flower: pip install 'fairjax[flower]'"
+    ) from error
+
+
+class Judgements(NamedTuple):
+    """What was decided, one row per round in which anybody replied; numpy arrays."""
+
+    rounds: PerRound  # [T] Flower's numbers of them, from 1
+    contributions: PerRound  # [T, N]
+    importance: PerRound  # [T, N]
+    fractions: PerRound  # [T, N] of the aggregate that was paid
+    replied: PerRound  # [T, N] whose reply could be read
+    excluded: PerRound  # [T, N] whose update counted as zero: no reply, or NaN or infinity in it
+
+
+class CGSV(FedAvg):
+    """A Flower strategy that judges all agents' updates and sends each its own model.
+
+    The agents are `num_agents` nodes, drawn from those connected in the first round and fixed
+    from then on. Every round all of them that are connected train, from their own model. An
+    update with NaN or infinity counts as zero, as in fairjax's simulator. So does that of an agent
+    that is not connected, does not reply in time, replies with an error, or with something
+    else than the arrays it was sent and its number of examples; and such an agent is paid
+    nothing that round: it keeps its model, and its importance fades as after a zero
+    update. A round without any reply that can be read changes nothing.
+
+    Clients answer as for Flower's FedAvg: one ArrayRecord with the names and shapes that they
+    were sent, and one MetricRecord with the number of examples, which weighs updates in the
+    first round; they are believed about it. Evaluation messages hold an agent's own model, too.
+    The arrays that Flower calls global are the server's model.
+
+    Args:
+      mechanism: what judges and pays; None: `fairjax.mechanisms.cgsv()`. One that needs nothing
+        but updates, numbers of examples, the round, and the models held.
+      num_agents: how many nodes take part; the first round waits for them.
+      min_available_nodes: how many nodes must be connected for a later round to begin.
+      fraction_evaluate: as in `FedAvg`; 0 for none.
+      weighted_by_key: the metric that holds the number of examples.
+      arrayrecord_key: the record in which models are sent.
+      configrecord_key: the record in which the configuration is sent.
+      train_metrics_aggr_fn: as in `FedAvg`, of the replies that could be read.
+      evaluate_metrics_aggr_fn: as in `FedAvg`.
+
+    Attributes:
+      node_ids: of the agents, in the order of all `[N]`; ascending.
+      history: the `Judgements` so far. Flower's result holds each round's, too, as the
+        training metrics `node-ids`, `contributions`, `importance` and `fractions`.
+
+    Raises:
+      ValueError: a value breaks its rule, or the mechanism has a plan.
+    """
+
+    def __init__(
+        self,
+        mechanism: Mechanism | None = None,
+        *,
+        num_agents: int,
+        min_available_nodes: int = 2,
+        fraction_evaluate: float = 1.0,
+        weighted_by_key: str = "num-examples",
+        arrayrecord_key: str = "arrays",
+        configrecord_key: str = "config",
+        train_metrics_aggr_fn: Callable[[list[RecordDict], str], MetricRecord] | None = None,
+        evaluate_metrics_aggr_fn: Callable[[list[RecordDict], str], MetricRecord] | None = None,
+    ) -> None:
+        checks.count("num_agents", num_agents)
+        checks.between("min_available_nodes", min_available_nodes, 1, num_agents)
+        mechanism = cgsv() if mechanism is None else mechanism
+        if mechanism.plan is not None:
+            raise ValueError(
+                f"`mechanism` must let all agents train their own model, got {mechanism.name!r}, "
+                "which plans who trains what."
+            )
+        super().__init__(
+            fraction_evaluate=fraction_evaluate,
+            min_evaluate_nodes=1,
+            min_available_nodes=min_available_nodes,
+            weighted_by_key=weighted_by_key,
+            arrayrecord_key=arrayrecord_key,
+            configrecord_key=configrecord_key,
+            train_metrics_aggr_fn=train_metrics_aggr_fn,
+            evaluate_metrics_aggr_fn=evaluate_metrics_aggr_fn,
+        )
+        self.mechanism = mechanism
+        self.num_agents = num_agents
+        self.node_ids: list[int] = []
+        self.history = _no_judgements(num_agents)
+        self._state: Any = None
+
+    @property
+    def agents(self) -> Stacked:
+        """The agents' models, by name of array `[N, ...]`."""
+        return jax.tree.map(np.asarray, self._state.agents)
+
+    def model_of(self, node_id: int) -> ArrayRecord:
+        """Returns the model that an agent holds, or holds once it is connected again."""
+        return _record(self._state.agents, self.node_ids.index(node_id))
+
+    def summary(self) -> None:
+        """Logs the mechanism and the settings."""
+        log(INFO, "\t├──> Mechanism: %s, of %d agents", self.mechanism.name, self.num_agents)
+        super().summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Returns a message for every connected agent, with its own model."""
+        if server_round == 1:
+            sampled, connected = sample_nodes(grid, self.min_available_nodes, self.num_agents)
+            self.node_ids, self.history = sorted(sampled), _no_judgements(self.num_agents)
+            self._state = _first_state(arrays, self.mechanism, self.num_agents)
+        else:
+            _, connected = sample_nodes(grid, self.min_available_nodes, 0)
+        config["server-round"] = server_round
+        present = [node for node in self.node_ids if node in connected]
+        log(INFO, "configure_train: %d of %d agents connected", len(present), self.num_agents)
+        return self._own_models(present, config, MessageType.TRAIN)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Judges and pays; returns the server's model and what was decided."""
+        answered, _ = self._check_and_log_replies(list(replies), is_train=True, validate=False)
+        # Who is not heard of has changed nothing.
+        trained = jax.tree.map(np.array, self._state.agents)
+        num_examples = np.array(self._state.num_examples)
+        replied = np.zeros(self.num_agents, bool)
+        contents = []
+        for reply in answered:
+            node = reply.metadata.src_node_id
+            try:
+                own, examples = self._read(reply)
+            except ValueError as error:
+                log(WARNING, "aggregate_train: the reply of node %d is dropped: %s", node, error)
+                continue
+            agent = self.node_ids.index(node)
+            for name, leaf in trained.items():
+                leaf[agent] = own[name]
+            num_examples[agent], replied[agent] = examples, True
+            contents.append(reply.content)
+        if not contents:
+            return None, None
+        self._state, judged = _play(
+            self.mechanism, self._state._replace(num_examples=num_examples), trained, replied,
+            server_round,
+        )  # fmt: skip
+        self.history = jax.tree.map(_append, self.history, judged)
+        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        metrics["node-ids"] = list(self.node_ids)
+        for name in ("contributions", "importance", "fractions"):
+            metrics[name] = getattr(self.history, name)[-1].tolist()
+        return _record(self._state.server), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Returns messages with agents' own models."""
+        messages = super().configure_evaluate(server_round, arrays, config, grid)
+        sampled = {message.metadata.dst_node_id for message in messages}
+        present = [node for node in self.node_ids if node in sampled]
+        return self._own_models(present, config, MessageType.EVALUATE)
+
+    def _own_models(
+        self, nodes: list[int], config: ConfigRecord, message_type: str
+    ) -> list[Message]:
+        def content(node: int) -> RecordDict:
+            own = {self.arrayrecord_key: self.model_of(node), self.configrecord_key: config}
+            return RecordDict(own)
+
+        return [Message(content(node), node, message_type) for node in nodes]
+
+    def _read(self, reply: Message) -> tuple[dict[str, np.ndarray], float]:
+        """Returns the arrays and the number of examples of a reply, or says what is wrong."""
+        arrays, metrics = reply.content.array_records, reply.content.metric_records
+        if len(arrays) != 1 or len(metrics) != 1:
+            raise ValueError(
+                "it must hold one ArrayRecord and one MetricRecord, "
+                f"got {len(arrays)} and {len(metrics)}."
+            )
+        (record,), (metric,) = arrays.values(), metrics.values()
+        examples: Any = metric.get(self.weighted_by_key)
+        if not isinstance(examples, int | float) or not 0 < examples < math.inf:
+            raise ValueError(
+                f"`{self.weighted_by_key}` must be a number of examples above 0, got {examples!r}."
+            )
+        found = {name: array.numpy() for name, array in record.items()}
+        shapes = {name: array.shape for name, array in found.items()}
+        wanted = {name: leaf.shape[1:] for name, leaf in self._state.agents.items()}
+        if shapes != wanted:
+            raise ValueError(f"arrays must have the names and shapes sent, {wanted}, got {shapes}.")
+        return found, examples
+
+
+class _State(NamedTuple):
+    """What the next round needs."""
+
+    agents: Stacked  # by name, [N, ...]
+    server: Params
+    num_examples: PerAgent  # [N] as last replied; 0 before
+    mechanism: Any
+
+
+def _first_state(arrays: ArrayRecord, mechanism: Mechanism, num_agents: int) -> _State:
+    params = {name: array.numpy() for name, array in arrays.items()}
+    for name, array in params.items():
+        if array.dtype not in (np.float32, jnp.zeros(0).dtype):
+            raise ValueError(
+                "`initial_arrays` must hold what is trained, in float32 (or float64, with "
+                f"jax_enable_x64), got {array.dtype} in {name!r}."
+            )
+    server = jax.tree.map(jnp.asarray, params)
+    agents = trees.broadcast(num_agents, server)
+    return _State(agents, server, np.zeros(num_agents, np.float32), mechanism.init(num_agents))
+
+
+@functools.partial(jax.jit, static_argnames="mechanism")
+def _play(
+    mechanism: Mechanism, state: _State, trained: Stacked, replied: PerAgent, number: Scalar
+) -> tuple[_State, Judgements]:
+    """Returns the state after a round, and what was decided in it."""
+    updates = jax.tree.map(jnp.subtract, trained, state.agents)
+    held = {"server": state.server, "agents": state.agents}
+    context = Context(shard_sizes=state.num_examples, round=number - 1, **held)
+    answer = mechanism.update(trees.zero_broken(updates), state.mechanism, context)
+    outcome, after = checked_answer(answer, updates, state.mechanism, mechanism.name)
+    paid = trees.where(replied, outcome.rewards, jax.tree.map(jnp.zeros_like, updates))
+    state = state._replace(
+        agents=jax.tree.map(jnp.add, state.agents, paid),
+        server=jax.tree.map(jnp.add, state.server, outcome.aggregate),
+        mechanism=after,
+    )
+    judged = Judgements(
+        rounds=number,
+        contributions=outcome.contributions,
+        importance=outcome.importance,
+        fractions=jnp.where(replied, outcome.fractions, 0),
+        replied=replied,
+        excluded=~(replied & trees.finite_rows(updates)),
+    )
+    return state, judged
+
+
+def _no_judgements(num_agents: int) -> Judgements:
+    numbers, flags = np.zeros((0, num_agents)), np.zeros((0, num_agents), bool)
+    return Judgements(np.zeros(0, int), numbers, numbers, numbers, flags, flags)
+
+
+def _append(rows: np.ndarray, row: Any) -> np.ndarray:
+    return np.concatenate([rows, np.asarray(row)[None]])
+
+
+def _record(params: Params, *index: int) -> ArrayRecord:
+    """Returns arrays, or with an agent's index its rows of them, as Flower sends them."""
+    return ArrayRecord({name: Array(np.asarray(leaf)[index]) for name, leaf in params.items()})
