@@ -159,5 +159,5 @@ def _lines(ax: Axes, result: Result, values: np.ndarray) -> None:
         rest + 1, np.full(len(rest), 0.02), color="0.4", transform=ax.get_xaxis_transform(),
         **crosses,
     )  # fmt: skip
-    ax.set_xlim(*((0.5, num_rounds + 0.5) if num_rounds < 20 else (0, num_rounds + 1)))
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.set_xlim(0.5, num_rounds + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))

@@ -20,6 +20,13 @@ PARTS = {
     "rounds": "rounds",
     "records": "checkpoints and records",
 }
+TIMES = (
+    "By the host's clock, over all sittings of the run; Python's start, figures and this page are "
+    "not in it. Compiling is what the first chunk of rounds took longer than the median of the "
+    "others, and short where JAX had kept the program. A round is one compiled program, so "
+    "training, contributions and evaluation cannot be told apart here; benchmarks/round.py "
+    "measures them."
+)
 
 
 def write_run(result: Result, out: Path) -> Path:
@@ -153,11 +160,11 @@ def _fair(result: Result, out: Path) -> Section:
             "not in it."
         ),
         page.table(
-            ("correlation", "alone and"),
+            ("accuracies", "correlation"),
             [
-                (number(result.fairness), "final"),
-                (number(result.trained_fairness), "after training"),
-                (interval(result), "95% interval of the first"),
+                ("final", number(result.fairness)),
+                ("final, 95% interval", interval(result)),
+                ("after training", number(result.trained_fairness)),
             ],
         ),
     ]
@@ -221,15 +228,6 @@ def _time(result: Result, out: Path) -> Section:
         rows.append(("all", f"{sum(seconds.values()):.2f}"))
         pieces = [page.table(("part", "seconds"), rows), page.text(TIMES, soft=True)]
     return Section("time", "Where the time went", pieces)
-
-
-TIMES = (
-    "By the host's clock, over all sittings of the run; Python's start, figures and this page are "
-    "not in it. Compiling is what the first chunk of rounds took longer than the median of the "
-    "others, and short where JAX had kept the program. A round is "
-    "one compiled program, so training, contributions and evaluation cannot be told apart here; "
-    "benchmarks/round.py measures them."
-)
 
 
 def _run(result: Result, record: Any) -> Section:

@@ -58,7 +58,8 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     else:
         command, lines = ["fairjax", "run"], f"result = {_python(given)}.run()"
     pieces = [page.code(f"import fairjax as fj\n\n{lines}")]
-    if all(isinstance(value, str | int | float) for _, value in experiment.options):
+    # The command line gives mechanisms numbers and texts only.
+    if all(type(value) in (str, int, float) for _, value in experiment.options):
         parts = [command, *(_flag(name, value) for name, value in given.items())]
         pieces.insert(0, page.code(" \\\n  ".join(map(shlex.join, parts))))
     return pieces
@@ -86,7 +87,7 @@ def fields_to_give(experiment: Experiment) -> dict[str, Any]:
 def _flag(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
-        return [flag] if value else [flag.replace("--", "--no-", 1)]
+        return [flag]  # those that are off need none
     if isinstance(value, tuple):
         return [flag, *(f"{key}={_colon(entry)}" for key, entry in value)]
     return [flag, str(value)]
