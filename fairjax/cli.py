@@ -7,6 +7,7 @@ sentence and exit code 2.
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +16,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import checks, data, mechanisms, models
+from fairjax import checks, data, mechanisms, models, report
 from fairjax.behaviours import DATA, UPLOADS
 from fairjax.devices import start
 from fairjax.experiment import Experiment, load_run
+from fairjax.results import Result
 from fairjax.studies import STUDIES, conduct
-from fairjax.sweeps import compare
+from fairjax.sweeps import compare, load_comparison
 from fairjax.terminal import Watch, first_line, print_comparison, print_lines, print_result
 
 
@@ -139,7 +141,7 @@ def _run(
         # An orderly exit would wait for the one that is lost.
         os._exit(1)
     if jax.process_index() == 0:
-        print_result(result, out)
+        _leave(result, out)
 
 
 def _compare(
@@ -163,8 +165,7 @@ def _compare(
     out = out or Path("runs") / f"compare-{experiment.name}"
     with Watch() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
-    print_comparison(results)
-    Console().print(f"Records: {out}", soft_wrap=True)
+    _leave(results, out)
 
 
 def _study(
@@ -205,12 +206,12 @@ def _study(
 
 
 def _show(directory: tyro.conf.Positional[Path]) -> None:
-    """Print the table of a finished run again, and draw its figures.
+    """Print the table of a finished run or comparison again, and write its page and figures.
 
     Args:
-      directory: the directory of the run.
+      directory: the directory of the run, or of the comparison.
     """
-    print_result(load_run(directory), directory)
+    _leave(load_comparison(directory) or load_run(directory), directory)
 
 
 def _list() -> None:
@@ -228,6 +229,18 @@ def _list() -> None:
     print_lines({name: study.question.split(". ")[0] for name, study in STUDIES.items()})
     console.print("[bold]Models[/bold]  --model")
     print_lines({name: first_line(factory) for name, factory in models.REGISTRY.items()})
+
+
+def _leave(results: Result | Mapping[str, Result], out: Path) -> None:
+    """Prints a result, or those of a comparison, and leaves page and figures in `out`."""
+    if isinstance(results, Result):
+        print_result(results)
+        path = report.write_run(results, out)
+    else:
+        print_comparison(results)
+        path = report.write_comparison(results, out)
+    for line in (f"Records and figures: {out}", f"Report: {path}"):
+        Console().print(line, soft_wrap=True, highlight=False)
 
 
 def _experiment(flags: Any, options: tuple[str, ...], behaviours: tuple[str, ...]) -> Experiment:

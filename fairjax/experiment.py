@@ -290,7 +290,9 @@ class Experiment:
             record = records.claim(out, description)
             if resume and (out / records.RESULT).exists():
                 return load_run(out)
-        shards, test = self.shards()
+        clock = records.Clock({} if out is None or not resume else records.read_times(out))
+        with clock.part("data"):
+            shards, test = self.shards()
         # Bits depend on it, so a run goes on with what it began with.
         federation = self.federation(shards, record.get("agents_at_once"), mesh=mesh)
         record["agents_at_once"] = federation.agents_at_once(shards)
@@ -299,15 +301,17 @@ class Experiment:
         if self.mechanism != "standalone" and standalone is None:
             below = None if out is None else out / "standalone"
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
-        stages = functools.partial(self._stages, federation, shards, test, watch)
+        stages = functools.partial(self._stages, federation, shards, test, watch, clock)
         if out is None:
             *_, last = stages(None)
         else:
-            last = self._checkpointed(stages, federation, shards, out, resume)
+            last = self._checkpointed(stages, federation, shards, out, resume, clock)
         simulation.forget_programs()  # of a federation that nobody else knows
         result = self._result(last, shards, standalone)
         if out is not None:
-            records.write_history(out, result.history)
+            with clock.part("records"):
+                records.write_history(out, result.history)
+            records.write_json(out / records.TIME, clock.seconds())
             records.write_json(out / records.RESULT, result.summary())
         return result
 
@@ -349,9 +353,11 @@ class Experiment:
         shards: Shards,
         test: Dataset,
         watch: Watcher | None,
+        clock: records.Clock,
         start: Progress | None,
     ) -> Iterator[Progress]:
-        """Yields progress from a start on, and tells the watcher."""
+        """Yields progress from a start on, and tells clock and watcher."""
+        began = time.monotonic()
         for progress in simulation.rounds(
             jax.random.key(self.seed),
             federation,
@@ -362,9 +368,11 @@ class Experiment:
             record_updates=self.record_updates,
             start=start,
         ):
+            clock.chunk(time.monotonic() - began)
             if watch is not None:
                 watch(self.mechanism, min(progress.num_rounds, self.rounds), self.rounds)
             yield progress
+            began = time.monotonic()
 
     def _checkpointed(
         self,
@@ -373,12 +381,14 @@ class Experiment:
         shards: Shards,
         out: Path,
         resume: bool,
+        clock: records.Clock,
     ) -> Any:
         """Returns the last of the stages, from the last checkpoint on, saving now and then."""
         with records.Checkpoints(out) as checkpoints:
             if not resume:
                 checkpoints.delete()
-            start = progress = checkpoints.load(self._beginning(federation, shards))
+            with clock.part("records"):
+                start = progress = checkpoints.load(self._beginning(federation, shards))
             saved = time.monotonic()
             for progress in stages(start):
                 finished = progress.num_rounds > self.rounds
@@ -387,7 +397,9 @@ class Experiment:
                     time.monotonic() - saved > CHECKPOINT_SECONDS
                 )
                 if finished or due:
-                    checkpoints.save(progress)
+                    with clock.part("records"):
+                        checkpoints.save(progress)
+                    records.write_json(out / records.TIME, clock.seconds())
                     saved = time.monotonic()
         return progress
 

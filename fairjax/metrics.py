@@ -1,6 +1,7 @@
 """Metrics: is a result fair, good, and did it find the dishonest.
 
-fairness       Pearson's correlation of standalone and final accuracies over agents
+fairness       Pearson's correlation of standalone and final accuracies over agents,
+               and the interval in which it lies
 detection AUC  the chance that an honest agent's importance exceeds a dishonest one's
 """
 
@@ -39,6 +40,40 @@ def fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> flo
     standalone, final = np.float64(standalone_accuracies), np.float64(final_accuracies)
     correlation: Any = stats.pearsonr(standalone, final)
     return float(correlation.statistic)
+
+
+def fairness_interval(
+    standalone_accuracies: PerAgent, final_accuracies: PerAgent
+) -> tuple[float, float]:
+    """Returns the 95% confidence interval of `fairness`.
+
+    It is over agents: how far the correlation of other agents, drawn as these were, may
+    be from that of these N, by Fisher's transformation and so for about normal
+    accuracies. It says nothing of other seeds. With few agents it is wide.
+
+    Args:
+      standalone_accuracies: as in `fairness`.
+      final_accuracies: as in `fairness`.
+
+    Returns:
+      `(low, high)` in [-1, 1]; both nan for fewer than four agents, and where
+      `why_undefined` says why.
+
+    Raises:
+      ValueError: the shapes are not equal `[N]`.
+
+    Examples:
+      >>> alone, final = np.array([0.5, 0.7, 0.8, 0.9]), np.array([0.8, 0.9, 0.88, 0.92])
+      >>> low, high = fairness_interval(alone, final)
+      >>> print(f"{low:.2f} to {high:.2f}")
+      -0.41 to 1.00
+    """
+    if why_undefined(standalone_accuracies, final_accuracies) or len(final_accuracies) < 4:
+        return float("nan"), float("nan")
+    standalone, final = np.float64(standalone_accuracies), np.float64(final_accuracies)
+    correlation: Any = stats.pearsonr(standalone, final)
+    interval = correlation.confidence_interval()
+    return float(interval.low), float(interval.high)
 
 
 def why_undefined(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> str:

@@ -3,17 +3,22 @@
     experiment.json   what was run: the description, versions, device, agents_at_once
     checkpoint/       the state and the rows so far, by Orbax; at the end the final state
     history.npz       one row per round
+    time.json         seconds by part, of all sittings that were saved
     result.json       the figures at the end; written last, so its presence means finished
 
+A comparison's directory holds one such run per mechanism, and `comparison.json`, their names.
 Every file is written beside its place and moved there, so a killed run leaves
 either the old one or the new one.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +29,13 @@ import orbax.checkpoint as ocp
 from fairjax.federations import State
 from fairjax.simulation import History, Progress
 
-EXPERIMENT, HISTORY, RESULT, CHECKPOINT = (
+EXPERIMENT, HISTORY, RESULT, CHECKPOINT, TIME, COMPARISON = (
     "experiment.json",
     "history.npz",
     "result.json",
     "checkpoint",
+    "time.json",
+    "comparison.json",
 )
 
 
@@ -108,6 +115,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not a record of fairjax: {error}.") from error
 
 
+def read_times(out: Path) -> dict[str, float]:
+    """Returns the seconds by part of the run in a directory; none where they were not kept."""
+    return read_json(out / TIME) if (out / TIME).exists() else {}
+
+
 def write_history(out: Path, history: History) -> None:
     """Writes a history to `history.npz` in one move.
 
@@ -122,6 +134,47 @@ def write_history(out: Path, history: History) -> None:
     with temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
     temporary.replace(out / HISTORY)
+
+
+class Clock:
+    """Seconds by part of a run, on the host's clock.
+
+    Rounds come in chunks that are one compiled program, so what a round spends on training,
+    contributions and evaluation cannot be told apart here. `compiling` is what the first chunk
+    took longer than the median of the others: to trace, to compile (or to find the program in
+    JAX's cache) and to move data. Where there is one chunk only, all of it is `rounds`.
+
+    Args:
+      before: seconds by part of earlier sittings, which are added.
+    """
+
+    def __init__(self, before: Mapping[str, float]):
+        self._before = before
+        self._parts: dict[str, float] = {
+            "data": 0.0, "compiling": 0.0, "rounds": 0.0, "records": 0.0,
+        }  # fmt: skip
+        self._chunks: list[float] = []
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Adds the time that a block takes to a part."""
+        start = time.monotonic()
+        yield
+        self._parts[name] += time.monotonic() - start
+
+    def chunk(self, seconds: float) -> None:
+        """Adds the time that the next chunk of rounds took."""
+        self._chunks.append(seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Returns seconds by part."""
+        compiling = 0.0
+        if len(self._chunks) > 1:
+            compiling = max(0.0, self._chunks[0] - statistics.median(self._chunks[1:]))
+        now = {
+            **self._parts, "compiling": compiling, "rounds": sum(self._chunks) - compiling,
+        }  # fmt: skip
+        return {name: self._before.get(name, 0.0) + value for name, value in now.items()}
 
 
 class Checkpoints:

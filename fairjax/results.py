@@ -49,6 +49,11 @@ class Result:
         return metrics.fairness(self.standalone_accuracies, self.accuracies)
 
     @property
+    def fairness_interval(self) -> tuple[float, float]:
+        """Its 95% confidence interval over agents; nan for fewer than four, or undefined."""
+        return metrics.fairness_interval(self.standalone_accuracies, self.accuracies)
+
+    @property
     def trained_fairness(self) -> float:
         """The same with `trained_accuracies`, as published for mechanisms with one model."""
         return metrics.fairness(self.standalone_accuracies, self.trained_accuracies)
@@ -70,6 +75,7 @@ class Result:
         last = jax.tree.map(lambda row: row[-1].tolist(), judged)
         return {
             "fairness": self.fairness,
+            "fairness_interval": list(self.fairness_interval),
             "fairness_note": self.fairness_note,
             "trained_fairness": self.trained_fairness,
             "shard_sizes": self.shard_sizes.tolist(),

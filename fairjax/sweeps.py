@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax import checks, data, simulation
+from fairjax import checks, data, records, simulation
 from fairjax.behaviours import HONEST, names
 from fairjax.data import Dataset, Shards
-from fairjax.experiment import Experiment, Watcher
+from fairjax.experiment import Experiment, Watcher, load_run
 from fairjax.federations import Federation
 from fairjax.results import Result
 from fairjax.simulation import History
@@ -350,9 +350,24 @@ def compare(
     below = {name: None if out is None else Path(out) / name for name in ("standalone", *names)}
     runs = {name: experiment.with_mechanism(name) for name in names}
     alone = experiment.alone().run(below["standalone"], resume, watch=watch)
-    return {
+    results = {
         name: alone
         if name == "standalone"
         else run.run(below[name], resume, watch=watch, standalone=alone)
         for name, run in runs.items()
     }
+    if out is not None:
+        records.write_json(Path(out) / records.COMPARISON, {"mechanisms": list(names)})
+    return results
+
+
+def load_comparison(out: str | Path) -> dict[str, Result] | None:
+    """Returns the results of a finished comparison from its directory, or None if it holds none.
+
+    Raises:
+      ValueError: one of its runs is not finished, or not there.
+    """
+    path = Path(out) / records.COMPARISON
+    if not path.exists():
+        return None
+    return {name: load_run(path.parent / name) for name in records.read_json(path)["mechanisms"]}

@@ -4,20 +4,18 @@ Tables go to standard output, progress to standard error.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fairjax import figures
 from fairjax.behaviours import HONEST
 from fairjax.results import Result
 
 
-def print_result(result: Result, out: Path) -> None:
-    """Prints what every agent gave and got, and leaves the figures."""
+def print_result(result: Result) -> None:
+    """Prints what every agent gave and got."""
     experiment, history = result.experiment, result.history
     console = Console()
     table = Table(
@@ -54,8 +52,6 @@ def print_result(result: Result, out: Path) -> None:
             f"Agent {agent}'s upload held NaN or infinity, and was dropped, in "
             f"{excluded[agent]} of {experiment.rounds} rounds."
         )
-    figures.save(result, out / "figures")
-    console.print(f"Records and figures: {out}", soft_wrap=True, highlight=False)
 
 
 def print_comparison(results: Mapping[str, Result]) -> None:

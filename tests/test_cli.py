@@ -28,7 +28,10 @@ def test_run_prints_a_row_per_agent_and_leaves_records_and_figures(tmp_path, cap
         assert f"{100 * result.standalone_accuracies[agent]:.2f}" in row
         assert f"{result.history.importance[-1, agent]:.3f}" in row
     assert "Fairness" in printed
-    for name in ("accuracy", "importance", "fairness"):
+    assert f"Report: {out / 'report.html'}" in printed
+    assert (out / "report.html").exists()
+    drawn = ("partition", "accuracy", "contributions", "importance", "reward_fractions", "fairness")
+    for name in drawn:
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

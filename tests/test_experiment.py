@@ -204,6 +204,30 @@ def test_fairness_is_a_correlation_and_says_why_it_is_undefined():
         metrics.fairness(alone, final[:2])
 
 
+def test_the_interval_of_fairness_holds_it_and_narrows_with_more_agents():
+    rng = np.random.default_rng(0)
+    widths = []
+    for num_agents in (4, 20, 500):
+        alone = rng.random(num_agents)
+        final = alone + rng.normal(0, 0.3, num_agents)
+        low, high = metrics.fairness_interval(alone, final)
+        assert -1 <= low < metrics.fairness(alone, final) < high <= 1
+        # Fisher's: the correlation's inverse hyperbolic tangent, give or take 1.96 / sqrt(N - 3).
+        width = 1.959964 / np.sqrt(num_agents - 3)
+        assert np.arctanh([low, high]) == pytest.approx(
+            np.arctanh(metrics.fairness(alone, final)) + np.array([-width, width]), rel=1e-4
+        )
+        widths.append(high - low)
+    assert widths == sorted(widths, reverse=True)
+    assert metrics.fairness_interval(alone, alone) == pytest.approx((1, 1))
+    for standalone, paid in [
+        (alone[:3], final[:3]),
+        (alone, np.ones(500)),
+        (alone, alone * np.nan),
+    ]:
+        assert np.isnan(metrics.fairness_interval(standalone, paid)).all()
+
+
 def test_detection_is_the_chance_of_ranking_an_honest_agent_higher():
     importance = np.array([0.1, 0.3, 0.2, 0.4])
     assert metrics.detection_auc(importance, np.array([False, True, False, True])) == 1
@@ -214,7 +238,8 @@ def test_detection_is_the_chance_of_ranking_an_honest_agent_higher():
 
 def test_compared_mechanisms_share_one_standalone_run(tmp_path):
     results = fj.compare(SMALL, ["cgsv", "fedavg", "standalone"], tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cgsv", "fedavg", "standalone"]
+    names = ["cgsv", "comparison.json", "fedavg", "standalone"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     for result in results.values():
         np.testing.assert_array_equal(
             result.standalone_accuracies, results["standalone"].accuracies

@@ -13,7 +13,7 @@ ROOMS = [
     "types", "checks", "trees", "devices", "data", "fourier", "layers", "networks", "models",
     "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
     "federations", "simulation", "results", "records", "figures", "presets", "experiment",
-    "tables", "sweeps", "studies", "terminal", "cli", "bridges",
+    "tables", "sweeps", "studies", "terminal", "report", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

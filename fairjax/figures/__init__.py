@@ -1,0 +1,32 @@
+"""Figures: draw results; compute nothing. One question each, matplotlib axes returned.
+
+partition         who holds which data?
+accuracy          how good are the agents' models, round by round?
+contributions     what is every upload worth, round by round?
+importance        who matters, round by round?
+reward_fractions  who is paid how much, round by round?
+fairness          who is better alone, is he paid the better model?
+comparison        which mechanism pays fairly, and at which price?
+
+They are one column of a two-column paper wide. An agent keeps its colour in all of them.
+Of more than twenty agents three are shown, and a band for the others.
+"""
+
+from fairjax.figures.ends import comparison, fairness, partition
+from fairjax.figures.rounds import accuracy, contributions, importance, reward_fractions
+from fairjax.figures.style import COLUMN, STYLE, name_lines, svg, write
+
+__all__ = [
+    "COLUMN",
+    "STYLE",
+    "accuracy",
+    "comparison",
+    "contributions",
+    "fairness",
+    "importance",
+    "name_lines",
+    "partition",
+    "reward_fractions",
+    "svg",
+    "write",
+]

@@ -1,0 +1,154 @@
+"""Ends: figures of what there was before the first round, and after the last."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+
+from fairjax.data import Shards
+from fairjax.figures import style
+from fairjax.results import Result
+
+MOST_CELLS = 12  # down and across, whose counts are written into them
+
+
+def partition(shards: Shards, ax: Axes | None = None) -> Axes:
+    """Draws how many examples of each class each agent holds.
+
+    Args:
+      shards: of N agents, in C classes.
+      ax: where to draw; None: a new figure one column wide.
+
+    Returns:
+      The axes; a cell per agent and class, white where there are none.
+
+    Examples:
+      >>> import numpy as np
+      >>> import fairjax as fj
+      >>> train = fj.data.Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
+      >>> partition(fj.data.Shards.from_indices(train, [[0, 1, 2], [5]])).get_xlabel()
+      'class'
+    """
+    counts = shards.class_counts()
+    num_agents, num_classes = counts.shape
+    with plt.rc_context(style.STYLE):
+        ax = style.axes_of(ax, height=float(np.clip(0.9 + 0.17 * num_agents, 1.6, 3.2)))
+        # From a blue that paper shows.
+        shades = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256)))
+        image = ax.imshow(
+            np.ma.masked_equal(counts, 0), cmap=shades, vmin=0, aspect="auto",
+            interpolation="none",
+        )  # fmt: skip
+        if max(counts.shape) <= MOST_CELLS:
+            for (agent, label), count in np.ndenumerate(counts):
+                shade = "white" if count > 0.6 * counts.max() else "0.15"
+                ax.text(
+                    label, agent, f"{count}" if count else "", color=shade, ha="center",
+                    va="center", fontsize=6,
+                )  # fmt: skip
+        style.number_ticks(ax.xaxis, num_classes)
+        style.number_ticks(ax.yaxis, num_agents)
+        ax.set(xlabel="class", ylabel="agent")
+        ax.set_title(f"{num_agents:,} agent{'s' * (num_agents > 1)}, {counts.sum():,} examples")
+        figure: Any = ax.figure
+        bar = figure.colorbar(image, ax=ax, label="examples", pad=0.02, aspect=25)
+        bar.outline.set_visible(False)
+        bar.ax.yaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def fairness(result: Result, ax: Axes | None = None) -> Axes:
+    """Draws final against standalone accuracy, one point per agent.
+
+    The title gives the correlation and its 95% confidence interval over agents, of four or
+    more; see `fairjax.metrics.fairness_interval`. Above the line an agent gains.
+
+    Args:
+      result: of an experiment.
+      ax: where to draw; None: a new figure one column wide.
+
+    Returns:
+      The axes.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> result = fj.Experiment(num_agents=2, rounds=1, model="logistic").run()
+      >>> fairness(result).get_xlabel()
+      'standalone test accuracy (%)'
+    """
+    with plt.rc_context(style.STYLE):
+        ax = style.axes_of(ax)
+        alone, final = 100 * result.standalone_accuracies, 100 * result.accuracies
+        size, alpha = (36, 1.0) if len(alone) <= style.MOST_LINES else (10, 0.6)
+        shades = style.colours(len(alone))
+        ax.scatter(alone, final, s=size, c=shades, alpha=alpha, zorder=2, linewidths=0)
+        level = float(alone.max())
+        ax.axline((level, level), slope=1, color="0.6", linewidth=0.8, zorder=0, label="as alone")
+        ax.set(
+            xlabel="standalone test accuracy (%)",
+            ylabel="final test accuracy (%)",
+            title=f"{style.title(result)}\n{_fairness(result)}",
+        )
+        ax.margins(0.12)
+        style.legend(ax, result, points=True)
+    return ax
+
+
+def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
+    """Draws final accuracies per mechanism, one point per agent, and its fairness beside them.
+
+    Fair is what spreads agents in the order of the first line, in which they are alone; the
+    price is how far below the best mechanism they end. A bar is the mean over agents.
+
+    Args:
+      results: by mechanism, on the same shards.
+      ax: where to draw; None: a new figure one column wide.
+
+    Returns:
+      The axes.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> experiment = fj.Experiment(num_agents=2, rounds=1, model="logistic")
+      >>> comparison(fj.compare(experiment, ["cgsv", "fedavg"])).get_xlabel()
+      'final test accuracy (%)'
+    """
+    first = next(iter(results.values()))
+    rows = {"standalone": first.standalone_accuracies}
+    rows |= {name: result.accuracies for name, result in results.items() if name not in rows}
+    values = [f"{results[name].fairness:.3f}" if name in results else "" for name in rows]
+    num_agents = len(first.shard_sizes)
+    size, alpha = (26, 0.9) if num_agents <= style.MOST_LINES else (8, 0.4)
+    with plt.rc_context(style.STYLE):
+        ax = style.axes_of(ax, height=1.3 + 0.22 * len(rows))
+        for line, accuracies in enumerate(rows.values()):
+            ax.scatter(
+                100 * accuracies, np.full(num_agents, line), s=size, alpha=alpha, linewidths=0,
+                c=style.colours(num_agents), zorder=2,
+            )  # fmt: skip
+            ax.plot(100 * accuracies.mean(), line, "|", color="0.1", markersize=11, zorder=3)
+        style.name_lines(ax, list(rows))
+        ax.set_xlabel("final test accuracy (%)")
+        beside = ax.secondary_yaxis("right")
+        beside.set_yticks(range(len(rows)), [value.replace("nan", "–") for value in values])
+        beside.tick_params(length=0)
+        beside.spines["right"].set_visible(False)
+        experiment = first.experiment
+        ax.set_title(f"{experiment.dataset}, {experiment.split.replace('_', ' ')}")
+        ax.set_title("fairness", loc="right")
+        ax.plot([], [], "|", color="0.1", markersize=8, label="mean")
+        style.legend(ax, first, points=True)
+    return ax
+
+
+def _fairness(result: Result) -> str:
+    """Returns fairness with its interval, or why there is none."""
+    if result.fairness_note:
+        return f"undefined: {result.fairness_note}"
+    low, high = result.fairness_interval
+    interval = "" if np.isnan(low) else f", 95% interval {low:.3f} to {high:.3f}"
+    return f"fairness {result.fairness:.3f}{interval}"

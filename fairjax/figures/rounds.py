@@ -1,0 +1,163 @@
+"""Rounds: figures of one result whose horizontal axis is the round.
+
+A cross marks a round in which an agent's upload was excluded.
+"""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from fairjax.figures import style
+from fairjax.results import Result
+
+DOTTED: Any = {"linestyle": (0, (1, 2)), "linewidth": 1}
+
+
+def accuracy(result: Result, ax: Axes | None = None) -> Axes:
+    """Draws every agent's test accuracy over rounds, and what it reaches alone.
+
+    Args:
+      result: of an experiment.
+      ax: where to draw; None: a new figure one column wide.
+
+    Returns:
+      The axes.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> result = fj.Experiment(num_agents=2, rounds=1, model="logistic").run()
+      >>> accuracy(result).get_ylabel()
+      'test accuracy (%)'
+    """
+    with plt.rc_context(style.STYLE):
+        ax = style.axes_of(ax)
+        _lines(ax, result, 100 * result.history.accuracies)
+        num_agents = len(result.shard_sizes)
+        shades = style.colours(num_agents)
+        for agent in style.some(num_agents, style.MOST_LINES):
+            alone = 100 * result.standalone_accuracies[agent]
+            ax.axhline(alone, color=shades[agent], **DOTTED)
+        ax.set(xlabel="round", ylabel="test accuracy (%)", title=style.title(result))
+        ax.plot([], [], color="0.4", label="alone", **DOTTED)
+        style.legend(ax, result)
+    return ax
+
+
+def contributions(result: Result, ax: Axes | None = None) -> Axes:
+    """Draws what every agent's upload was worth, round by round.
+
+    Args:
+      result: of an experiment whose mechanism judges.
+      ax: where to draw; None: a new figure one column wide.
+
+    Returns:
+      The axes; they say so where the mechanism does not judge.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> result = fj.Experiment(num_agents=2, rounds=1, model="logistic").run()
+      >>> contributions(result).get_ylabel()
+      'contribution'
+    """
+    with plt.rc_context(style.STYLE):
+        ax = style.axes_of(ax)
+        ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        _judged(ax, result, result.history.contributions, "contribution")
+        style.legend(ax, result)
+    return ax
+
+
+def importance(result: Result, ax: Axes | None = None) -> Axes:
+    """Draws every agent's importance coefficient over rounds.
+
+    Args:
+      result: of an experiment whose mechanism judges.
+      ax: where to draw; None: a new figure one column wide.
+
+    Returns:
+      The axes; they say so where the mechanism does not judge.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> result = fj.Experiment(num_agents=2, rounds=1, model="logistic").run()
+      >>> importance(result).get_ylabel()
+      'importance'
+    """
+    with plt.rc_context(style.STYLE):
+        ax = style.axes_of(ax)
+        equal = 1 / len(result.shard_sizes)
+        ax.axhline(equal, color="0.6", linewidth=0.8, zorder=0, label="equal")
+        _judged(ax, result, result.history.importance, "importance")
+        style.legend(ax, result)
+    return ax
+
+
+def reward_fractions(result: Result, ax: Axes | None = None) -> Axes:
+    """Draws the share of the aggregate that every agent was paid, round by round.
+
+    Args:
+      result: of an experiment.
+      ax: where to draw; None: a new figure one column wide.
+
+    Returns:
+      The axes; they say so where the mechanism does not judge.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> result = fj.Experiment(num_agents=2, rounds=1, model="logistic").run()
+      >>> reward_fractions(result).get_ylabel()
+      'reward fraction'
+    """
+    with plt.rc_context(style.STYLE):
+        ax = style.axes_of(ax)
+        _judged(ax, result, result.history.fractions, "reward fraction")
+        ax.set_ylim(-0.03, 1.05)
+        style.legend(ax, result)
+    return ax
+
+
+def _judged(ax: Axes, result: Result, values: np.ndarray, name: str) -> None:
+    _lines(ax, result, values)
+    if np.isnan(values).all():
+        ax.text(0.5, 0.4, "this mechanism does not judge", transform=ax.transAxes, ha="center")
+    ax.set(xlabel="round", ylabel=name, title=style.title(result))
+
+
+def _lines(ax: Axes, result: Result, values: np.ndarray) -> None:
+    """Draws values `[T, N]` over rounds, nan in rounds without one: a line per agent.
+
+    Of many agents some have a line, and the others lie in two bands: from the least to the
+    greatest, and the middle half.
+    """
+    known = np.flatnonzero(np.isfinite(values).all(1))
+    num_rounds, num_agents = values.shape
+    shown = style.some(num_agents, style.MOST_LINES)
+    if len(shown) < num_agents and len(known):
+        levels = np.quantile(values[known], (0, 0.25, 0.75, 1), axis=1)
+        band: Any = {"color": "0.5", "linewidth": 0, "zorder": 0.5}
+        ax.fill_between(known + 1, levels[0], levels[3], alpha=0.2, label="all agents", **band)
+        ax.fill_between(known + 1, levels[1], levels[2], alpha=0.35, label="middle half", **band)
+    shades = style.colours(num_agents)
+    crosses: Any = {"marker": "x", "s": 14, "linewidth": 1}
+    for agent in shown:
+        ax.plot(
+            known + 1, values[known, agent], color=shades[agent], marker="o" * (len(known) == 1)
+        )
+        excluded = np.flatnonzero(result.history.excluded[:, agent])
+        if len(excluded) and len(known):
+            heights = np.interp(excluded, known, values[known, agent])
+            ax.scatter(excluded + 1, heights, color=shades[agent], zorder=3, **crosses)
+    if result.history.excluded.any():
+        ax.scatter([], [], color="0.4", label="upload excluded", **crosses)
+    # Of agents without a line, and of those whose values are not known, at the bottom.
+    hidden = [agent for agent in range(num_agents) if agent not in shown or not len(known)]
+    rest = np.flatnonzero(result.history.excluded[:, hidden].any(1))
+    ax.scatter(
+        rest + 1, np.full(len(rest), 0.02), color="0.4", transform=ax.get_xaxis_transform(),
+        **crosses,
+    )  # fmt: skip
+    ax.set_xlim(0.5, num_rounds + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))

@@ -1,0 +1,112 @@
+"""Style: what all figures share. Sizes, colours, legends, and how a figure is written."""
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fairjax.results import Result
+
+COLUMN = 3.4  # inches, one column of a two-column paper
+STYLE: Any = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.4,
+    "savefig.dpi": 200,
+}
+MOST_LINES, MOST_NAMES = 20, 6  # agents that are drawn, and named, one by one
+
+
+def axes_of(ax: Axes | None, height: float = 2.6) -> Axes:
+    """Returns the axes, or those of a new figure one column wide and some inches high."""
+    if ax is not None:
+        return ax
+    return plt.subplots(figsize=(COLUMN, height), layout="constrained")[1]
+
+
+def title(result: Result) -> str:
+    """Returns what a result is of."""
+    experiment = result.experiment
+    return f"{experiment.mechanism}, {experiment.dataset}, {experiment.split.replace('_', ' ')}"
+
+
+def colours(num_agents: int) -> Any:
+    """Returns one colour per agent, dark to light along its number; told apart without hue."""
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.88, num_agents))
+
+
+def some(num_agents: int, most: int) -> Sequence[int]:
+    """Returns all agents where they are not too many, else the first, middle and last."""
+    return range(num_agents) if num_agents <= most else (0, num_agents // 2, num_agents - 1)
+
+
+def legend(ax: Axes, result: Result, points: bool = False) -> None:
+    """Names agents by their colours, below the figure; axes of one figure share the legend."""
+    how: Any = {"linestyle": "", "marker": "o", "markersize": 5} if points else {}
+    sizes = result.shard_sizes
+    shades = colours(len(sizes))
+    for agent in some(len(sizes), MOST_NAMES):
+        label = f"agent {agent}: {sizes[agent]:,} examples"
+        ax.plot([], [], color=shades[agent], label=label, **how)
+    figure: Any = ax.figure
+    for old in figure.legends:
+        old.remove()
+    entries = {}
+    for one in figure.axes:
+        handles, labels = one.get_legend_handles_labels()
+        entries.update(zip(labels, handles, strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
+
+
+def name_lines(axis: Axes, names: Sequence[str]) -> None:
+    """Makes the vertical axis one line per name, the first on top."""
+    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.grid(axis="y", color="0.92", zorder=0)
+    axis.tick_params(axis="y", length=0)
+
+
+def number_ticks(axis: Axis, num: int) -> None:
+    """Names all of a few places along an axis, or some of many."""
+    if num <= 12:
+        axis.set_ticks(range(num))
+    else:
+        axis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def write(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG, closes it, and returns the path."""
+    with plt.rc_context(STYLE):
+        figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def svg(figure: Figure, prefix: str) -> str:
+    """Returns a figure as an `<svg>` element to be put into HTML, its text as text.
+
+    Args:
+      figure: the figure; it is not closed.
+      prefix: what its ids begin with, unlike those of other figures on the page.
+    """
+    page, metadata = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with plt.rc_context({**STYLE, "svg.fonttype": "none", "svg.hashsalt": "fairjax"}):
+        figure.savefig(page, format="svg", metadata=metadata)
+    text = page.getvalue()
+    # An element of HTML needs neither a document type nor namespaces.
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

@@ -1,0 +1,9 @@
+"""Report: one HTML page of a run, or of a comparison of mechanisms, that needs nothing else.
+
+result, records -> sentences, tables, figures -> report.html
+"""
+
+from fairjax.report.comparison import write_comparison
+from fairjax.report.run import write_run
+
+__all__ = ["write_comparison", "write_run"]

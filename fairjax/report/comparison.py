@@ -1,0 +1,118 @@
+"""Comparison: the page of several mechanisms on the same shards, side by side."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from fairjax import figures, records
+from fairjax.experiment import COEFFICIENTS, Experiment
+from fairjax.report import page, settings
+from fairjax.report.page import Section
+from fairjax.report.run import PAGE, PARTS, TIMES, held, interval, percent
+from fairjax.results import Result
+from fairjax.terminal import number
+
+
+def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
+    """Writes the page of a comparison, and its figures as PNG, and returns the page's path.
+
+    Args:
+      results: by mechanism, on the same shards.
+      out: the comparison's directory, with one run per mechanism below it.
+    """
+    first = next(iter(results.values()))
+    experiment = _common(results)
+    sections = (
+        _mechanisms(results, out),
+        _agents(results),
+        Section("held", "Who held which data", held(first, out)),
+        _run(experiment, results, out),
+        _time(results, out),
+        Section("again", "Run it again", settings.again(experiment, tuple(results))),
+    )
+    title = f"{len(results)} mechanisms on {experiment.dataset}, split {experiment.split}"
+    return page.write(out / PAGE, title, settings.words(experiment, first.shard_sizes), sections)
+
+
+def _common(results: Mapping[str, Result]) -> Experiment:
+    """Returns the experiment that was compared: every coefficient that some mechanism takes."""
+    runs = [result.experiment for result in results.values()]
+    # The standalone run is evaluated at the end only.
+    sharing = [run for run in runs if run.mechanism != "standalone"] or runs
+    coefficients = {
+        name: next((value for run in runs if (value := getattr(run, name)) is not None), None)
+        for name in COEFFICIENTS
+    }
+    common = dataclasses.replace(sharing[0], mechanism="cgsv", options=(), **coefficients)
+    return common.resolved()
+
+
+def _mechanisms(results: Mapping[str, Result], out: Path) -> Section:
+    fair, paid = [], []
+    for name, result in results.items():
+        trained = number(result.trained_fairness)
+        fair.append((name, number(result.fairness), interval(result), trained))
+        final = result.accuracies
+        paid.append((name, *map(percent, (final.max(), final.mean(), final.min()))))
+    headings = ("mechanism", "fairness", "95% interval", "after training")
+    caption = (
+        "One point per agent, dark to light by number; a bar is their mean. Fair is what keeps "
+        "the order of the first line; the price is how far below others a mechanism ends."
+    )
+    tables = (
+        page.table(headings, fair),
+        page.table(("mechanism", "best %", "mean %", "worst %"), paid),
+    )
+    drawn = page.figure(figures.comparison(results), "comparison", caption, out / "figures")
+    pieces = [
+        page.pair(drawn, "".join(tables)),
+        page.text(
+            "Fairness is Pearson's correlation, over agents, of standalone and final test "
+            "accuracy; the interval is over agents too. One seed gives no ranking of mechanisms."
+        ),
+    ]
+    pieces += [
+        page.text(f"Fairness of {name} is undefined: {result.fairness_note}.")
+        for name, result in results.items()
+        if result.fairness_note
+    ]
+    return Section("mechanisms", "Which mechanism pays fairly, at which price", pieces)
+
+
+def _agents(results: Mapping[str, Result]) -> Section:
+    first = next(iter(results.values()))
+    sharing = {name: result for name, result in results.items() if name != "standalone"}
+    columns = {
+        "standalone": first.standalone_accuracies,
+        **{name: result.accuracies for name, result in sharing.items()},
+    }
+
+    def row(agent: int) -> tuple[str, ...]:
+        return tuple(percent(accuracies[agent]) for accuracies in columns.values())
+
+    pieces = [
+        page.text("Final test accuracies in percent."),
+        page.agent_table(tuple(columns), len(first.shard_sizes), row),
+    ]
+    return Section("agents", "What every agent ends with", pieces)
+
+
+def _run(experiment: Experiment, results: Mapping[str, Result], out: Path) -> Section:
+    record = records.read_json(out / next(iter(results)) / records.EXPERIMENT)
+    pieces = [page.text(settings.mechanism(name)) for name in results]
+    fields = settings.table(experiment, without="mechanism")
+    pieces.append(page.pair(fields, settings.environment(record)))
+    return Section("run", "What was run", pieces)
+
+
+def _time(results: Mapping[str, Result], out: Path) -> Section:
+    rows = []
+    for name in results:
+        times = records.read_times(out / name)
+        if times:
+            seconds = [times[part] for part in PARTS]
+            rows.append((name, *(f"{value:.2f}" for value in (*seconds, sum(seconds)))))
+    if not rows:
+        return Section("time", "Where the time went", [page.text("No time was recorded.")])
+    table = page.table(("seconds", *PARTS, "all"), rows)
+    return Section("time", "Where the time went", [table, page.text(TIMES, soft=True)])

@@ -1,0 +1,103 @@
+"""Page: sentences, tables and figures as pieces of HTML, and the page around them.
+
+All text that goes in is escaped here; only these functions write tags.
+"""
+
+import html
+import string
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from fairjax import figures
+
+TEMPLATE = Path(__file__).with_name("page.html")
+MOST_ROWS = 50  # agents that tables have one by one
+
+
+class Section(NamedTuple):
+    """A part of a page: what links to it, its heading and its HTML."""
+
+    name: str
+    heading: str
+    pieces: Sequence[str]
+
+
+def text(sentence: str, soft: bool = False) -> str:
+    """Returns a paragraph; a soft one is a remark."""
+    return f"<p{' class=soft' * soft}>{html.escape(sentence)}</p>"
+
+
+def facts(entries: Mapping[str, tuple[str, str]]) -> str:
+    """Returns the figures that matter most: name -> (figure, remark)."""
+    cards = [
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(figure)}"
+        f"<small>{html.escape(remark)}</small></dd></div>"
+        for name, (figure, remark) in entries.items()
+    ]
+    return f'<dl class="facts">{"".join(cards)}</dl>'
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:
+    """Returns a table: numbers to the right of a first column, or words."""
+    lines = [_row("th", headings), *(_row("td", row) for row in rows)]
+    body = f"<thead>{lines[0]}</thead><tbody>{''.join(lines[1:])}</tbody>"
+    return f'<div class="box"><table{" class=words" * words}>{body}</table></div>'
+
+
+def agent_table(
+    headings: Sequence[str], num_agents: int, row: Callable[[int], Sequence[str]]
+) -> str:
+    """Returns a table with a row per agent, its number first; of many agents some have one."""
+    agents, remark = range(num_agents), ""
+    if num_agents > MOST_ROWS:
+        agents = np.linspace(0, num_agents - 1, MOST_ROWS // 2).round().astype(int).tolist()
+        remark = text(
+            f"{len(agents)} of {num_agents:,} agents, evenly spread; history.npz has all.",
+            soft=True,
+        )
+    return table(("agent", *headings), [(str(one), *row(one)) for one in agents]) + remark
+
+
+def figure(axes: Axes, name: str, caption: str, folder: Path) -> str:
+    """Returns a figure as SVG with a caption, leaves it as PNG in a folder, and closes it."""
+    drawn: Any = axes.figure
+    drawing = figures.svg(drawn, name).replace(
+        "<svg", f'<svg role="img" aria-label="{html.escape(caption)}"', 1
+    )
+    drawn.set_layout_engine("none")  # it is laid out already
+    folder.mkdir(parents=True, exist_ok=True)
+    figures.write(drawn, folder / f"{name}.png")
+    return f"<figure>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def pair(*pieces: str) -> str:
+    """Returns pieces side by side where the page is wide enough."""
+    return f'<div class="pair">{"".join(f"<div>{piece}</div>" for piece in pieces)}</div>'
+
+
+def code(lines: str) -> str:
+    """Returns lines that a click selects."""
+    return f"<pre><code>{html.escape(lines)}</code></pre>"
+
+
+def write(path: Path, title: str, lead: str, sections: Sequence[Section]) -> Path:
+    """Writes a page, and returns its path."""
+    links = "".join(f'<a href="#{one.name}">{html.escape(one.heading)}</a>' for one in sections)
+    body = [f"<h1>{html.escape(title)}</h1>", text(lead, soft=True), f"<nav>{links}</nav>"]
+    for one in sections:
+        heading = f"<h2>{html.escape(one.heading)}</h2>"
+        body.append(f'<section id="{one.name}">{heading}{"".join(one.pieces)}</section>')
+    template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
+    content = template.substitute(title=html.escape(title), body="\n".join(body))
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"

@@ -1,0 +1,119 @@
+"""Settings: what was run, in words, and the commands that run it again."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fairjax import data, mechanisms
+from fairjax.experiment import Experiment
+from fairjax.report import page
+from fairjax.terminal import first_line
+
+WIDTH = 88  # characters of a line of Python
+
+
+def words(experiment: Experiment, shard_sizes: Any) -> str:
+    """Returns what was run as two sentences."""
+    return (
+        f"{_counted(experiment.num_agents, 'agent')} with {shard_sizes.sum():,} examples of "
+        f"{experiment.dataset}, split {experiment.split}: "
+        f"{first_line(data.SPLITS[experiment.split])}. "
+        f"The model {experiment.model} is trained for {_counted(experiment.rounds, 'round')} of "
+        f"{_counted(experiment.local_epochs, 'local epoch')}, seed {experiment.seed}."
+    )
+
+
+def mechanism(name: str) -> str:
+    """Returns what a mechanism is, as its docstring says first."""
+    return f"{name}: {first_line(mechanisms.REGISTRY[name]).split('. ')[0]}."
+
+
+def table(experiment: Experiment, without: str = "") -> str:
+    """Returns all fields of an experiment that hold something, but for one."""
+    fields = {name: value for name, value in experiment.description().items() if name != without}
+    rows = [(name, _said(value)) for name, value in fields.items() if value not in (None, {})]
+    return page.table(("field", "value"), rows, words=True)
+
+
+def environment(record: Mapping[str, Any]) -> str:
+    """Returns versions, device and how many agents are vectorised, of `experiment.json`."""
+    rows = list(record.get("environment", {}).items())
+    rows.append(("agents_at_once", str(record.get("agents_at_once", "–"))))
+    return page.table(("on", ""), rows, words=True)
+
+
+def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
+    """Returns the command and the Python lines that run the experiment again.
+
+    Args:
+      experiment: as it was run.
+      names: the mechanisms, where it is a comparison of them.
+    """
+    given = fields_to_give(experiment)
+    if names:
+        given.pop("mechanism", None)
+        command = ["fairjax", "compare", "--mechanisms", ",".join(names)]
+        lines = f"results = fj.compare({_python(given)}, {list(names)})"
+    else:
+        command, lines = ["fairjax", "run"], f"result = {_python(given)}.run()"
+    pieces = [page.code(f"import fairjax as fj\n\n{lines}")]
+    # The command line gives mechanisms numbers and texts only.
+    if all(type(value) in (str, int, float) for _, value in experiment.options):
+        parts = [command, *(_flag(name, value) for name, value in given.items())]
+        pieces.insert(0, page.code(" \\\n  ".join(map(shlex.join, parts))))
+    return pieces
+
+
+def fields_to_give(experiment: Experiment) -> dict[str, Any]:
+    """Returns as few fields as the whole resolved experiment follows from.
+
+    Examples:
+      >>> fields_to_give(Experiment(seed=3, model="mlp").resolved())
+      {'seed': 3}
+    """
+    names = [field.name for field in dataclasses.fields(experiment)]
+    given = {name: getattr(experiment, name) for name in names}
+    for name in names:
+        fewer = {other: value for other, value in given.items() if other != name}
+        try:
+            if Experiment(**fewer).resolved() == experiment:
+                given = fewer
+        except ValueError:  # without it, the others break a rule
+            continue
+    return given
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag]  # those that are off need none
+    if isinstance(value, tuple):
+        return [flag, *(f"{key}={_colon(entry)}" for key, entry in value)]
+    return [flag, str(value)]
+
+
+def _colon(entry: Any) -> str:
+    return ":".join(map(str, entry)) if isinstance(entry, tuple) else str(entry)
+
+
+def _python(given: Mapping[str, Any]) -> str:
+    """Returns an `Experiment` as Python writes it, a field per line where they are many."""
+    fields = [
+        f"{name}={dict(value) if isinstance(value, tuple) else value!r}"
+        for name, value in given.items()
+    ]
+    line = f"fj.Experiment({', '.join(fields)})"
+    if len(line) <= WIDTH - len("result = .run()"):
+        return line
+    return "\n".join(["fj.Experiment(", *(f"    {field}," for field in fields), ")"])
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_said(entry)}" for name, entry in value.items())
+    return ":".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _counted(num: int, name: str) -> str:
+    return f"{num:,} {name}{'s' * (num > 1)}"
