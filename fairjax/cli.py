@@ -105,6 +105,7 @@ def _run(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    track: str = "",
 ) -> None:
     """Run one experiment, and the standalone run beside it.
 
@@ -119,6 +120,8 @@ def _run(
       coordinator: HOST:PORT of the first of several processes, which all give the same command.
       num_processes: how many processes run.
       process_id: which of them this is, from 0; the first writes and prints.
+      track: what gets the scalars of every round as it is played: csv, tensorboard or wandb,
+        or several, separated by commas. The standalone run beside it is not tracked.
     """
     mesh = start(
         devices, coordinator=coordinator, num_processes=num_processes, process_id=process_id
@@ -127,7 +130,7 @@ def _run(
     out = out or Path("runs") / experiment.name
     try:
         with Watch() as watch:
-            result = experiment.run(out, resume, mesh=mesh, watch=watch)
+            result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)
     except (RuntimeError, ValueError) as error:
         # What comes of XLA begins with the name of a status, whatever its type.
         if num_processes is None or not re.match("[A-Z_]+: ", str(error)):

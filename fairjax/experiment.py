@@ -22,7 +22,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from fairjax import checks, data, mechanisms, models, records, simulation
+from fairjax import checks, data, mechanisms, models, records, simulation, tracking
 from fairjax.behaviours import Behaviour, assign, change_data, names
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, federation
@@ -261,6 +261,7 @@ class Experiment:
         *,
         mesh: Mesh | None = None,
         watch: Watcher | None = None,
+        track: str | Sequence[str] = (),
         standalone: Result | None = None,
     ) -> Result:
         """Runs the experiment, or goes on with it, and returns its result.
@@ -272,7 +273,10 @@ class Experiment:
           resume: False: start over, and replace what `out` holds of this experiment.
           mesh: devices that agents are spread over, of one process or several; each process
             calls this, and the first writes. A run may go on on other devices.
-          watch: called with what runs, the rounds played and their number.
+          watch: called with what runs, the rounds played and their number; a
+            `fairjax.ProgressBar` for example.
+          track: names of `fairjax.tracking.TOOLS`, "csv", "tensorboard" or "wandb", that get
+            the scalars of every round as it is played. A finished run writes nothing.
           standalone: the result of the standalone mechanism on the same shards, where
             it is known already.
 
@@ -281,10 +285,11 @@ class Experiment:
 
         Raises:
           ValueError: `out` belongs to another experiment or cannot be written, or the
-            data are not to be had.
+            data are not to be had, or a tool of `track` is not installed.
         """
         description = self.description()
         out = None if out is None else Path(out)
+        tools = tracking.checked(track, out)
         record: dict[str, Any] = {"experiment": description}
         if out is not None:
             record = records.claim(out, description)
@@ -299,13 +304,15 @@ class Experiment:
         if self.mechanism != "standalone" and standalone is None:
             below = None if out is None else out / "standalone"
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
-        stages = functools.partial(self._stages, federation, shards, test, watch)
-        if out is None:
-            *_, last = stages(None)
-        else:
-            last = self._checkpointed(stages, federation, shards, out, resume)
-        simulation.forget_programs()  # of a federation that nobody else knows
-        result = self._result(last, shards, standalone)
+        with tracking.opened(tools, out, self.name, description, resume) as tracker:
+            stages = functools.partial(self._stages, federation, shards, test, watch, tracker)
+            if out is None:
+                *_, last = stages(None)
+            else:
+                last = self._checkpointed(stages, federation, shards, out, resume)
+            simulation.forget_programs()  # of a federation that nobody else knows
+            result = self._result(last, shards, standalone)
+            tracker.finish(result)
         if out is not None:
             records.write_history(out, result.history)
             records.write_json(out / records.RESULT, result.summary())
@@ -349,9 +356,10 @@ class Experiment:
         shards: Shards,
         test: Dataset,
         watch: Watcher | None,
+        tracker: tracking.Tracker,
         start: Progress | None,
     ) -> Iterator[Progress]:
-        """Yields progress from a start on, and tells the watcher."""
+        """Yields progress from a start on, and tells the watcher and the tracker."""
         for progress in simulation.rounds(
             jax.random.key(self.seed),
             federation,
@@ -364,6 +372,8 @@ class Experiment:
         ):
             if watch is not None:
                 watch(self.mechanism, min(progress.num_rounds, self.rounds), self.rounds)
+            # How the last round's models are once trained, the next round shows.
+            tracker.rounds(simulation.history(progress, progress.num_rounds - 1))
             yield progress
 
     def _checkpointed(

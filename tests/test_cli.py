@@ -32,6 +32,11 @@ def test_run_prints_a_row_per_agent_and_leaves_records_and_figures(tmp_path, cap
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_tracking_from_the_command_line_leaves_its_files(tmp_path):
+    main(["run", *SMALL, "--track", "csv", "--out", str(tmp_path)])
+    assert len((tmp_path / "rounds.csv").read_text().splitlines()) == 1 + 2 * 3
+
+
 def test_show_prints_the_table_of_a_run_again(tmp_path, capsys):
     main(["run", *SMALL, "--out", str(tmp_path / "run")])
     first = capsys.readouterr().out
@@ -81,6 +86,7 @@ def test_list_names_all_there_is(capsys):
         (["run", "--options", "mask"], "of the form NAME=VALUE, got 'mask'"),
         (["run", "--model", "mnist_cnn"], "at least 20 x 20"),
         (["run", "--out", "/dev/null/run"], "`out` must be a directory that can be written"),
+        (["run", "--track", "cvs"], "Did you mean 'csv'?"),
         (["compare", "--mechanisms", ""], "`mechanisms` must be different names"),
         (["compare", "--mechanisms", "cgsv,fedavgg"], "Did you mean 'fedavg'?"),
         (["show", "nowhere"], "got nowhere, which holds none"),

@@ -12,8 +12,8 @@ PACKAGE = Path(fj.__file__).parent
 ROOMS = [
     "types", "checks", "trees", "devices", "data", "fourier", "layers", "networks", "models",
     "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
-    "federations", "simulation", "results", "records", "figures", "presets", "experiment",
-    "tables", "sweeps", "studies", "terminal", "cli",
+    "federations", "simulation", "results", "records", "tracking", "figures", "presets",
+    "experiment", "tables", "sweeps", "studies", "terminal", "cli",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
