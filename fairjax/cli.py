@@ -4,7 +4,6 @@ Tables go to standard output, progress to standard error. A mistake ends with on
 sentence and exit code 2.
 """
 
-import dataclasses
 import os
 import re
 from pathlib import Path
@@ -15,45 +14,29 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import checks, data, mechanisms, models
+from fairjax import checks, data, flags, mechanisms, models
 from fairjax.behaviours import DATA, UPLOADS
 from fairjax.devices import start
-from fairjax.experiment import Experiment, load_run
+from fairjax.experiment import load_run
 from fairjax.studies import STUDIES, conduct
 from fairjax.sweeps import compare
 from fairjax.terminal import Watch, first_line, print_comparison, print_lines, print_result
 
-
-def _flags(name: str, *without: str) -> Any:
-    """Returns a dataclass with the fields of `Experiment`, for tyro to make flags of."""
-    fields = [field for field in dataclasses.fields(Experiment) if field.name not in without]
-    return dataclasses.make_dataclass(
-        name,
-        [(field.name, field.type, field.default) for field in fields],
-        kw_only=True,
-        namespace={"__doc__": Experiment.__doc__},
-    )
-
-
+Nested = tyro.conf.arg(name="")  # groups of flags stand under their own names
 if TYPE_CHECKING:
-    RunFlags = Experiment
-    CompareFlags = Experiment
+    RunFlags = Any
+    CompareFlags = Any
 else:
-    RunFlags = _flags("RunFlags", "options", "behaviours")
-    CompareFlags = _flags("CompareFlags", "options", "behaviours", "mechanism")
-Options = Annotated[
-    tuple[str, ...],
-    tyro.conf.arg(metavar="NAME=VALUE", help="further arguments of the mechanism's factory"),
-]
+    RunFlags = Annotated[flags.flags(), Nested]
+    CompareFlags = Annotated[flags.flags("options", "mechanism"), Nested]
 FILE_WIDTH = 200  # characters of a study's tables, where they go to a file
 Resume = tyro.conf.FlagConversionOff[bool]  # --resume False
-Behaviours = Annotated[
-    tuple[str, ...],
-    tyro.conf.arg(
-        metavar="NAME=NUMBER[:STRENGTH]",
-        help="how many agents behave how, free_rider_noise=2 or label_noise=1:0.3 for example",
-    ),
-]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+Number = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
+Mechanisms = Annotated[str, tyro.conf.arg(metavar="NAMES")]
+Study = Annotated[str, tyro.conf.arg(metavar="NAME")]
+Tools = Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: none)")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,37 +79,31 @@ def _complain(sentence: str) -> None:
 
 
 def _run(
-    flags: RunFlags,
-    options: Options = (),
-    behaviours: Behaviours = (),
-    out: Path | None = None,
+    described: RunFlags,
+    out: Folder = None,
     resume: Resume = True,
-    devices: int | None = None,
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-    track: str = "",
+    track: Tools = "",
+    devices: Number = None,
+    coordinator: Address = None,
+    num_processes: Number = None,
+    process_id: Number = None,
 ) -> None:
     """Run one experiment, and the standalone run beside it.
 
     Args:
-      flags: the experiment.
-      options: further arguments of the mechanism's factory.
-      behaviours: how many agents behave how.
-      out: directory for records and figures; by default one below runs/ that is named
-        after the experiment, so that the same command finds it again.
+      described: the experiment.
+      out: directory for records and figures; by default one below runs/ for the experiment.
       resume: go on with a run that was stopped; False: start over.
-      devices: how many devices of each process agents are spread over; a CPU is divided.
-      coordinator: HOST:PORT of the first of several processes, which all give the same command.
-      num_processes: how many processes run.
+      track: csv, tensorboard or wandb, or several with commas: get every round's scalars.
+      devices: how many of each process agents are spread over; by default all, of a CPU one.
+      coordinator: the first of several processes, which all give the same command.
+      num_processes: how many processes run, at least 1.
       process_id: which of them this is, from 0; the first writes and prints.
-      track: what gets the scalars of every round as it is played: csv, tensorboard or wandb,
-        or several, separated by commas. The standalone run beside it is not tracked.
     """
     mesh = start(
         devices, coordinator=coordinator, num_processes=num_processes, process_id=process_id
     )
-    experiment = _experiment(flags, options, behaviours)
+    experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name
     try:
         with Watch() as watch:
@@ -146,23 +123,21 @@ def _run(
 
 
 def _compare(
-    flags: CompareFlags,
-    mechanisms: str = "cgsv,fedavg,standalone",
-    behaviours: Behaviours = (),
-    out: Path | None = None,
+    described: CompareFlags,
+    mechanisms: Mechanisms = "cgsv,fedavg,standalone",
+    out: Folder = None,
     resume: Resume = True,
 ) -> None:
     """Run several mechanisms on the same shards, and print one table.
 
     Args:
-      flags: the experiment.
+      described: the experiment.
       mechanisms: names, separated by commas.
-      behaviours: how many agents behave how.
       out: directory with one run per mechanism below it; by default below runs/.
       resume: go on with runs that were stopped; False: start over.
     """
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
-    experiment = _experiment(flags, (), behaviours)
+    experiment = flags.experiment(described)
     out = out or Path("runs") / f"compare-{experiment.name}"
     with Watch() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
@@ -171,15 +146,15 @@ def _compare(
 
 
 def _study(
-    name: tyro.conf.Positional[str],
+    name: tyro.conf.Positional[Study],
     quick: bool = False,
-    out: Path | None = None,
+    out: Folder = None,
     resume: Resume = True,
 ) -> None:
     """Conduct a study: a table with means and spreads over seeds, and a figure.
 
     Args:
-      name: of the study; `fairjax list` names them.
+      name: of the study; `fairjax list` explains them.
       quick: a small version, for two cores and minutes.
       out: directory for the results and their parts; by default one below runs/.
       resume: go on with a study that was stopped; False: start over.
@@ -217,7 +192,7 @@ def _show(directory: tyro.conf.Positional[Path]) -> None:
 
 
 def _list() -> None:
-    """List mechanisms, data sets, splits and models."""
+    """List mechanisms, data sets, splits, behaviours, studies and models, a line each."""
     console = Console()
     console.print("[bold]Mechanisms[/bold]  --mechanism")
     print_lines({name: first_line(factory) for name, factory in mechanisms.REGISTRY.items()})
@@ -228,37 +203,6 @@ def _list() -> None:
     console.print("[bold]Behaviours[/bold]  --behaviours NAME=NUMBER[:STRENGTH]")
     print_lines({**DATA, **UPLOADS})
     console.print("[bold]Studies[/bold]  fairjax study NAME")
-    print_lines({name: study.question.split(". ")[0] for name, study in STUDIES.items()})
+    print_lines({name: study.question.partition("? ")[0] + "?" for name, study in STUDIES.items()})
     console.print("[bold]Models[/bold]  --model")
     print_lines({name: first_line(factory) for name, factory in models.REGISTRY.items()})
-
-
-def _experiment(flags: Any, options: tuple[str, ...], behaviours: tuple[str, ...]) -> Experiment:
-    return Experiment(
-        **dataclasses.asdict(flags),
-        options=dict(map(_option, options)),
-        behaviours=dict(map(_behaviour, behaviours)),
-    )
-
-
-def _behaviour(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    number, colon, strength = value.partition(":")
-    try:
-        return name, (int(number), float(strength)) if colon else int(number)
-    except ValueError:
-        raise ValueError(
-            f"`behaviours` must be of the form NAME=NUMBER or NAME=NUMBER:STRENGTH, got {text!r}."
-        ) from None
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ValueError(f"`options` must be of the form NAME=VALUE, got {text!r}.")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, value

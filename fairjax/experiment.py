@@ -47,34 +47,36 @@ class Experiment:
     has some. `resolved()` says which.
 
     Attributes:
-      dataset: a name of `fairjax.data.load`.
-      split: "power_law", "uniform", "class_imbalance" or "dirichlet".
-      num_agents: number of agents N.
-      samples_per_agent: examples per agent on average; None: the paper's number for
+      dataset: a name of `fairjax.data.load`; `fairjax list` explains all names.
+      split: how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".
+      num_agents: number of agents N, at least 1.
+      samples_per_agent: examples per agent on average, at least 1; None: the paper's number for
         the data set, else all data.
-      model: a name of `fairjax.models.REGISTRY`.
-      mechanism: a name of `fairjax.mechanisms.REGISTRY`.
-      beta: altruism degree of mechanisms that have one, above 0.
-      alpha: memory of importance, in [0, 1].
+      model: what every agent trains, a name of `fairjax.models.REGISTRY`.
+      mechanism: what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`.
+      beta: altruism degree, above 0: the larger, the more alike rewards are; None: the
+        mechanism's own.
+      alpha: memory of importance from round to round, in [0, 1].
       gamma: length of rescaled uploads, above 0.
-      rounds: number of rounds T.
-      local_epochs: local epochs per round.
-      batch_size: examples per local step.
-      optimizer: "sgd" or "adam".
+      rounds: number of rounds T, at least 1.
+      local_epochs: passes over its shard that an agent makes per round, at least 1.
+      batch_size: examples per local step, at least 1.
+      optimizer: of local steps, "sgd" or "adam".
       learning_rate: at the start, above 0.
-      learning_rate_decay: factor per round or epoch, in (0, 1].
-      decay_per: "round" or "epoch".
+      learning_rate_decay: factor per round or local epoch, in (0, 1].
+      decay_per: what the decay counts, "round" or "epoch".
       local_steps: "all", or "last_batch" as in early versions of the authors' program.
-      eval_every: evaluate after every so many rounds, and after the last.
-      eval_examples: evaluate on so many of the test examples, the same ones always; None: all.
-      compute_dtype: "float32", or "bfloat16": what networks compute in. Parameters, updates
+      eval_every: evaluate after every so many rounds, at least 1, and after the last.
+      eval_examples: how many of the test examples models are evaluated on, at least 1, the same
+        ones always; None: all.
+      compute_dtype: what networks compute in, "float32" or "bfloat16". Parameters, updates
         and losses stay float32.
-      agents_at_once: how many agents are vectorised; None: picked for the device.
+      agents_at_once: how many agents are vectorised, at least 1; None: picked for the device.
       behaviours: for names of `fairjax.behaviours` a number of agents, or a pair (number,
-        strength); the seed draws who. The standalone run has what they do to data.
+        strength). The seed draws who. The standalone run has what they do to data.
       record_updates: keep all uploads in the history, T N D numbers, for contributions
         of the whole run.
-      seed: everything random follows from it.
+      seed: everything random follows from it; a whole number, at least 0.
       options: further arguments of the mechanism's factory.
 
     Raises:

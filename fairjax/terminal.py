@@ -95,7 +95,8 @@ def print_lines(lines: Mapping[str, str]) -> None:
 
 def first_line(function: Callable) -> str:
     """Returns what a docstring says first."""
-    return (function.__doc__ or "").splitlines()[0].removeprefix("Returns ").rstrip(".")
+    sentence = (function.__doc__ or "").splitlines()[0].partition(". ")[0]
+    return sentence.removeprefix("Returns ").rstrip(".")
 
 
 class Watch:

@@ -1,11 +1,17 @@
 """The command line, run as a user would, in this process."""
 
+import dataclasses
 import re
+import subprocess
+import sys
 
 import pytest
 
 import fairjax as fj
+from fairjax import flags
+from fairjax.behaviours import DATA, UPLOADS
 from fairjax.cli import main
+from fairjax.studies import STUDIES
 
 SMALL = ["--num-agents", "3", "--rounds", "2", "--model", "logistic", "--samples-per-agent", "20"]
 
@@ -72,6 +78,48 @@ def test_list_names_all_there_is(capsys):
     printed = capsys.readouterr().out
     for registry in (fj.mechanisms.REGISTRY, fj.data.DATASETS, fj.data.SPLITS, fj.models.REGISTRY):
         assert all(f" {name} " in printed for name in registry)
+
+
+def test_list_explains_each_name_on_one_line_of_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    registries = (
+        fj.mechanisms.REGISTRY, fj.data.DATASETS, fj.data.SPLITS, {**DATA, **UPLOADS}, STUDIES,
+        fj.models.REGISTRY,
+    )  # fmt: skip
+    assert len(lines) == sum(1 + len(registry) for registry in registries)
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_groups_every_field_of_an_experiment_and_says_its_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    printed = capsys.readouterr().out
+    for field in dataclasses.fields(fj.Experiment):
+        assert f"--{field.name.replace('_', '-')}" in printed
+    for group in flags.GROUPS:
+        assert f" {group} options " in printed
+    words = " ".join(printed.replace("│", " ").split())
+    assert "altruism degree, above 0: the larger" in words
+    assert "(default: chosen for the data set)" in words
+    assert "None" not in words
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_shells_complete_flags_and_names(tmp_path):
+    command = "from fairjax.cli import main; main()"
+    path = tmp_path / "completion"
+    given = [sys.executable, "-c", command, "--tyro-write-completion", "bash", str(path)]
+    subprocess.run(given, check=True)
+    script = f"""
+        source {path}
+        COMP_WORDS=(fairjax run --mechanism shap) COMP_CWORD=3
+        _tyro_fairjax && echo "${{COMPREPLY[*]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["shapfed"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ROOMS = [
     "types", "checks", "trees", "devices", "data", "fourier", "layers", "networks", "models",
     "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
     "federations", "simulation", "results", "records", "tracking", "figures", "presets",
-    "experiment", "tables", "sweeps", "studies", "terminal", "cli",
+    "experiment", "tables", "sweeps", "studies", "terminal", "flags", "cli",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -15,7 +15,7 @@ from fairjax.types import Array
 
 
 def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
-    """Returns a perceptron with relu for the shapes of `train`.
+    """Returns a perceptron with relu and, as a rule, one hidden layer of 64.
 
     Args:
       train: the data set, whose examples are flattened.
@@ -43,7 +43,7 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
 
 
 def logistic(train: Dataset) -> Model:
-    """Returns multinomial logistic regression for the shapes of `train`.
+    """Returns multinomial logistic regression.
 
     Examples:
       >>> import jax
@@ -57,7 +57,7 @@ def logistic(train: Dataset) -> Model:
 def mnist_cnn(
     train: Dataset | None = None, *, convolution: Callable[..., Array] = conv_general_dilated
 ) -> Model:
-    """Returns the paper's MNIST network: conv 1-64 k3, conv 64-16 k7, dense 200, tanh.
+    """Returns the paper's MNIST network: conv 64 k3, conv 16 k7, dense 200, tanh.
 
     Args:
       train: gives the shapes; None: images `[32, 32, 1]` of ten classes, 104,242
@@ -79,7 +79,7 @@ def mnist_cnn(
 def cifar_cnn(
     train: Dataset | None = None, *, convolution: Callable[..., Array] = conv_general_dilated
 ) -> Model:
-    """Returns the paper's CIFAR-10 network: conv 3-16 k5, 16-32 k5, dense 120 and 84, relu.
+    """Returns the paper's CIFAR-10 network: conv 16, 32 k5, dense 120, 84, relu.
 
     Args:
       train: gives the shapes; None: images `[32, 32, 3]` of ten classes, 121,182
@@ -151,7 +151,7 @@ def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
 
 
 def _text_cnn_for(train: Dataset) -> Model:
-    """Returns Kim's text CNN for the tokens of `train`.
+    """Returns Kim's text CNN: random embeddings of 300, three branches.
 
     Raises:
       ValueError: `train` does not hold tokens `[n, length]` with a vocabulary size.
