@@ -20,7 +20,13 @@ from fairjax.devices import start
 from fairjax.experiment import load_run
 from fairjax.studies import STUDIES, conduct
 from fairjax.sweeps import compare
-from fairjax.terminal import Watch, first_line, print_comparison, print_lines, print_result
+from fairjax.terminal import (
+    ProgressBar,
+    first_line,
+    print_comparison,
+    print_lines,
+    print_result,
+)
 
 Nested = tyro.conf.arg(name="")  # groups of flags stand under their own names
 if TYPE_CHECKING:
@@ -106,7 +112,7 @@ def _run(
     experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name
     try:
-        with Watch() as watch:
+        with ProgressBar() as watch:
             result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)
     except (RuntimeError, ValueError) as error:
         # What comes of XLA begins with the name of a status, whatever its type.
@@ -139,7 +145,7 @@ def _compare(
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
     experiment = flags.experiment(described)
     out = out or Path("runs") / f"compare-{experiment.name}"
-    with Watch() as watch:
+    with ProgressBar() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
     print_comparison(results)
     Console().print(f"Records: {out}", soft_wrap=True)

@@ -362,6 +362,8 @@ class Experiment:
         start: Progress | None,
     ) -> Iterator[Progress]:
         """Yields progress from a start on, and tells the watcher and the tracker."""
+        if watch is not None and start is None:  # compiling takes a while
+            watch(self.mechanism, 0, self.rounds)
         for progress in simulation.rounds(
             jax.random.key(self.seed),
             federation,

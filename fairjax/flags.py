@@ -96,7 +96,8 @@ def _annotated(field: dataclasses.Field, text: str) -> Any:
         settings["metavar"] = "NAME" if len(names) > 2 else f"{{{','.join(names)}}}"
         # Shells are to know the names, but a wrong name is better explained by `Experiment`.
         if "--tyro-write-completion" in sys.argv:
-            kind = Literal[names]
+            known: Any = Literal[names]
+            kind = known | None if field.default is None else known
     elif kind is not bool:
         settings["metavar"] = "FLOAT" if "float" in str(kind) else "INT"
     return Annotated[kind, tyro.conf.arg(**settings)]

@@ -108,18 +108,33 @@ def test_help_groups_every_field_of_an_experiment_and_says_its_default(capsys, m
     assert max(map(len, printed.splitlines())) <= 80
 
 
+def test_a_progress_bar_shows_rounds_speed_and_time_and_only_when_entered(capsys):
+    bar = fj.ProgressBar()
+    with pytest.raises(ValueError, match=r"`with fj.ProgressBar\(\) as bar"):
+        bar("cgsv", 0, 4)
+    with bar:
+        for done in (0, 1, 3, 4):
+            bar("cgsv", done, 4)
+    printed = capsys.readouterr()
+    assert re.search(r"cgsv .* 4/4 rounds +[\d.e+]+/s 0:00:0\d", printed.err)
+    assert printed.out == ""
+
+
 def test_shells_complete_flags_and_names(tmp_path):
     command = "from fairjax.cli import main; main()"
     path = tmp_path / "completion"
     given = [sys.executable, "-c", command, "--tyro-write-completion", "bash", str(path)]
-    subprocess.run(given, check=True)
+    written = subprocess.run(given, capture_output=True, text=True, check=True)
+    assert (written.stdout, written.stderr) == ("", "")
     script = f"""
         source {path}
         COMP_WORDS=(fairjax run --mechanism shap) COMP_CWORD=3
         _tyro_fairjax && echo "${{COMPREPLY[*]}}"
+        COMP_WORDS=(fairjax run --optim) COMP_CWORD=2
+        _tyro_fairjax && echo "${{COMPREPLY[*]}}"
     """
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["shapfed"]
+    assert done.stdout.split() == ["shapfed", "--optimizer"]
 
 
 @pytest.mark.parametrize(
