@@ -6,11 +6,13 @@ from fairjax.federations import Federation, Record, State, federation
 from fairjax.results import Result
 from fairjax.simulation import History, run
 from fairjax.sweeps import Sweep, compare, sweep
+from fairjax.terminal import ProgressBar
 
 __all__ = [
     "Experiment",
     "Federation",
     "History",
+    "ProgressBar",
     "Record",
     "Result",
     "State",

@@ -24,17 +24,16 @@ DATA = {
     "label_flip": "trains on the class C - 1 - y in place of y, at a rate",
     "label_flip_1_7": "trains on ones as sevens, and sevens as ones, at a rate",
     "label_noise": "trains on random classes, at a rate",
-    "feature_noise": "trains on examples with normal noise of a standard deviation, or on random "
-    "tokens at a rate",
+    "feature_noise": "trains on examples with normal noise, or on random tokens",
 }
 UPLOADS = {
     "free_rider_zero": "uploads zeros",
     "free_rider_noise": "uploads noise, uniform between plus and minus a bound",
     "free_rider_stale": "uploads its first update again and again",
-    "free_rider_copy": "uploads the last aggregate, plus normal noise of a relative length",
+    "free_rider_copy": "uploads the last aggregate, plus noise of a relative length",
     "sign_flip": "uploads its update reversed, times a factor",
     "rescale": "uploads its update times a factor",
-    "collude": "uploads what the first such agent uploads, plus noise of a relative length",
+    "collude": "uploads what the first such agent does, plus relative noise",
     "broken_nan": "uploads NaN",
     "broken_inf": "uploads infinity",
 }

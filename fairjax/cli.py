@@ -4,7 +4,6 @@ Tables go to standard output, progress to standard error. A mistake ends with on
 sentence and exit code 2.
 """
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -16,46 +15,36 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import checks, data, mechanisms, models, report
+from fairjax import checks, data, flags, mechanisms, models, report
 from fairjax.behaviours import DATA, UPLOADS
 from fairjax.devices import start
-from fairjax.experiment import Experiment, load_run
+from fairjax.experiment import load_run
 from fairjax.results import Result
 from fairjax.studies import STUDIES, conduct
 from fairjax.sweeps import compare, load_comparison
-from fairjax.terminal import Watch, first_line, print_comparison, print_lines, print_result
+from fairjax.terminal import (
+    ProgressBar,
+    first_line,
+    print_comparison,
+    print_lines,
+    print_result,
+)
 
-
-def _flags(name: str, *without: str) -> Any:
-    """Returns a dataclass with the fields of `Experiment`, for tyro to make flags of."""
-    fields = [field for field in dataclasses.fields(Experiment) if field.name not in without]
-    return dataclasses.make_dataclass(
-        name,
-        [(field.name, field.type, field.default) for field in fields],
-        kw_only=True,
-        namespace={"__doc__": Experiment.__doc__},
-    )
-
-
+Nested = tyro.conf.arg(name="")  # groups of flags stand under their own names
 if TYPE_CHECKING:
-    RunFlags = Experiment
-    CompareFlags = Experiment
+    RunFlags = Any
+    CompareFlags = Any
 else:
-    RunFlags = _flags("RunFlags", "options", "behaviours")
-    CompareFlags = _flags("CompareFlags", "options", "behaviours", "mechanism")
-Options = Annotated[
-    tuple[str, ...],
-    tyro.conf.arg(metavar="NAME=VALUE", help="further arguments of the mechanism's factory"),
-]
+    RunFlags = Annotated[flags.flags(), Nested]
+    CompareFlags = Annotated[flags.flags("options", "mechanism"), Nested]
 FILE_WIDTH = 200  # characters of a study's tables, where they go to a file
 Resume = tyro.conf.FlagConversionOff[bool]  # --resume False
-Behaviours = Annotated[
-    tuple[str, ...],
-    tyro.conf.arg(
-        metavar="NAME=NUMBER[:STRENGTH]",
-        help="how many agents behave how, free_rider_noise=2 or label_noise=1:0.3 for example",
-    ),
-]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+Number = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
+Mechanisms = Annotated[str, tyro.conf.arg(metavar="NAMES")]
+Study = Annotated[str, tyro.conf.arg(metavar="NAME")]
+Tools = Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: none)")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -98,38 +87,35 @@ def _complain(sentence: str) -> None:
 
 
 def _run(
-    flags: RunFlags,
-    options: Options = (),
-    behaviours: Behaviours = (),
-    out: Path | None = None,
+    described: RunFlags,
+    out: Folder = None,
     resume: Resume = True,
-    devices: int | None = None,
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
+    track: Tools = "",
+    devices: Number = None,
+    coordinator: Address = None,
+    num_processes: Number = None,
+    process_id: Number = None,
 ) -> None:
     """Run one experiment, and the standalone run beside it.
 
     Args:
-      flags: the experiment.
-      options: further arguments of the mechanism's factory.
-      behaviours: how many agents behave how.
-      out: directory for records and figures; by default one below runs/ that is named
-        after the experiment, so that the same command finds it again.
+      described: the experiment.
+      out: directory for records and figures; by default one below runs/ for the experiment.
       resume: go on with a run that was stopped; False: start over.
-      devices: how many devices of each process agents are spread over; a CPU is divided.
-      coordinator: HOST:PORT of the first of several processes, which all give the same command.
-      num_processes: how many processes run.
+      track: csv, tensorboard or wandb, or several with commas: get every round's scalars.
+      devices: how many of each process agents are spread over; by default all, of a CPU one.
+      coordinator: the first of several processes, which all give the same command.
+      num_processes: how many processes run, at least 1.
       process_id: which of them this is, from 0; the first writes and prints.
     """
     mesh = start(
         devices, coordinator=coordinator, num_processes=num_processes, process_id=process_id
     )
-    experiment = _experiment(flags, options, behaviours)
+    experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name
     try:
-        with Watch() as watch:
-            result = experiment.run(out, resume, mesh=mesh, watch=watch)
+        with ProgressBar() as watch:
+            result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)
     except (RuntimeError, ValueError) as error:
         # What comes of XLA begins with the name of a status, whatever its type.
         if num_processes is None or not re.match("[A-Z_]+: ", str(error)):
@@ -145,39 +131,37 @@ def _run(
 
 
 def _compare(
-    flags: CompareFlags,
-    mechanisms: str = "cgsv,fedavg,standalone",
-    behaviours: Behaviours = (),
-    out: Path | None = None,
+    described: CompareFlags,
+    mechanisms: Mechanisms = "cgsv,fedavg,standalone",
+    out: Folder = None,
     resume: Resume = True,
 ) -> None:
     """Run several mechanisms on the same shards, and print one table.
 
     Args:
-      flags: the experiment.
+      described: the experiment.
       mechanisms: names, separated by commas.
-      behaviours: how many agents behave how.
       out: directory with one run per mechanism below it; by default below runs/.
       resume: go on with runs that were stopped; False: start over.
     """
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
-    experiment = _experiment(flags, (), behaviours)
+    experiment = flags.experiment(described)
     out = out or Path("runs") / f"compare-{experiment.name}"
-    with Watch() as watch:
+    with ProgressBar() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
     _leave(results, out)
 
 
 def _study(
-    name: tyro.conf.Positional[str],
+    name: tyro.conf.Positional[Study],
     quick: bool = False,
-    out: Path | None = None,
+    out: Folder = None,
     resume: Resume = True,
 ) -> None:
     """Conduct a study: a table with means and spreads over seeds, and a figure.
 
     Args:
-      name: of the study; `fairjax list` names them.
+      name: of the study; `fairjax list` explains them.
       quick: a small version, for two cores and minutes.
       out: directory for the results and their parts; by default one below runs/.
       resume: go on with a study that was stopped; False: start over.
@@ -215,7 +199,7 @@ def _show(directory: tyro.conf.Positional[Path]) -> None:
 
 
 def _list() -> None:
-    """List mechanisms, data sets, splits and models."""
+    """List mechanisms, data sets, splits, behaviours, studies and models, a line each."""
     console = Console()
     console.print("[bold]Mechanisms[/bold]  --mechanism")
     print_lines({name: first_line(factory) for name, factory in mechanisms.REGISTRY.items()})
@@ -226,7 +210,7 @@ def _list() -> None:
     console.print("[bold]Behaviours[/bold]  --behaviours NAME=NUMBER[:STRENGTH]")
     print_lines({**DATA, **UPLOADS})
     console.print("[bold]Studies[/bold]  fairjax study NAME")
-    print_lines({name: study.question.split(". ")[0] for name, study in STUDIES.items()})
+    print_lines({name: study.question.partition("? ")[0] + "?" for name, study in STUDIES.items()})
     console.print("[bold]Models[/bold]  --model")
     print_lines({name: first_line(factory) for name, factory in models.REGISTRY.items()})
 
@@ -241,34 +225,3 @@ def _leave(results: Result | Mapping[str, Result], out: Path) -> None:
         path = report.write_comparison(results, out)
     for line in (f"Records and figures: {out}", f"Report: {path}"):
         Console().print(line, soft_wrap=True, highlight=False)
-
-
-def _experiment(flags: Any, options: tuple[str, ...], behaviours: tuple[str, ...]) -> Experiment:
-    return Experiment(
-        **dataclasses.asdict(flags),
-        options=dict(map(_option, options)),
-        behaviours=dict(map(_behaviour, behaviours)),
-    )
-
-
-def _behaviour(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    number, colon, strength = value.partition(":")
-    try:
-        return name, (int(number), float(strength)) if colon else int(number)
-    except ValueError:
-        raise ValueError(
-            f"`behaviours` must be of the form NAME=NUMBER or NAME=NUMBER:STRENGTH, got {text!r}."
-        ) from None
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ValueError(f"`options` must be of the form NAME=VALUE, got {text!r}.")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, value

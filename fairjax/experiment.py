@@ -22,7 +22,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from fairjax import checks, data, mechanisms, models, records, simulation
+from fairjax import checks, data, mechanisms, models, records, simulation, tracking
 from fairjax.behaviours import Behaviour, assign, change_data, names
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, federation
@@ -47,34 +47,36 @@ class Experiment:
     has some. `resolved()` says which.
 
     Attributes:
-      dataset: a name of `fairjax.data.load`.
-      split: "power_law", "uniform", "class_imbalance" or "dirichlet".
-      num_agents: number of agents N.
-      samples_per_agent: examples per agent on average; None: the paper's number for
+      dataset: a name of `fairjax.data.load`; `fairjax list` explains all names.
+      split: how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".
+      num_agents: number of agents N, at least 1.
+      samples_per_agent: examples per agent on average, at least 1; None: the paper's number for
         the data set, else all data.
-      model: a name of `fairjax.models.REGISTRY`.
-      mechanism: a name of `fairjax.mechanisms.REGISTRY`.
-      beta: altruism degree of mechanisms that have one, above 0.
-      alpha: memory of importance, in [0, 1].
+      model: what every agent trains, a name of `fairjax.models.REGISTRY`.
+      mechanism: what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`.
+      beta: altruism degree, above 0: the larger, the more alike rewards are; None: the
+        mechanism's own.
+      alpha: memory of importance from round to round, in [0, 1].
       gamma: length of rescaled uploads, above 0.
-      rounds: number of rounds T.
-      local_epochs: local epochs per round.
-      batch_size: examples per local step.
-      optimizer: "sgd" or "adam".
+      rounds: number of rounds T, at least 1.
+      local_epochs: passes over its shard that an agent makes per round, at least 1.
+      batch_size: examples per local step, at least 1.
+      optimizer: of local steps, "sgd" or "adam".
       learning_rate: at the start, above 0.
-      learning_rate_decay: factor per round or epoch, in (0, 1].
-      decay_per: "round" or "epoch".
+      learning_rate_decay: factor per round or local epoch, in (0, 1].
+      decay_per: what the decay counts, "round" or "epoch".
       local_steps: "all", or "last_batch" as in early versions of the authors' program.
-      eval_every: evaluate after every so many rounds, and after the last.
-      eval_examples: evaluate on so many of the test examples, the same ones always; None: all.
-      compute_dtype: "float32", or "bfloat16": what networks compute in. Parameters, updates
+      eval_every: evaluate after every so many rounds, at least 1, and after the last.
+      eval_examples: how many of the test examples models are evaluated on, at least 1, the same
+        ones always; None: all.
+      compute_dtype: what networks compute in, "float32" or "bfloat16". Parameters, updates
         and losses stay float32.
-      agents_at_once: how many agents are vectorised; None: picked for the device.
+      agents_at_once: how many agents are vectorised, at least 1; None: picked for the device.
       behaviours: for names of `fairjax.behaviours` a number of agents, or a pair (number,
-        strength); the seed draws who. The standalone run has what they do to data.
+        strength). The seed draws who. The standalone run has what they do to data.
       record_updates: keep all uploads in the history, T N D numbers, for contributions
         of the whole run.
-      seed: everything random follows from it.
+      seed: everything random follows from it; a whole number, at least 0.
       options: further arguments of the mechanism's factory.
 
     Raises:
@@ -261,6 +263,7 @@ class Experiment:
         *,
         mesh: Mesh | None = None,
         watch: Watcher | None = None,
+        track: str | Sequence[str] = (),
         standalone: Result | None = None,
     ) -> Result:
         """Runs the experiment, or goes on with it, and returns its result.
@@ -272,7 +275,10 @@ class Experiment:
           resume: False: start over, and replace what `out` holds of this experiment.
           mesh: devices that agents are spread over, of one process or several; each process
             calls this, and the first writes. A run may go on on other devices.
-          watch: called with what runs, the rounds played and their number.
+          watch: called with what runs, the rounds played and their number; a
+            `fairjax.ProgressBar` for example.
+          track: names of `fairjax.tracking.TOOLS`, "csv", "tensorboard" or "wandb", that get
+            the scalars of every round as it is played. A finished run writes nothing.
           standalone: the result of the standalone mechanism on the same shards, where
             it is known already.
 
@@ -281,10 +287,11 @@ class Experiment:
 
         Raises:
           ValueError: `out` belongs to another experiment or cannot be written, or the
-            data are not to be had.
+            data are not to be had, or a tool of `track` is not installed.
         """
         description = self.description()
         out = None if out is None else Path(out)
+        tools = tracking.checked(track, out)
         record: dict[str, Any] = {"experiment": description}
         if out is not None:
             record = records.claim(out, description)
@@ -301,13 +308,17 @@ class Experiment:
         if self.mechanism != "standalone" and standalone is None:
             below = None if out is None else out / "standalone"
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
-        stages = functools.partial(self._stages, federation, shards, test, watch, clock)
-        if out is None:
-            *_, last = stages(None)
-        else:
-            last = self._checkpointed(stages, federation, shards, out, resume, clock)
-        simulation.forget_programs()  # of a federation that nobody else knows
-        result = self._result(last, shards, standalone)
+        with tracking.opened(tools, out, self.name, description, resume) as tracker:
+            stages = functools.partial(
+                self._stages, federation, shards, test, watch, clock, tracker
+            )
+            if out is None:
+                *_, last = stages(None)
+            else:
+                last = self._checkpointed(stages, federation, shards, out, resume, clock)
+            simulation.forget_programs()  # of a federation that nobody else knows
+            result = self._result(last, shards, standalone)
+            tracker.finish(result)
         if out is not None:
             with clock.part("records"):
                 records.write_history(out, result.history)
@@ -354,9 +365,12 @@ class Experiment:
         test: Dataset,
         watch: Watcher | None,
         clock: records.Clock,
+        tracker: tracking.Tracker,
         start: Progress | None,
     ) -> Iterator[Progress]:
-        """Yields progress from a start on, and tells clock and watcher."""
+        """Yields progress from a start on, and tells clock, watcher and tracker."""
+        if watch is not None and start is None:  # compiling takes a while
+            watch(self.mechanism, 0, self.rounds)
         began = time.monotonic()
         for progress in simulation.rounds(
             jax.random.key(self.seed),
@@ -371,6 +385,8 @@ class Experiment:
             clock.chunk(time.monotonic() - began)
             if watch is not None:
                 watch(self.mechanism, min(progress.num_rounds, self.rounds), self.rounds)
+            # How the last round's models are once trained, the next round shows.
+            tracker.rounds(simulation.history(progress, progress.num_rounds - 1))
             yield progress
             began = time.monotonic()
 

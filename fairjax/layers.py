@@ -144,8 +144,8 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
 
     Rows and columns that fill no window are dropped. Apply it before a monotone activation: the
     result is the same, of fewer exponentials. The gradient of a window goes to its largest entry,
-    the first in reading order where several are equal, as in PyTorch. A NaN makes its window NaN where
-    it is differentiated; otherwise XLA's CPU may lose it.
+    the first in reading order where several are equal, as in PyTorch. A NaN makes its window NaN
+    where it is differentiated; otherwise XLA's CPU may lose it.
 
     Args:
       x: `[..., H, W, C]` images.

@@ -7,11 +7,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from fairjax.behaviours import HONEST
 from fairjax.results import Result
+
+SPEED_SECONDS = 3600.0  # over which the speed of rounds is estimated
 
 
 def print_result(result: Result) -> None:
@@ -91,32 +102,65 @@ def print_lines(lines: Mapping[str, str]) -> None:
 
 def first_line(function: Callable) -> str:
     """Returns what a docstring says first."""
-    return (function.__doc__ or "").splitlines()[0].removeprefix("Returns ").rstrip(".")
+    sentence = (function.__doc__ or "").splitlines()[0].partition(". ")[0]
+    return sentence.removeprefix("Returns ").rstrip(".")
 
 
-class Watch:
-    """A progress bar per run, on standard error; called as experiments ask of a watcher."""
+class ProgressBar:
+    """Shows how far runs are, how fast, and the time left; a watcher for `Experiment.run`.
+
+    One line per run: rounds, their speed without the time to compile, and an estimate of what
+    is left. On standard error in a terminal, below the cell in a notebook (by ipywidgets).
+
+    Raises:
+      ValueError: it is called outside of its `with`.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> experiment = fj.Experiment(num_agents=2, rounds=1, model="logistic")
+      >>> with fj.ProgressBar() as bar:
+      ...     result = experiment.run(watch=bar)
+    """
 
     def __init__(self):
         self._progress = Progress(
             TextColumn("{task.description:>14}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("rounds"),
-            TimeRemainingColumn(),
+            _Speed(),
+            TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(stderr=True),
+            speed_estimate_period=SPEED_SECONDS,
         )
         self._tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "ProgressBar":
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._progress.refresh()  # a notebook would keep what it drew last
         self._progress.stop()
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Shows how many rounds of a run have been played."""
+        if not self._progress.live.is_started:
+            raise ValueError(
+                "A progress bar must be entered: "
+                "`with fj.ProgressBar() as bar: experiment.run(watch=bar)`."
+            )
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done)
+
+
+class _Speed(ProgressColumn):
+    """Rounds per second, or seconds per round where they are slow."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.speed
+        if not speed:
+            return Text(" " * len("9.99 s/round"))
+        shown = f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s/round"
+        return Text(f"{shown:>12}", style="progress.data.speed")

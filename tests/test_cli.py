@@ -1,11 +1,17 @@
 """The command line, run as a user would, in this process."""
 
+import dataclasses
 import re
+import subprocess
+import sys
 
 import pytest
 
 import fairjax as fj
+from fairjax import flags
+from fairjax.behaviours import DATA, UPLOADS
 from fairjax.cli import main
+from fairjax.studies import STUDIES
 
 SMALL = ["--num-agents", "3", "--rounds", "2", "--model", "logistic", "--samples-per-agent", "20"]
 
@@ -33,6 +39,11 @@ def test_run_prints_a_row_per_agent_and_leaves_records_and_figures(tmp_path, cap
     drawn = ("partition", "accuracy", "contributions", "importance", "reward_fractions", "fairness")
     for name in drawn:
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tracking_from_the_command_line_leaves_its_files(tmp_path):
+    main(["run", *SMALL, "--track", "csv", "--out", str(tmp_path)])
+    assert len((tmp_path / "rounds.csv").read_text().splitlines()) == 1 + 2 * 3
 
 
 def test_show_prints_the_table_of_a_run_again(tmp_path, capsys):
@@ -72,6 +83,63 @@ def test_list_names_all_there_is(capsys):
         assert all(f" {name} " in printed for name in registry)
 
 
+def test_list_explains_each_name_on_one_line_of_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    registries = (
+        fj.mechanisms.REGISTRY, fj.data.DATASETS, fj.data.SPLITS, {**DATA, **UPLOADS}, STUDIES,
+        fj.models.REGISTRY,
+    )  # fmt: skip
+    assert len(lines) == sum(1 + len(registry) for registry in registries)
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_groups_every_field_of_an_experiment_and_says_its_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    printed = capsys.readouterr().out
+    for field in dataclasses.fields(fj.Experiment):
+        assert f"--{field.name.replace('_', '-')}" in printed
+    for group in flags.GROUPS:
+        assert f" {group} options " in printed
+    words = " ".join(printed.replace("│", " ").split())
+    assert "altruism degree, above 0: the larger" in words
+    assert "(default: chosen for the data set)" in words
+    assert "None" not in words
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_a_progress_bar_shows_rounds_speed_and_time_and_only_when_entered(capsys):
+    bar = fj.ProgressBar()
+    with pytest.raises(ValueError, match=r"`with fj.ProgressBar\(\) as bar"):
+        bar("cgsv", 0, 4)
+    with bar:
+        for done in (0, 1, 3, 4):
+            bar("cgsv", done, 4)
+    printed = capsys.readouterr()
+    assert re.search(r"cgsv .* 4/4 rounds +[\d.e+]+/s 0:00:0\d", printed.err)
+    assert printed.out == ""
+
+
+def test_shells_complete_flags_and_names(tmp_path):
+    command = "from fairjax.cli import main; main()"
+    path = tmp_path / "completion"
+    given = [sys.executable, "-c", command, "--tyro-write-completion", "bash", str(path)]
+    written = subprocess.run(given, capture_output=True, text=True, check=True)
+    assert (written.stdout, written.stderr) == ("", "")
+    script = f"""
+        source {path}
+        COMP_WORDS=(fairjax run --mechanism shap) COMP_CWORD=3
+        _tyro_fairjax && echo "${{COMPREPLY[*]}}"
+        COMP_WORDS=(fairjax run --optim) COMP_CWORD=2
+        _tyro_fairjax && echo "${{COMPREPLY[*]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["shapfed", "--optimizer"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -84,6 +152,7 @@ def test_list_names_all_there_is(capsys):
         (["run", "--options", "mask"], "of the form NAME=VALUE, got 'mask'"),
         (["run", "--model", "mnist_cnn"], "at least 20 x 20"),
         (["run", "--out", "/dev/null/run"], "`out` must be a directory that can be written"),
+        (["run", "--track", "cvs"], "Did you mean 'csv'?"),
         (["compare", "--mechanisms", ""], "`mechanisms` must be different names"),
         (["compare", "--mechanisms", "cgsv,fedavgg"], "Did you mean 'fedavg'?"),
         (["show", "nowhere"], "got nowhere, which holds none"),

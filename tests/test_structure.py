@@ -12,8 +12,8 @@ PACKAGE = Path(fj.__file__).parent
 ROOMS = [
     "types", "checks", "trees", "devices", "data", "fourier", "layers", "networks", "models",
     "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
-    "federations", "simulation", "results", "records", "figures", "presets", "experiment",
-    "tables", "sweeps", "studies", "terminal", "report", "cli", "bridges",
+    "federations", "simulation", "results", "records", "tracking", "figures", "presets",
+    "experiment", "tables", "sweeps", "studies", "terminal", "report", "flags", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -44,9 +44,9 @@ def test_a_module_imports_only_from_rooms_above_it(path):
 def test_the_public_surface_is_what_it_says():
     assert fj.__all__ == sorted(fj.__all__)
     assert set(fj.__all__) == {
-        "Experiment", "Federation", "History", "Record", "Result", "State", "Sweep", "compare",
-        "contributions", "data", "devices", "federation", "figures", "load_run", "mechanisms",
-        "metrics", "models", "rewards", "run", "sweep",
+        "Experiment", "Federation", "History", "ProgressBar", "Record", "Result", "State",
+        "Sweep", "compare", "contributions", "data", "devices", "federation", "figures",
+        "load_run", "mechanisms", "metrics", "models", "rewards", "run", "sweep",
     }  # fmt: skip
     assert all(getattr(fj, name).__doc__ for name in fj.__all__)
 

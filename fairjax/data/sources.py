@@ -28,7 +28,7 @@ DATASETS = {
     "fashion_mnist": "70,000 pictures of clothes, padded to 32x32, by TFDS",
     "cifar10": "60,000 photographs of ten kinds of objects, 32x32, by TFDS",
     "rt_polarity": "10,662 sentences of film reviews, half of them positive (MR)",
-    "sst_fine": "10,754 sentences of film reviews in five classes (Stanford's treebank)",
+    "sst_fine": "10,754 sentences of film reviews in five classes (SST)",
 }
 NUM_DIGITS_TEST = 360
 SMALL, BORDER = (28, 28, 1), 2  # images of this shape get a border, as in the paper

@@ -25,7 +25,7 @@ _POWER = 1.65911332899
 def uniform(
     train: Dataset, *, num_agents: int, seed: int = 0, samples_per_agent: int | None = None
 ) -> Shards:
-    """Returns shards of equal size, drawn without replacement.
+    """Returns shards of equal size, without replacement.
 
     Args:
       train: n examples.
@@ -56,7 +56,7 @@ def uniform(
 def power_law(
     train: Dataset, *, num_agents: int, seed: int = 0, samples_per_agent: int | None = None
 ) -> Shards:
-    """Returns shards whose sizes follow a power law, drawn without replacement.
+    """Returns shards whose sizes follow a power law, without replacement.
 
     Shares are evenly spread from the first to the last percentile of the power law x^a,
     a = 1.65911332899, and divided by their sum. The last agent has most.
@@ -91,7 +91,7 @@ def power_law(
 def class_imbalance(
     train: Dataset, *, num_agents: int, seed: int = 0, samples_per_agent: int | None = None
 ) -> Shards:
-    """Returns shards of equal size that know ever more classes, drawn with replacement.
+    """Returns equal shards that know ever more classes, with replacement.
 
     Agent i knows the first `int(linspace(1, C, N)[i])` classes: the first agent class 0
     alone, the last all of them. Its examples are spread evenly over its classes.
@@ -147,7 +147,7 @@ def dirichlet(
     samples_per_agent: int | None = None,
     concentration: float = 0.5,
 ) -> Shards:
-    """Returns shards with uneven mixtures of classes, drawn without replacement.
+    """Returns shards with uneven mixtures of classes, without replacement.
 
     For every class, proportions over agents are drawn from a symmetric Dirichlet. An
     agent left without any example is given one of those of the agent with most.

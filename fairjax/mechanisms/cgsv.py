@@ -31,7 +31,7 @@ def cgsv(
     contribution: str = "cosine",
     mask: str = "model",
 ) -> Mechanism:
-    """Returns the mechanism of the paper.
+    """Returns the paper's mechanism: cosines judge, masked aggregates pay.
 
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.

@@ -22,7 +22,7 @@ def proportional(
     longest: Scalar = 1.5,
     contribution: str = "mean_field",
 ) -> Mechanism:
-    """Returns rewards in proportion: who gives little learns little from those who give more.
+    """Returns rewards in proportion: who gives little learns little.
 
     At beta=1 an agent receives as much of another's upload as that one receives of its
     own, r_j min(1, r_i / r_j) = min(r_i, r_j): what agents of no more importance know, and

@@ -16,10 +16,11 @@ from fairjax.types import PerAgent, Scalar, Stacked
 
 
 def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
-    """Returns aggregation and rewards by class-wise similarity of the output layer.
+    """Returns aggregation and rewards by similarity of output layers.
 
-    Its state is the moving average `[N]`, zeros at first; the first round's aggregate
-    is weighted by shares of data. Negative judgements count as 0.
+    Similarity is taken class by class. The state is its moving average `[N]`, zeros at
+    first; the first round's aggregate is weighted by shares of data. Negative judgements
+    count as 0.
 
     Args:
       momentum: memory of the moving average, in [0, 1]. May be traced.

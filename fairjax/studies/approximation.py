@@ -217,8 +217,8 @@ def draw(found: Mapping[str, Table]) -> Figure:
 
 
 APPROXIMATION = Study(
-    question="How far from the exact cosine gradient Shapley values are the estimates that cost "
-    "one pass over the uploads (cosine, mean-field) or 150 permutations (sampled)?",
+    question="How far are estimates from exact Shapley values? Those of cosines cost one pass "
+    "over the uploads (cosine, mean-field) or 150 permutations (sampled).",
     cells=cells,
     tables=tables,
     draw=draw,

@@ -1,0 +1,174 @@
+"""Named models: those of `fairjax.networks` for a data set, and the registry of their names."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from fairjax import checks
+from fairjax.data import Dataset
+from fairjax.layers import conv_general_dilated
+from fairjax.models.base import Model
+from fairjax.models.modules import from_flax
+from fairjax.networks import MLP, CifarCNN, MnistCNN, TextCNN
+from fairjax.types import Array
+
+
+def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
+    """Returns a perceptron with relu and, as a rule, one hidden layer of 64.
+
+    Args:
+      train: the data set, whose examples are flattened.
+      hidden: widths of the hidden layers.
+
+    Raises:
+      ValueError: a width is not a whole number above 0, or `train` holds tokens, whose
+        numbers mean nothing to a perceptron.
+
+    Examples:
+      >>> import jax
+      >>> train = Dataset(x=jnp.zeros((5, 2, 2)), y=range(5), num_classes=5)
+      >>> model = mlp(train, hidden=(8,))
+      >>> jax.tree.map(jnp.shape, model.init(jax.random.key(0)))["head"]["kernel"]
+      (8, 5)
+    """
+    for width in hidden:
+        checks.count("hidden", width)
+    if train.vocabulary_size is not None:
+        raise ValueError(
+            "`train` must hold numbers for a perceptron or logistic regression, got tokens "
+            f"(vocabulary_size={train.vocabulary_size}). Take the text CNN."
+        )
+    return from_flax(MLP(tuple(hidden), train.num_classes), train, head="head")
+
+
+def logistic(train: Dataset) -> Model:
+    """Returns multinomial logistic regression.
+
+    Examples:
+      >>> import jax
+      >>> train = Dataset(x=jnp.zeros((5, 2, 2)), y=range(5), num_classes=5)
+      >>> jax.tree.map(jnp.shape, logistic(train).init(jax.random.key(0)))
+      {'head': {'bias': (5,), 'kernel': (4, 5)}}
+    """
+    return mlp(train, hidden=())
+
+
+def mnist_cnn(
+    train: Dataset | None = None, *, convolution: Callable[..., Array] = conv_general_dilated
+) -> Model:
+    """Returns the paper's MNIST network: conv 64 k3, conv 16 k7, dense 200, tanh.
+
+    Args:
+      train: gives the shapes; None: images `[32, 32, 1]` of ten classes, 104,242
+        parameters.
+      convolution: what convolves, with the arguments of `jax.lax.conv_general_dilated`.
+
+    Raises:
+      ValueError: the images are too small for the network.
+
+    Examples:
+      >>> import jax
+      >>> params = mnist_cnn().init(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+      104242
+    """
+    return _image_model(MnistCNN, train, convolution, channels=1, smallest=20)
+
+
+def cifar_cnn(
+    train: Dataset | None = None, *, convolution: Callable[..., Array] = conv_general_dilated
+) -> Model:
+    """Returns the paper's CIFAR-10 network: conv 16, 32 k5, dense 120, 84, relu.
+
+    Args:
+      train: gives the shapes; None: images `[32, 32, 3]` of ten classes, 121,182
+        parameters.
+      convolution: what convolves, with the arguments of `jax.lax.conv_general_dilated`.
+
+    Raises:
+      ValueError: the images are too small for the network.
+
+    Examples:
+      >>> import jax
+      >>> params = cifar_cnn().init(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+      121182
+    """
+    return _image_model(CifarCNN, train, convolution, channels=3, smallest=16)
+
+
+def _image_model(
+    module: Any,
+    train: Dataset | None,
+    convolution: Callable[..., Array],
+    channels: int,
+    smallest: int,
+) -> Model:
+    if train is None:
+        example = jnp.zeros((1, 32, 32, channels))
+        return from_flax(module(convolution=convolution), example, head="head")
+    shape = train.x.shape[1:]
+    if len(shape) != 3 or min(shape[:2]) < smallest:
+        raise ValueError(
+            f"`train` must hold images [height, width, channels] of at least {smallest} x "
+            f"{smallest} for {module.__name__}, got examples of shape {shape}."
+        )
+    return from_flax(module(train.num_classes, convolution), train, head="head")
+
+
+def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
+    """Returns Kim's text CNN: random embedding of 300, three branches of 128 filters of height 3.
+
+    Each branch's filters meet whole embeddings of 3 words in sequence; then relu, the maximum
+    over time, dropout of half, and a dense layer. Everything is trained.
+
+    Args:
+      vocabulary_size: how many tokens there are, at least 2.
+      num_classes: how many classes there are, at least 2.
+
+    Returns:
+      A `Model` of tokens `[B, L]`, L at least 3, with 300 `vocabulary_size` + 346,754
+      parameters for two classes. Without a key, `apply` drops nothing out.
+
+    Raises:
+      ValueError: a number is too small.
+
+    References:
+      Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014
+      ("CNN-rand"), there with filters of heights 3, 4 and 5.
+
+    Examples:
+      >>> import jax
+      >>> params = text_cnn(vocabulary_size=1000, num_classes=2).init(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params)) - 1000 * 300
+      346754
+    """
+    checks.count("vocabulary_size", vocabulary_size, least=2)
+    checks.count("num_classes", num_classes, least=2)
+    module = TextCNN(vocabulary_size, num_classes)
+    return from_flax(module, jnp.zeros((1, 3), jnp.int32), head="head")
+
+
+def _text_cnn_for(train: Dataset) -> Model:
+    """Returns Kim's text CNN: random embeddings of 300, three branches.
+
+    Raises:
+      ValueError: `train` does not hold tokens `[n, length]` with a vocabulary size.
+    """
+    if train.vocabulary_size is None or train.x.ndim != 2 or train.x.shape[1] < 3:
+        raise ValueError(
+            "`train` must hold tokens [n, length], of length 3 or more, and their "
+            f"`vocabulary_size`, for the text CNN, got examples of shape {train.x.shape[1:]} "
+            f"and vocabulary_size={train.vocabulary_size}."
+        )
+    return text_cnn(train.vocabulary_size, train.num_classes)
+
+
+REGISTRY = {
+    "mlp": mlp,
+    "logistic": logistic,
+    "mnist_cnn": mnist_cnn,
+    "cifar_cnn": cifar_cnn,
+    "text_cnn": _text_cnn_for,
+}
