@@ -125,3 +125,14 @@ def test_a_figure_in_html_is_its_text_and_knows_its_own_ids_only():
     assert "test accuracy (%)" in first
     assert "http" not in first
     assert first.replace("one-", "two-") == second
+
+
+def test_a_notebook_goes_on_showing_figures_after_one_of_ours():
+    # Its backend turns this on when the first figure is made.
+    plt.ioff()
+    try:
+        with fj.figures.styled():
+            plt.ion()
+        assert plt.isinteractive()
+    finally:
+        plt.ioff()

@@ -14,11 +14,10 @@ Of more than twenty agents three are shown, and a band for the others.
 
 from fairjax.figures.ends import comparison, fairness, partition
 from fairjax.figures.rounds import accuracy, contributions, importance, reward_fractions
-from fairjax.figures.style import COLUMN, STYLE, name_lines, svg, write
+from fairjax.figures.style import COLUMN, name_lines, styled, svg, write
 
 __all__ = [
     "COLUMN",
-    "STYLE",
     "accuracy",
     "comparison",
     "contributions",
@@ -27,6 +26,7 @@ __all__ = [
     "name_lines",
     "partition",
     "reward_fractions",
+    "styled",
     "svg",
     "write",
 ]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -35,7 +34,7 @@ def partition(shards: Shards, ax: Axes | None = None) -> Axes:
     """
     counts = shards.class_counts()
     num_agents, num_classes = counts.shape
-    with plt.rc_context(style.STYLE):
+    with style.styled():
         ax = style.axes_of(ax, height=float(np.clip(0.9 + 0.17 * num_agents, 1.6, 3.2)))
         # From a blue that paper shows.
         shades = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256)))
@@ -80,7 +79,7 @@ def fairness(result: Result, ax: Axes | None = None) -> Axes:
       >>> fairness(result).get_xlabel()
       'standalone test accuracy (%)'
     """
-    with plt.rc_context(style.STYLE):
+    with style.styled():
         ax = style.axes_of(ax)
         alone, final = 100 * result.standalone_accuracies, 100 * result.accuracies
         size, alpha = (36, 1.0) if len(alone) <= style.MOST_LINES else (10, 0.6)
@@ -123,7 +122,7 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
     values = [f"{results[name].fairness:.3f}" if name in results else "" for name in rows]
     num_agents = len(first.shard_sizes)
     size, alpha = (26, 0.9) if num_agents <= style.MOST_LINES else (8, 0.4)
-    with plt.rc_context(style.STYLE):
+    with style.styled():
         ax = style.axes_of(ax, height=1.3 + 0.22 * len(rows))
         for line, accuracies in enumerate(rows.values()):
             ax.scatter(

@@ -5,7 +5,6 @@ A cross marks a round in which an agent's upload was excluded.
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -32,7 +31,7 @@ def accuracy(result: Result, ax: Axes | None = None) -> Axes:
       >>> accuracy(result).get_ylabel()
       'test accuracy (%)'
     """
-    with plt.rc_context(style.STYLE):
+    with style.styled():
         ax = style.axes_of(ax)
         _lines(ax, result, 100 * result.history.accuracies)
         num_agents = len(result.shard_sizes)
@@ -62,7 +61,7 @@ def contributions(result: Result, ax: Axes | None = None) -> Axes:
       >>> contributions(result).get_ylabel()
       'contribution'
     """
-    with plt.rc_context(style.STYLE):
+    with style.styled():
         ax = style.axes_of(ax)
         ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
         _judged(ax, result, result.history.contributions, "contribution")
@@ -86,7 +85,7 @@ def importance(result: Result, ax: Axes | None = None) -> Axes:
       >>> importance(result).get_ylabel()
       'importance'
     """
-    with plt.rc_context(style.STYLE):
+    with style.styled():
         ax = style.axes_of(ax)
         equal = 1 / len(result.shard_sizes)
         ax.axhline(equal, color="0.6", linewidth=0.8, zorder=0, label="equal")
@@ -111,7 +110,7 @@ def reward_fractions(result: Result, ax: Axes | None = None) -> Axes:
       >>> reward_fractions(result).get_ylabel()
       'reward fraction'
     """
-    with plt.rc_context(style.STYLE):
+    with style.styled():
         ax = style.axes_of(ax)
         _judged(ax, result, result.history.fractions, "reward fraction")
         ax.set_ylim(-0.03, 1.05)

@@ -1,8 +1,9 @@
 """Style: what all figures share. Sizes, colours, legends, and how a figure is written."""
 
+import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ STYLE: Any = {
     "savefig.dpi": 200,
 }
 MOST_LINES, MOST_NAMES = 20, 6  # agents that are drawn, and named, one by one
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Has what is drawn within look alike."""
+    with plt.rc_context(STYLE):
+        yield
+        interactive = plt.isinteractive()
+    # A notebook turns it on with its first figure: it must not be forgotten again.
+    matplotlib.interactive(interactive)
 
 
 def axes_of(ax: Axes | None, height: float = 2.6) -> Axes:
@@ -90,7 +101,7 @@ def number_ticks(axis: Axis, num: int) -> None:
 
 def write(figure: Figure, path: Path) -> Path:
     """Writes a figure as PNG, closes it, and returns the path."""
-    with plt.rc_context(STYLE):
+    with styled():
         figure.savefig(path)
     plt.close(figure)
     return path

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from fairjax.experiment import Experiment
-from fairjax.figures import STYLE
+from fairjax.figures import styled
 from fairjax.studies import grid
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.sweeps import sweep
@@ -66,7 +66,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
     panels = list(dict.fromkeys(tuple(row[key] for key in keys) for row in table.rows))
     places = list(range(len(BETAS)))
     labels = [f"{beta:g}" for beta in BETAS[:-1]] + ["10⁷"]
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             2, len(panels), figsize=(0.6 + 2.9 * len(panels), 4.4), sharex=True, squeeze=False,
             layout="constrained",

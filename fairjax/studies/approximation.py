@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from fairjax import contributions, trees
 from fairjax.experiment import Experiment
-from fairjax.figures import STYLE
+from fairjax.figures import styled
 from fairjax.studies.base import Cell, Rows, Study
 from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
@@ -185,7 +185,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
     """Draws errors over the number of agents, of parameters, and by kind of uploads."""
     (table,) = found.values()
     labels = {"agents": "agents (1,000 parameters)", "parameters": "parameters (10 agents)"}
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             1, 3, figsize=(9.2, 3.2), width_ratios=(1, 1, 1.6), sharey=True, layout="constrained"
         )

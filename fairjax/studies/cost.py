@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fairjax import mechanisms
 from fairjax.experiment import Experiment
-from fairjax.figures import STYLE, name_lines
+from fairjax.figures import name_lines, styled
 from fairjax.mechanisms.eci import MAX_EXACT_AGENTS
 from fairjax.studies.base import Cell, Rows, Study
 from fairjax.tables import Table, spreads
@@ -86,7 +86,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
     (table,) = found.values()
     names = list(dict.fromkeys(row["mechanism"] for row in table.rows))
     counts = list(dict.fromkeys(row["num_agents"] for row in table.rows))
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             1, len(counts), figsize=(1.2 + 2.4 * len(counts), 0.25 * len(names) + 1.2),
             sharey=True, sharex=True, squeeze=False, layout="constrained",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fairjax import behaviours
 from fairjax.experiment import Experiment
-from fairjax.figures import STYLE, name_lines
+from fairjax.figures import name_lines, styled
 from fairjax.results import Result
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.sweeps import sweep
@@ -84,7 +84,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
         "honest_%": "test accuracy (%; hollow: dishonest)",
     }
     colours = dict(zip(MEASURES, ("#d55e00", "#0072b2"), strict=True))
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             1, 3, figsize=(8.4, 0.25 * len(names) + 1.3), sharey=True, layout="constrained"
         )

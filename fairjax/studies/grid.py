@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fairjax import mechanisms
 from fairjax.experiment import Experiment
-from fairjax.figures import STYLE, name_lines
+from fairjax.figures import name_lines, styled
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.sweeps import Sweep, sweep
 from fairjax.tables import Spread, Table, spreads
@@ -138,7 +138,7 @@ def draw(found: Mapping[str, Table], label: str, filled: str, hollow: str) -> Fi
     whole, panels = found["all"], [title for title in found if title != "all"]
     names = list(dict.fromkeys(row["mechanism"] for row in whole.rows))
     height = 0.3 * len(names) + 1.2
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             1, len(panels), figsize=(1.2 + 2.9 * len(panels), height), sharey=True, squeeze=False,
             layout="constrained",

@@ -18,7 +18,7 @@ from fairjax import data, trees
 from fairjax.data import Shards
 from fairjax.experiment import Experiment
 from fairjax.federations import State
-from fairjax.figures import STYLE
+from fairjax.figures import styled
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.tables import Table, spreads
 from fairjax.types import Key, PerAgent, PerRound
@@ -116,7 +116,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
     splits = list(dict.fromkeys(row["split"] for row in whole.rows))
     num_agents = 1 + max(row["agent"] for row in whole.rows)
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.88, num_agents))
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             len(splits), len(MECHANISMS), figsize=(1.9 * len(MECHANISMS), 2.0 * len(splits) + 0.5),
             sharex=True, sharey=True, squeeze=False, layout="constrained",

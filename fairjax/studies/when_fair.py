@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from fairjax import metrics, trees
 from fairjax.experiment import Experiment
-from fairjax.figures import STYLE, name_lines
+from fairjax.figures import name_lines, styled
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan
 from fairjax.results import Result
 from fairjax.studies import grid
@@ -206,7 +206,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
     whole = found["all"]
     names = list(dict.fromkeys(row["variant"] for row in whole.rows))
     settings = list(dict.fromkeys(row["setting"] for row in whole.rows))
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             len(settings), len(LABELS), sharey=True, squeeze=False, layout="constrained",
             figsize=(10, (0.24 * len(names) + 0.8) * len(settings) + 0.4),
