@@ -11,21 +11,19 @@ import functools
 import hashlib
 import inspect
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from fairjax import checks, data, mechanisms, models, records, simulation, tracking
 from fairjax.behaviours import Behaviour, assign, change_data, names
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, federation
+from fairjax.playing import Rounds, Watcher
 from fairjax.presets import SETTINGS, Settings
 from fairjax.results import Result
 from fairjax.simulation import Progress
@@ -34,9 +32,6 @@ from fairjax.training import accuracy
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields that go to mechanisms which take them
 VALIDATION_SHARE = 0.1
-CHECKPOINT_SECONDS = 2.0
-
-Watcher = Callable[[str, int, int], None]  # what runs, rounds played, rounds in all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -309,13 +304,8 @@ class Experiment:
             below = None if out is None else out / "standalone"
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
         with tracking.opened(tools, out, self.name, description, resume) as tracker:
-            stages = functools.partial(
-                self._stages, federation, shards, test, watch, clock, tracker
-            )
-            if out is None:
-                *_, last = stages(None)
-            else:
-                last = self._checkpointed(stages, federation, shards, out, resume, clock)
+            rounds = self._rounds(federation, shards, test)
+            last = rounds.play(out, resume, clock, tracker, watch)
             simulation.forget_programs()  # of a federation that nobody else knows
             result = self._result(last, shards, standalone)
             tracker.finish(result)
@@ -358,73 +348,15 @@ class Experiment:
     def _mechanism_takes(self) -> list[str]:
         return list(inspect.signature(mechanisms.REGISTRY[self.mechanism]).parameters)
 
-    def _stages(
-        self,
-        federation: Federation,
-        shards: Shards,
-        test: Dataset,
-        watch: Watcher | None,
-        clock: records.Clock,
-        tracker: tracking.Tracker,
-        start: Progress | None,
-    ) -> Iterator[Progress]:
-        """Yields progress from a start on, and tells clock, watcher and tracker."""
-        if watch is not None and start is None:  # compiling takes a while
-            watch(self.mechanism, 0, self.rounds)
-        began = time.monotonic()
-        for progress in simulation.rounds(
-            jax.random.key(self.seed),
-            federation,
-            shards,
-            test,
+    def _rounds(self, federation: Federation, shards: Shards, test: Dataset) -> Rounds:
+        return Rounds(
+            name=self.mechanism,
+            federation=federation,
+            shards=shards,
+            test=test,
+            seed=self.seed,
             num_rounds=self.rounds,
             eval_every=self.resolved().eval_every or 1,
-            record_updates=self.record_updates,
-            start=start,
-        ):
-            clock.chunk(time.monotonic() - began)
-            if watch is not None:
-                watch(self.mechanism, min(progress.num_rounds, self.rounds), self.rounds)
-            # How the last round's models are once trained, the next round shows.
-            tracker.rounds(simulation.history(progress, progress.num_rounds - 1))
-            yield progress
-            began = time.monotonic()
-
-    def _checkpointed(
-        self,
-        stages: Callable[[Progress | None], Iterator[Progress]],
-        federation: Federation,
-        shards: Shards,
-        out: Path,
-        resume: bool,
-        clock: records.Clock,
-    ) -> Any:
-        """Returns the last of the stages, from the last checkpoint on, saving now and then."""
-        with records.Checkpoints(out) as checkpoints:
-            if not resume:
-                checkpoints.delete()
-            with clock.part("records"):
-                start = progress = checkpoints.load(self._beginning(federation, shards))
-            saved = time.monotonic()
-            for progress in stages(start):
-                finished = progress.num_rounds > self.rounds
-                # All processes save together, when the first one's clock says so.
-                due = multihost_utils.broadcast_one_to_all(
-                    time.monotonic() - saved > CHECKPOINT_SECONDS
-                )
-                if finished or due:
-                    with clock.part("records"):
-                        checkpoints.save(progress)
-                    records.write_json(out / records.TIME, clock.seconds())
-                    saved = time.monotonic()
-        return progress
-
-    def _beginning(self, federation: Federation, shards: Shards) -> Progress:
-        return simulation.beginning(
-            jax.random.key(self.seed),
-            federation,
-            shards,
-            num_rounds=self.rounds,
             record_updates=self.record_updates,
         )
 
@@ -474,12 +406,11 @@ def load_run(out: str | Path) -> Result:
         )
     record = records.read_json(out / records.EXPERIMENT)
     experiment = Experiment(**record["experiment"])
-    shards, _ = experiment.shards()
+    shards, test = experiment.shards()
     federation = experiment.federation(shards, record["agents_at_once"])
     summary = records.read_json(out / records.RESULT)
     with records.Checkpoints(out) as checkpoints:
-        like = experiment._beginning(federation, shards)
-        progress = checkpoints.load(like)
+        progress = checkpoints.load(experiment._rounds(federation, shards, test).beginning())
     if progress is None:
         raise ValueError(f"The final state of the run in {out} is missing.")
     return Result(

@@ -111,8 +111,8 @@ def test_a_run_that_is_not_finished_or_not_there_is_not_loaded(tmp_path):
 
 SCRIPT = """
 import sys, time, fairjax as fj
-import fairjax.experiment
-fairjax.experiment.CHECKPOINT_SECONDS = 0.0
+import fairjax.playing
+fairjax.playing.CHECKPOINT_SECONDS = 0.0
 slow = float(sys.argv[2])
 fj.Experiment(num_agents=3, rounds=400, model="logistic", samples_per_agent=20, eval_every=50).run(
     sys.argv[1], watch=lambda name, done, total: time.sleep(slow)

@@ -12,7 +12,7 @@ PACKAGE = Path(fj.__file__).parent
 ROOMS = [
     "types", "checks", "trees", "devices", "data", "fourier", "layers", "networks", "models",
     "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
-    "federations", "simulation", "results", "records", "tracking", "figures", "presets",
+    "federations", "simulation", "results", "records", "tracking", "playing", "figures", "presets",
     "experiment", "tables", "sweeps", "studies", "terminal", "report", "flags", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))

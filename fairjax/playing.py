@@ -1,0 +1,115 @@
+"""Playing: the rounds of one run, timed, shown, tracked, and checkpointed.
+
+checkpoint -> stages of rounds -> clock, watcher, tracker -> checkpoint -> the last stage
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+
+from fairjax import records, simulation
+from fairjax.data import Dataset, Shards
+from fairjax.federations import Federation
+from fairjax.simulation import Progress
+from fairjax.tracking import Tracker
+
+CHECKPOINT_SECONDS = 2.0
+
+Watcher = Callable[[str, int, int], None]  # what runs, rounds played, rounds in all
+
+
+class Rounds(NamedTuple):
+    """The rounds of a run: all that their bits follow from."""
+
+    name: str  # that a watcher is told
+    federation: Federation
+    shards: Shards
+    test: Dataset
+    seed: int
+    num_rounds: int
+    eval_every: int
+    record_updates: bool
+
+    def beginning(self) -> Progress:
+        """Returns the progress before the first round."""
+        return simulation.beginning(
+            jax.random.key(self.seed),
+            self.federation,
+            self.shards,
+            num_rounds=self.num_rounds,
+            record_updates=self.record_updates,
+        )
+
+    def play(
+        self,
+        out: Path | None,
+        resume: bool,
+        clock: records.Clock,
+        tracker: Tracker,
+        watch: Watcher | None,
+    ) -> Progress:
+        """Returns the progress after the last round.
+
+        Args:
+          out: the directory for checkpoints; None: there are none.
+          resume: go on from the last checkpoint; False: drop it.
+          clock: takes the times of stages and of checkpoints.
+          tracker: takes every round's scalars.
+          watch: called with the name, the rounds played and their number.
+        """
+        if out is None:
+            *_, last = self._stages(None, clock, tracker, watch)
+            return last
+        with records.Checkpoints(out) as checkpoints:
+            if not resume:
+                checkpoints.delete()
+            beginning = self.beginning()
+            with clock.part("records"):
+                start = checkpoints.load(beginning)
+            progress = beginning if start is None else start
+            saved = time.monotonic()
+            for progress in self._stages(start, clock, tracker, watch):
+                finished = progress.num_rounds > self.num_rounds
+                # All processes save together, when the first one's clock says so.
+                due = multihost_utils.broadcast_one_to_all(
+                    time.monotonic() - saved > CHECKPOINT_SECONDS
+                )
+                if finished or due:
+                    with clock.part("records"):
+                        checkpoints.save(progress)
+                    records.write_json(out / records.TIME, clock.seconds())
+                    saved = time.monotonic()
+        return progress
+
+    def _stages(
+        self,
+        start: Progress | None,
+        clock: records.Clock,
+        tracker: Tracker,
+        watch: Watcher | None,
+    ) -> Iterator[Progress]:
+        """Yields progress from a start on, and tells clock, watcher and tracker."""
+        if watch is not None and start is None:  # compiling takes a while
+            watch(self.name, 0, self.num_rounds)
+        began = time.monotonic()
+        for progress in simulation.rounds(
+            jax.random.key(self.seed),
+            self.federation,
+            self.shards,
+            self.test,
+            num_rounds=self.num_rounds,
+            eval_every=self.eval_every,
+            record_updates=self.record_updates,
+            start=start,
+        ):
+            clock.chunk(time.monotonic() - began)
+            if watch is not None:
+                watch(self.name, min(progress.num_rounds, self.num_rounds), self.num_rounds)
+            # How the last round's models are once trained, the next round shows.
+            tracker.rounds(simulation.history(progress, progress.num_rounds - 1))
+            yield progress
+            began = time.monotonic()
