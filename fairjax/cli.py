@@ -146,7 +146,8 @@ def _compare(
     """
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
     experiment = flags.experiment(described)
-    out = out or Path("runs") / f"compare-{experiment.name}"
+    # Other mechanisms are another comparison, whose page must not replace this one's.
+    out = out or Path("runs") / f"compare-{experiment.name}" / "-".join(names)
     with ProgressBar() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
     _leave(results, out)

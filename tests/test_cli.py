@@ -76,6 +76,13 @@ def test_compare_prints_a_row_per_mechanism(tmp_path, capsys):
     assert "all final accuracies are equal" in printed
 
 
+def test_comparisons_of_other_mechanisms_keep_their_own_pages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for names in ("fedavg", "standalone,fedavg"):
+        main(["compare", *SMALL, "--mechanisms", names])
+    assert len(list((tmp_path / "runs").rglob("comparison.json"))) == 2
+
+
 def test_list_names_all_there_is(capsys):
     main(["list"])
     printed = capsys.readouterr().out
