@@ -70,6 +70,14 @@ def choice(name: str, value: Any, known: Iterable[str]) -> None:
         raise ValueError(f"Unknown {name} {value!r}.{hint} Known: {', '.join(names)}.")
 
 
+def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
+    """Raises unless `value` is of a type; the message says what makes one."""
+    if not isinstance(value, wanted):
+        raise ValueError(
+            f"`{name}` must be a {wanted.__name__}, as {made_by} makes one, got {value!r:.100}."
+        )
+
+
 def _number(name: str, value: Any, holds: Any, rule: str) -> None:
     number = np.asarray(value)
     is_real = number.ndim == 0 and number.dtype.kind in "iuf"

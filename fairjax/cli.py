@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import checks, data, flags, mechanisms, models, report
+from fairjax import checks, data, flags, mechanisms, models, records, report
 from fairjax.behaviours import DATA, UPLOADS
 from fairjax.devices import start
 from fairjax.experiment import load_run
@@ -113,6 +113,8 @@ def _run(
     )
     experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name
+    if track and resume and (out / records.RESULT).exists():
+        _complain(f"the run in {out} is finished, so `track` has nothing to follow: see --resume.")
     try:
         with ProgressBar() as watch:
             result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)

@@ -126,6 +126,8 @@ def federation(
       >>> print(record.fractions)
       [1. 1. 1.]
     """
+    checks.kind("model", model, Model, "`fairjax.models.mlp(train)`")
+    checks.kind("mechanism", mechanism, Mechanism, "`fairjax.mechanisms.cgsv()`")
     checks.count("local_epochs", local_epochs)
     checks.count("batch_size", batch_size)
     checks.choice("decay_per", decay_per, ("round", "epoch"))

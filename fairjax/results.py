@@ -64,10 +64,19 @@ class Result:
         return metrics.why_undefined(self.standalone_accuracies, self.accuracies)
 
     @property
+    def honest_fairness(self) -> float:
+        """The same as `fairness` over honest agents alone; nan where it is undefined."""
+        honest = self._honest
+        return metrics.fairness(self.standalone_accuracies[honest], self.accuracies[honest])
+
+    @property
     def detection_auc(self) -> float:
         """How well the last importance tells who was honest; nan where all were, or none."""
-        honest = np.array([name == HONEST for name in self.behaviours])
-        return metrics.detection_auc(self.history.importance[-1], honest)
+        return metrics.detection_auc(self.history.importance[-1], self._honest)
+
+    @property
+    def _honest(self) -> np.ndarray:
+        return np.array([name == HONEST for name in self.behaviours])
 
     def summary(self) -> dict[str, Any]:
         """Returns the figures at the end, as JSON."""
@@ -78,6 +87,7 @@ class Result:
             "fairness_interval": list(self.fairness_interval),
             "fairness_note": self.fairness_note,
             "trained_fairness": self.trained_fairness,
+            "honest_fairness": self.honest_fairness,
             "shard_sizes": self.shard_sizes.tolist(),
             "standalone_accuracies": self.standalone_accuracies.tolist(),
             "behaviours": list(self.behaviours),

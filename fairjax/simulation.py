@@ -124,6 +124,8 @@ def rounds(
     """
     checks.count("num_rounds", num_rounds)
     checks.count("eval_every", eval_every)
+    checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
+    checks.kind("test", test, Dataset, "`fairjax.data.load`")
     _check_fit(shards.data, test)
     shards, test = devices.everywhere(federation.mesh, jax.device_put((shards, test)))
     progress = start

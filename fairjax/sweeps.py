@@ -345,8 +345,10 @@ def compare(
       >>> list(compare(experiment, ["cgsv", "fedavg"]))
       ['cgsv', 'fedavg']
     """
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"`mechanisms` must be different names, at least one, got {list(names)}.")
+    if isinstance(names, str) or not names or len(set(names)) < len(names):
+        raise ValueError(f"`mechanisms` must be different names, at least one, got {names!r}.")
+    if out is not None and (Path(out) / records.EXPERIMENT).exists():
+        raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
     below = {name: None if out is None else Path(out) / name for name in ("standalone", *names)}
     runs = {name: experiment.with_mechanism(name) for name in names}
     alone = experiment.alone().run(below["standalone"], resume, watch=watch)

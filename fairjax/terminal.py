@@ -55,6 +55,8 @@ def print_result(result: Result) -> None:
     ]
     if dishonest:
         console.print(f"Dishonest agents: {', '.join(dishonest)}", highlight=False)
+        figure = number(result.honest_fairness)
+        console.print(f"Fairness over honest agents alone: {figure}", highlight=False)
         area = number(result.detection_auc)
         console.print(f"Detection, area under the ROC curve of importance: {area}", highlight=False)
     excluded = history.excluded.sum(0)

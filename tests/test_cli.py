@@ -83,6 +83,30 @@ def test_comparisons_of_other_mechanisms_keep_their_own_pages(tmp_path, monkeypa
     assert len(list((tmp_path / "runs").rglob("comparison.json"))) == 2
 
 
+def test_a_comparison_does_not_take_over_the_directory_of_a_run(tmp_path, capsys):
+    main(["run", *SMALL, "--out", str(tmp_path)])
+    capsys.readouterr()
+    message = failure(capsys, "compare", *SMALL, "--mechanisms", "fedavg", "--out", str(tmp_path))
+    assert "`out` must not be the directory of a run" in message
+
+
+def test_tracking_a_finished_run_says_that_there_is_nothing_to_follow(tmp_path, capsys):
+    for _ in range(2):
+        main(["run", *SMALL, "--out", str(tmp_path), "--track", "csv"])
+    assert "`track` has nothing to follow" in " ".join(capsys.readouterr().err.split())
+
+
+def test_fairness_over_honest_agents_is_told_where_others_are_not(tmp_path, capsys):
+    flags = ["--num-agents", "6", "--behaviours", "free_rider_noise=2"]
+    main(["run", *SMALL, *flags, "--out", str(tmp_path)])
+    result = fj.load_run(tmp_path)
+    honest = [agent for agent, name in enumerate(result.behaviours) if name == "honest"]
+    expected = fj.metrics.fairness(result.standalone_accuracies[honest], result.accuracies[honest])
+    assert len(honest) == 4
+    assert result.honest_fairness == expected
+    assert f"Fairness over honest agents alone: {expected:.3f}" in capsys.readouterr().out
+
+
 def test_list_names_all_there_is(capsys):
     main(["list"])
     printed = capsys.readouterr().out

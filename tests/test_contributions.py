@@ -259,6 +259,7 @@ def test_exact_refuses_more_than_25_agents_and_names_the_alternatives():
         (lambda: contributions.cosine(np.ones((2, 3)), np.ones(3)), r"shape \(2,\), got shape"),
         (lambda: contributions.cosine(np.ones((2, 3)), np.array([1, -1])), "not be negative"),
         (lambda: contributions.cosine(np.ones((2, 3)), np.array([1, np.nan])), "finite"),
+        (lambda: contributions.cosine(np.ones(3)), r"one row of shape \(3,\)"),
         (lambda: contributions.shapley(np.ones(6)), r"\[2\*\*N\]"),
         (lambda: contributions.shapley(np.ones(1)), r"\[2\*\*N\]"),
         (lambda: contributions.banzhaf(np.array([0, np.nan])), "`utilities` must be finite"),

@@ -386,3 +386,44 @@ def test_agents_that_do_not_fit_into_memory_are_counted(digits, monkeypatch):
     monkeypatch.setattr(training, "device_memory", lambda: 2**10)
     with pytest.raises(ValueError, match=r"4 agents of [0-9,]+ parameters need .* have 0.0 GiB"):
         federation.init(jax.random.key(0), shards)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mechanism": "cgsv"}, "`mechanism` must be a Mechanism, .* got 'cgsv'"),
+        ({"mechanism": fj.mechanisms.cgsv}, "`mechanism` must be a Mechanism"),
+        ({"model": "mlp"}, "`model` must be a Model, .* got 'mlp'"),
+    ],
+)
+def test_what_is_no_model_or_mechanism_is_refused(digits, wrong, message):
+    given = {
+        "model": fj.models.logistic(digits[0].data),
+        "mechanism": fj.mechanisms.fedavg(),
+        "optimizer": optax.sgd(0.1),
+    }
+    with pytest.raises(ValueError, match=message):
+        fj.federation(**{**given, **wrong})
+
+
+def test_what_is_no_shards_or_dataset_is_refused(digits):
+    shards, test = digits
+    federation = digits_federation(shards)
+    with pytest.raises(ValueError, match="`shards` must be a Shards"):
+        fj.run(jax.random.key(0), federation, shards.data, test, num_rounds=1)
+    with pytest.raises(ValueError, match="`test` must be a Dataset"):
+        fj.run(jax.random.key(0), federation, shards, (test.x, test.y), num_rounds=1)
+
+
+def test_a_mechanism_that_answers_whole_numbers_is_named(digits):
+    def mine():
+        def update(updates, state, context):
+            outcome, state = fj.mechanisms.fedavg().update(updates, state, context)
+            return outcome._replace(fractions=jnp.ones(4, jnp.int32)), state
+
+        return fj.mechanisms.Mechanism(lambda num_agents: (), update)
+
+    shards, test = digits
+    federation = digits_federation(shards, mine())
+    with pytest.raises(ValueError, match=r"'mine' must return `fractions` .*int32\[4\]"):
+        fj.run(jax.random.key(0), federation, shards, test, num_rounds=1)

@@ -42,9 +42,15 @@ def checked(updates: Stacked, weights: PerAgent | None) -> tuple[Stacked, PerAge
     """Returns updates as floating leaves `[N, ...]` and weights `[N]`, by default ones.
 
     Raises:
-      ValueError: shapes disagree, or known weights are negative or not finite.
+      ValueError: shapes disagree, `updates` is one row, or known weights are negative or not
+        finite.
     """
     updates = trees.as_stacked("updates", updates)
+    if isinstance(updates, jax.Array) and updates.ndim == 1:
+        raise ValueError(
+            f"`updates` must be an array [N, D] or a pytree of leaves [N, ...], got one row of "
+            f"shape {updates.shape}: of one agent it is `updates[None]`."
+        )
     num_agents = trees.num_agents(updates)
     if weights is None:
         return updates, jnp.ones(num_agents)

@@ -124,6 +124,9 @@ def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tup
         wanted, found = _shapes(tree), _shapes(getattr(outcome, field))
         if wanted != found:
             raise ValueError(f"{rule} `{field}` of shapes {wanted}, got {found}.")
+        for leaf in jax.tree.leaves(getattr(outcome, field)):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(f"{rule} `{field}` of floating numbers, got {_kind(leaf)}.")
     wanted, found = (jax.tree.map(_kind, tree) for tree in (before, state))
     if wanted != found:
         raise ValueError(f"{rule} a state of the kind that `init` gives, {wanted}, got {found}.")

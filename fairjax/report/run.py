@@ -208,7 +208,8 @@ def _dishonest(result: Result) -> Section:
         pieces.append(
             page.text(
                 f"Detection AUC: {number(result.detection_auc)}, the chance that an honest agent's "
-                "last importance exceeds a dishonest one's."
+                "last importance exceeds a dishonest one's. Fairness over honest agents alone: "
+                f"{number(result.honest_fairness)}."
             )
         )
     else:

@@ -1,12 +1,13 @@
 """Settings: what was run, in words, and the commands that run it again."""
 
 import dataclasses
+import inspect
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairjax import data, mechanisms
-from fairjax.experiment import Experiment
+from fairjax.experiment import COEFFICIENTS, Experiment
 from fairjax.report import page
 from fairjax.terminal import first_line
 
@@ -32,6 +33,10 @@ def mechanism(name: str) -> str:
 def table(experiment: Experiment, without: str = "") -> str:
     """Returns all fields of an experiment that hold something, but for one."""
     fields = {name: value for name, value in experiment.description().items() if name != without}
+    taken = inspect.signature(mechanisms.REGISTRY[experiment.mechanism]).parameters
+    for name in COEFFICIENTS:
+        if name in taken and fields[name] is None:
+            fields[name] = f"{taken[name].default}, the mechanism's own"
     rows = [(name, _said(value)) for name, value in fields.items() if value not in (None, {})]
     return page.table(("field", "value"), rows, words=True)
 
