@@ -43,6 +43,17 @@ def count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
 
 
+def lengths(name: str, values: Any, num_rounds: int) -> None:
+    """Raises unless `values` are one length per round, not negative and not all zero."""
+    array = np.asarray(values)
+    fit = array.shape == (num_rounds,) and array.dtype.kind in "iuf" and np.isfinite(array).all()
+    if not fit or (array < 0).any() or not array.any():
+        raise ValueError(
+            f"`{name}` must be a length for each of {num_rounds} rounds, not negative and not all "
+            f"zero, got {values!r:.100}."
+        )
+
+
 def finite(name: str, value: Any) -> None:
     """Raises where a known array or pytree holds NaN or infinity, and says how many."""
     for leaf in jax.tree.leaves(value):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -24,7 +25,7 @@ from fairjax.behaviours import Behaviour, assign, change_data, names
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, federation
 from fairjax.playing import Rounds, Watcher
-from fairjax.presets import SETTINGS, Settings
+from fairjax.presets import PRESETS, settings
 from fairjax.results import Result
 from fairjax.simulation import Progress
 from fairjax.training import accuracy
@@ -38,10 +39,12 @@ VALIDATION_SHARE = 0.1
 class Experiment:
     """A federation on a data set, described by values that JSON can hold.
 
-    Fields that are None are chosen for the data set: the paper's settings where it
-    has some. `resolved()` says which.
+    Fields that are None are chosen by the preset; `resolved()` says which values.
 
     Attributes:
+      preset: what chooses open fields, "fairjax": the paper's constants on its data sets, and
+        elsewhere what holds for 3 to 10 agents and 20 to 160 rounds; or "paper": the paper's
+        constants, and elsewhere those of its program.
       dataset: a name of `fairjax.data.load`; `fairjax list` explains all names.
       split: how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".
       num_agents: number of agents N, at least 1.
@@ -52,13 +55,15 @@ class Experiment:
       beta: altruism degree, above 0: the larger, the more alike rewards are; None: the
         mechanism's own.
       alpha: memory of importance from round to round, in [0, 1].
-      gamma: length of rescaled uploads, above 0.
+      gamma: length of rescaled uploads, above 0; or "cosine" or "cosine:START", half a cosine
+        to 0 over the run; or an optax schedule over rounds, which is kept as its values `[T]`.
       rounds: number of rounds T, at least 1.
       local_epochs: passes over its shard that an agent makes per round, at least 1.
       batch_size: examples per local step, at least 1.
       optimizer: of local steps, "sgd" or "adam".
       learning_rate: at the start, above 0.
-      learning_rate_decay: factor per round or local epoch, in (0, 1].
+      learning_rate_decay: factor per round or local epoch, in (0, 1]; None: the preset's, over
+        the run to 15.5% of the learning rate where that is "fairjax" and the paper has none.
       decay_per: what the decay counts, "round" or "epoch".
       local_steps: "all", or "last_batch" as in early versions of the authors' program.
       eval_every: evaluate after every so many rounds, at least 1, and after the last.
@@ -84,6 +89,7 @@ class Experiment:
       ((3,), (2, 3))
     """
 
+    preset: str = "fairjax"
     dataset: str = "digits"
     split: str = "power_law"
     num_agents: int = 5
@@ -92,7 +98,7 @@ class Experiment:
     mechanism: str = "cgsv"
     beta: float | None = None
     alpha: float | None = None
-    gamma: float | None = None
+    gamma: float | str | Callable[[Any], Any] | tuple[float, ...] | None = None
     rounds: int = 80
     local_epochs: int = 3
     batch_size: int | None = None
@@ -111,16 +117,20 @@ class Experiment:
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         for name in ("num_agents", "rounds", "local_epochs"):
             checks.count(name, getattr(self, name))
+        if callable(self.gamma):
+            object.__setattr__(self, "gamma", [float(self.gamma(t)) for t in range(self.rounds)])
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        if isinstance(self.gamma, tuple):
+            checks.lengths("gamma", self.gamma, self.rounds)
         for name in (
             "samples_per_agent", "batch_size", "agents_at_once", "eval_every", "eval_examples",
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 checks.count(name, getattr(self, name))
-        for name in ("beta", "gamma", "learning_rate"):
+        for name in ("beta", "learning_rate"):
             if getattr(self, name) is not None:
                 checks.above(name, getattr(self, name), 0)
         checks.count("seed", self.seed, least=0)
@@ -129,6 +139,7 @@ class Experiment:
         if self.learning_rate_decay is not None:
             checks.above("learning_rate_decay", self.learning_rate_decay, 0)
             checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
+        checks.choice("preset", self.preset, PRESETS)
         checks.choice("split", self.split, data.SPLITS)
         checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
         checks.choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
@@ -143,13 +154,17 @@ class Experiment:
 
     def resolved(self) -> "Experiment":
         """Returns the experiment with every open field filled in, but for `agents_at_once`."""
-        chosen = SETTINGS.get(self.dataset, Settings())._asdict()
+        num_decays = self.rounds * (self.local_epochs if self.decay_per == "epoch" else 1)
+        chosen = settings(self.dataset, self.preset, num_decays)._asdict()
+        cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
         takes = self._mechanism_takes()
         chosen = {
             name: value
             for name, value in chosen.items()
             if getattr(self, name) is None and (name not in COEFFICIENTS or name in takes)
         }
+        if self.gamma == "cosine":
+            chosen["gamma"] = cosine
         return dataclasses.replace(self, **chosen)
 
     def description(self) -> dict[str, Any]:
@@ -172,6 +187,8 @@ class Experiment:
         takes = self._mechanism_takes()
         given = {name: getattr(self, name) for name in COEFFICIENTS}
         given = {name: value for name, value in given.items() if value is not None}
+        if isinstance(self.gamma, tuple):
+            given["gamma"] = functools.partial(_entry, self.gamma)
         for name in (*given, *dict(self.options)):
             if name not in takes:
                 raise ValueError(
@@ -371,6 +388,11 @@ class Experiment:
             standalone_accuracies=alone,
             behaviours=names(self.assigned_behaviours(), self.num_agents),
         )
+
+
+def _entry(table: tuple[float, ...], round: Any) -> Any:
+    """Returns a schedule's value in a round; after the last one, the last."""
+    return jnp.asarray(table)[jnp.minimum(round, len(table) - 1)]
 
 
 def _plain(value: Any) -> Any:

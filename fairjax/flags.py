@@ -15,6 +15,7 @@ import tyro
 
 from fairjax import data, mechanisms, models
 from fairjax.experiment import OPTIMIZERS, Experiment
+from fairjax.presets import PRESETS
 
 GROUPS = {
     "data": ("dataset", "split", "num_agents", "samples_per_agent", "behaviours", "seed"),
@@ -22,11 +23,12 @@ GROUPS = {
         "model", "rounds", "local_epochs", "batch_size", "optimizer", "learning_rate",
         "learning_rate_decay", "decay_per", "local_steps",
     ),
-    "mechanism": ("mechanism", "alpha", "beta", "gamma", "options"),
+    "mechanism": ("mechanism", "preset", "alpha", "beta", "gamma", "options"),
     "evaluation": ("eval_every", "eval_examples", "record_updates"),
     "computing": ("compute_dtype", "agents_at_once"),
 }  # fmt: skip
 NAMES = {
+    "preset": PRESETS,
     "dataset": data.DATASETS,
     "split": data.SPLITS,
     "model": models.REGISTRY,
@@ -37,6 +39,7 @@ NAMES = {
     "compute_dtype": ("float32", "bfloat16"),
 }
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
+LENGTH = "FLOAT|cosine[:START]"
 
 
 def flags(*without: str) -> Any:
@@ -98,6 +101,9 @@ def _annotated(field: dataclasses.Field, text: str) -> Any:
         if "--tyro-write-completion" in sys.argv:
             known: Any = Literal[names]
             kind = known | None if field.default is None else known
+    elif field.name == "gamma":
+        kind = float | str | None
+        settings["metavar"] = LENGTH
     elif kind is not bool:
         settings["metavar"] = "FLOAT" if "float" in str(kind) else "INT"
     return Annotated[kind, tyro.conf.arg(**settings)]

@@ -1,6 +1,16 @@
-"""Presets: what an experiment leaves open, chosen for its data set."""
+"""Presets: what an experiment leaves open, chosen for its data set.
+
+"fairjax"   the paper's constants on its data sets, and elsewhere what holds for any run
+"paper"     the paper's constants on its data sets, and elsewhere those of its program
+
+What holds for any run follows its length: the rate and the length of uploads decay over the
+run, so that the last rounds settle however many there are.
+"""
 
 from typing import NamedTuple
+
+PRESETS = ("fairjax", "paper")
+LAST_RATE = 0.155  # share of the learning rate that is left after the last round
 
 
 class Settings(NamedTuple):
@@ -8,26 +18,49 @@ class Settings(NamedTuple):
 
     model: str = "mlp"
     samples_per_agent: int | None = None
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    learning_rate_decay: float = 0.977
+    optimizer: str = "sgd"
+    learning_rate: float = 0.15
+    learning_rate_decay: float | None = 0.977  # None: over the run, to `LAST_RATE`
     batch_size: int = 32
-    alpha: float = 0.8
-    gamma: float = 1.5
+    alpha: float = 0.95
+    gamma: float | str = 0.5
     eval_every: int = 1
 
 
-# The paper's settings for its data sets. For others a perceptron and Adam, whose steps are
-# alike in all entries: what a small share of the entries leaves out is then worth something.
+# Adam's steps are alike in all entries: what a small share of them leaves out is worth something.
+FAIRJAX = Settings(
+    optimizer="adam", learning_rate=1e-3, learning_rate_decay=None, alpha=0.8, gamma="cosine:1.5"
+)
+PROGRAM = Settings()
 # Evaluating all agents on 10,000 images takes longer than a round of training, hence every 5.
-MNIST = Settings("mnist_cnn", 600, "sgd", 0.15, alpha=0.95, gamma=0.5, eval_every=5)
-CIFAR = Settings("cifar_cnn", 2000, "sgd", 0.015, 0.977, 128, alpha=0.95, gamma=0.15, eval_every=5)
-MR = Settings("text_cnn", None, "adam", 5e-5, batch_size=128, alpha=0.95, gamma=1.0)
-SST = Settings("text_cnn", None, "adam", 1e-4, batch_size=256, alpha=0.95, gamma=1.0)
-SETTINGS = {
+MNIST = Settings("mnist_cnn", 600, eval_every=5)
+CIFAR = Settings("cifar_cnn", 2000, learning_rate=0.015, batch_size=128, gamma=0.15, eval_every=5)
+MR = Settings("text_cnn", None, "adam", 5e-5, batch_size=128, gamma=1.0)
+SST = Settings("text_cnn", None, "adam", 1e-4, batch_size=256, gamma=1.0)
+PAPER = {
     "mnist": MNIST,
     "fashion_mnist": MNIST,
     "cifar10": CIFAR,
     "rt_polarity": MR,
     "sst_fine": SST,
 }
+
+
+def settings(dataset: str, preset: str, num_decays: int) -> Settings:
+    """Returns what an experiment leaves open.
+
+    Args:
+      dataset: its name.
+      preset: a name of `PRESETS`.
+      num_decays: how often the learning rate decays in the whole run.
+
+    Examples:
+      >>> settings("digits", "fairjax", num_decays=80).learning_rate_decay
+      0.9769657...
+      >>> settings("digits", "paper", num_decays=80).learning_rate_decay
+      0.977
+    """
+    chosen = PAPER.get(dataset, PROGRAM if preset == "paper" else FAIRJAX)
+    if chosen.learning_rate_decay is None:
+        chosen = chosen._replace(learning_rate_decay=LAST_RATE ** (1 / num_decays))
+    return chosen

@@ -201,7 +201,8 @@ def _history(
     """Returns the history of all points, leaves `[P, T, ...]`, played in equal chunks."""
     resolved = on[0].resolved()
     given = {name: getattr(resolved, name) for name in COEFFICIENTS}
-    given = {name: value for name, value in given.items() if value is not None}
+    # A schedule of lengths is part of the program.
+    given = {name: value for name, value in given.items() if isinstance(value, int | float)}
     coefficients = [{**given, **one} for one in combinations]
     # Sweeps that differ in traced values only are one program.
     common = dataclasses.replace(resolved, seed=0, **dict.fromkeys(coefficients[0], 0.5))

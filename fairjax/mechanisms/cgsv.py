@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import (
+    GAMMA,
+    Context,
+    Length,
+    Mechanism,
+    Outcome,
+    check_length,
+    length_at,
+)
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 CONTRIBUTIONS = {
@@ -27,7 +35,7 @@ def cgsv(
     *,
     alpha: Scalar = 0.95,
     beta: Scalar = 1.0,
-    gamma: Scalar = 0.5,
+    gamma: Length = GAMMA,
     contribution: str = "cosine",
     mask: str = "model",
 ) -> Mechanism:
@@ -36,7 +44,9 @@ def cgsv(
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
       beta: altruism degree, above 0. May be traced.
-      gamma: length of every upload, above 0, in the parameters' unit. May be traced.
+      gamma: length of every upload, above 0, in the parameters' unit. May be traced; or a
+        function of the round, such as an optax schedule; or "cosine" or "cosine:START", half a
+        cosine to 0 over the run, so that the last rounds settle.
       contribution: "cosine", the paper's approximation psi; "shapley", exact, for at
         most 25 agents; or "mean_field".
       mask: "model", one ranking of all D entries; or "leaf", one per tensor.
@@ -61,7 +71,7 @@ def cgsv(
     """
     checks.between("alpha", alpha, 0, 1)
     checks.above("beta", beta, 0)
-    checks.above("gamma", gamma, 0)
+    check_length("gamma", gamma)
     checks.choice("contribution", contribution, CONTRIBUTIONS)
     checks.choice("mask", mask, ("model", "leaf"))
 
@@ -69,7 +79,7 @@ def cgsv(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
         weights = first_round_shares(importance, context)
-        aggregate, lengths = _aggregate(updates, weights, gamma)
+        aggregate, lengths = _aggregate(updates, weights, length_at(gamma, context))
         # Of the updates as they are: rescaled uploads, N D numbers, are never made.
         judged = CONTRIBUTIONS[contribution](updates, trees.ratio(weights, lengths))
         importance = rewards.importance(importance, judged, alpha)

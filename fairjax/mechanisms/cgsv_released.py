@@ -13,18 +13,26 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import (
+    GAMMA,
+    Context,
+    Length,
+    Mechanism,
+    Outcome,
+    check_length,
+    length_at,
+)
 from fairjax.mechanisms.cgsv import first_round_shares
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
 
-def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Scalar = 0.5) -> Mechanism:
+def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = GAMMA) -> Mechanism:
     """Returns CGSV with the released program's rules in place of the paper's.
 
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
       beta: altruism degree, above 0. May be traced.
-      gamma: length of every upload, above 0. May be traced.
+      gamma: length of every upload, above 0. May be traced; or a schedule, as in `cgsv`.
 
     Returns:
       A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first.
@@ -45,14 +53,14 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Scalar = 0
     """
     checks.between("alpha", alpha, 0, 1)
     checks.above("beta", beta, 0)
-    checks.above("gamma", gamma, 0)
+    check_length("gamma", gamma)
 
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
         updates = trees.zero_broken(updates)
         lengths = jnp.sqrt(trees.squared_norms(updates))
-        uploads = trees.scaled(gamma / (lengths + 1e-7), updates)
+        uploads = trees.scaled(length_at(gamma, context) / (lengths + 1e-7), updates)
         weights = first_round_shares(importance, context)
         aggregate = trees.weighted_sum(weights, uploads)
         judged = contributions.cosine(uploads, weights)

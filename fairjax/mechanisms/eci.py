@@ -9,7 +9,15 @@ Importance, fractions and rewards follow from c as in CGSV.
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import (
+    GAMMA,
+    Context,
+    Length,
+    Mechanism,
+    Outcome,
+    check_length,
+    length_at,
+)
 from fairjax.mechanisms.cgsv import first_round_shares
 from fairjax.types import PerAgent, Scalar, Stacked
 
@@ -20,7 +28,7 @@ def eci(
     *,
     alpha: Scalar = 0.95,
     beta: Scalar = 1.0,
-    gamma: Scalar = 0.5,
+    gamma: Length = GAMMA,
     num_permutations: int = 20,
 ) -> Mechanism:
     """Returns rewards by the contribution index.
@@ -32,7 +40,7 @@ def eci(
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
       beta: altruism degree, above 0. May be traced.
-      gamma: length of every upload, above 0. May be traced.
+      gamma: length of every upload, above 0. May be traced; or a schedule, as in `cgsv`.
       num_permutations: how many are drawn with more than 12 agents.
 
     Raises:
@@ -53,7 +61,7 @@ def eci(
     """
     checks.between("alpha", alpha, 0, 1)
     checks.above("beta", beta, 0)
-    checks.above("gamma", gamma, 0)
+    check_length("gamma", gamma)
     checks.count("num_permutations", num_permutations)
 
     def update(
@@ -67,7 +75,7 @@ def eci(
             key = context.require("key", "eci")
             values = contributions.gtg_shapley(key, *scored, num_permutations=num_permutations)
         judged = rewards.normalised(jnp.maximum(values, 0))
-        uploads = trees.with_length(updates, gamma)
+        uploads = trees.with_length(updates, length_at(gamma, context))
         aggregate = trees.weighted_sum(first_round_shares(importance, context), uploads)
         importance = rewards.importance(importance, judged, alpha)
         fractions = rewards.reward_fractions(importance, beta)

@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import (
+    GAMMA,
+    Context,
+    Length,
+    Mechanism,
+    Outcome,
+    check_length,
+    length_at,
+)
 from fairjax.mechanisms.cgsv_released import largest_of_tensors
 from fairjax.types import PerAgent, Scalar, Stacked
 
@@ -19,7 +27,7 @@ from fairjax.types import PerAgent, Scalar, Stacked
 def rr(
     *,
     alpha: Scalar = 0.95,
-    gamma: Scalar = 0.5,
+    gamma: Length = GAMMA,
     warmup: int = 10,
     threshold: float = 1 / 3,
 ) -> Mechanism:
@@ -30,7 +38,8 @@ def rr(
 
     Args:
       alpha: memory of reputation, in [0, 1]. May be traced.
-      gamma: the greatest length of an upload, above 0. May be traced.
+      gamma: the greatest length of an upload, above 0. May be traced; or a schedule, as in
+        `cgsv`.
       warmup: the round, from 0, before which nobody is dropped.
       threshold: c in c / |R|, the least reputation, in [0, 1].
 
@@ -50,7 +59,7 @@ def rr(
       [ True  True]
     """
     checks.between("alpha", alpha, 0, 1)
-    checks.above("gamma", gamma, 0)
+    check_length("gamma", gamma)
     checks.count("warmup", warmup, least=0)
     checks.between("threshold", threshold, 0, 1)
 
@@ -62,7 +71,7 @@ def rr(
     ) -> tuple[Outcome, tuple[PerAgent, PerAgent]]:
         reputation, reputable = state
         updates = trees.zero_broken(updates)
-        uploads = trees.at_most_length(updates, gamma)
+        uploads = trees.at_most_length(updates, length_at(gamma, context))
         weights = jnp.where(reputation.sum() > 0, reputation, context.shares)
         weights = jnp.where(reputable, weights, 0)
         aggregate = trees.weighted_sum(weights, uploads)

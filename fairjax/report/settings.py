@@ -63,8 +63,9 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     else:
         command, lines = ["fairjax", "run"], f"result = {_python(given)}.run()"
     pieces = [page.code(f"import fairjax as fj\n\n{lines}")]
-    # The command line gives mechanisms numbers and texts only.
-    if all(type(value) in (str, int, float) for _, value in experiment.options):
+    # The command line takes numbers and texts only.
+    typed = [value for _, value in experiment.options] + [experiment.gamma or 0]
+    if all(type(value) in (str, int, float) for value in typed):
         parts = [command, *(_flag(name, value) for name, value in given.items())]
         pieces.insert(0, page.code(" \\\n  ".join(map(shlex.join, parts))))
     return pieces
@@ -105,7 +106,7 @@ def _colon(entry: Any) -> str:
 def _python(given: Mapping[str, Any]) -> str:
     """Returns an `Experiment` as Python writes it, a field per line where they are many."""
     fields = [
-        f"{name}={dict(value) if isinstance(value, tuple) else value!r}"
+        f"{name}={dict(value) if name in ('options', 'behaviours') else value!r}"
         for name, value in given.items()
     ]
     line = f"fj.Experiment({', '.join(fields)})"
@@ -115,6 +116,8 @@ def _python(given: Mapping[str, Any]) -> str:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 2:
+        return f"{len(value)} values, from {value[0]:.4g} to {value[-1]:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={_said(entry)}" for name, entry in value.items())
     return ":".join(map(str, value)) if isinstance(value, list) else str(value)
