@@ -29,8 +29,8 @@ from measure import REPEATS, flops_per_image, gemm_peak, print_table, report, ti
 
 import fairjax as fj
 from fairjax import checks, training, trees
+from fairjax.contributions import MEASURES
 from fairjax.data import Dataset, Shards
-from fairjax.mechanisms.cgsv import CONTRIBUTIONS
 
 MECHANISMS = ("cgsv", "cgsv:shapley", "cgsv:mean_field", "fedavg")
 EPOCHS, BATCH, RATE = 3, 32, 0.1
@@ -176,8 +176,8 @@ def second_round(name: str, shards: Shards, seed: int) -> Round:
         aggregate = jax.tree.map(jnp.subtract, state.server, first.server)
         lengths = jnp.sqrt(trees.squared_norms(record.uploads))
         judged = (record.uploads, trees.ratio(state.mechanism, lengths))
-        parts["cosines"] = functools.partial(jax.jit(CONTRIBUTIONS["cosine"]), *judged)
-        parts["contributions"] = functools.partial(jax.jit(CONTRIBUTIONS[contribution]), *judged)
+        parts["cosines"] = functools.partial(jax.jit(MEASURES["cosine"]), *judged)
+        parts["contributions"] = functools.partial(jax.jit(MEASURES[contribution]), *judged)
         keep = jax.jit(fj.rewards.sparsify)
         parts["rewards"] = functools.partial(keep, aggregate, record.fractions)
     parts["update+add"] = functools.partial(paid, record.uploads, state, shards)

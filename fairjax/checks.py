@@ -5,12 +5,14 @@ Only known values are checked. A value that is being traced by `jit`, `vmap` or
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.core
 import numpy as np
+
+LEAST, GREATEST = 1.2e-38, 3.4e38  # of the positive normal numbers of float32
 
 
 def is_known(value: Any) -> bool:
@@ -18,10 +20,22 @@ def is_known(value: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
-def above(name: str, value: Any, bound: float) -> None:
-    """Raises unless `value` is a finite number above `bound`, or is traced."""
+def above(name: str, value: Any, bound: float, *, vanishing: bool = False) -> None:
+    """Raises unless `value` is a number above `bound` that float32 holds, or is traced.
+
+    Args:
+      name: of the argument.
+      value: a number.
+      bound: what it must exceed.
+      vanishing: may it be so small that float32 takes it as 0.
+    """
     if is_known(value):
         _number(name, value, lambda x: x > bound, f"above {bound}")
+        if not bound and not vanishing and np.asarray(value) < LEAST:
+            raise ValueError(
+                f"`{name}` must be at least {LEAST}, since float32 takes less as 0, "
+                f"got {name}={value!r}."
+            )
 
 
 def between(name: str, value: Any, low: float, high: float) -> None:
@@ -31,16 +45,37 @@ def between(name: str, value: Any, low: float, high: float) -> None:
 
 
 def at_least(name: str, value: Any, bound: float) -> None:
-    """Raises unless `value` is a finite number not below `bound`, or is traced."""
+    """Raises unless `value` is a number not below `bound` that float32 holds, or is traced."""
     if is_known(value):
         _number(name, value, lambda x: x >= bound, f"at least {bound}")
 
 
-def count(name: str, value: Any, least: int = 1) -> None:
-    """Raises unless `value` is a whole number not below `least`."""
+def count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raises unless `value` is a whole number from `least` to `most`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+        raise ValueError(
+            f"`{name}` must be a whole number of at least {least}, got {value!r:.100}."
+        )
+    if most is not None and value > most:
+        raise ValueError(f"`{name}` must be at most {most:,}, got {name}={value}.")
+
+
+def key(name: str, value: Any) -> None:
+    """Raises unless `value` is one PRNG key, of `jax.random.key` or of the older `PRNGKey`."""
+    old = jax.eval_shape(jax.random.PRNGKey, 0)
+    kind = (getattr(value, "shape", None), getattr(value, "dtype", None))
+    is_new = kind[0] == () and jax.dtypes.issubdtype(kind[1], jax.dtypes.prng_key)
+    if not is_new and kind != (old.shape, old.dtype):
+        raise ValueError(
+            f"`{name}` must be a PRNG key such as `jax.random.key(0)`, got {value!r:.100}."
+        )
+
+
+def not_negative(name: str, value: Any) -> None:
+    """Raises where a known array holds a negative number."""
+    if is_known(value) and (np.asarray(value) < 0).any():
+        raise ValueError(f"`{name}` must not be negative, got {name}={value!s:.200}.")
 
 
 def lengths(name: str, values: Any, num_rounds: int) -> None:
@@ -89,8 +124,14 @@ def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
         )
 
 
-def _number(name: str, value: Any, holds: Any, rule: str) -> None:
+def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
     number = np.asarray(value)
-    is_real = number.ndim == 0 and number.dtype.kind in "iuf"
+    is_real = number.ndim == 0 and (
+        jax.dtypes.issubdtype(number.dtype, np.floating) or number.dtype.kind in "iu"
+    )
     if not is_real or not np.isfinite(number) or not holds(number):
-        raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={value!r}.")
+        raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={value!r:.100}.")
+    if abs(number) > GREATEST:
+        raise ValueError(
+            f"`{name}` must be at most {GREATEST}, what float32 holds, got {name}={value!r}."
+        )

@@ -8,12 +8,14 @@ More important agents receive a longer part of the same ranking of entries, so
 the order of importance is the order of distance and cosine to the aggregate.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax import checks, trees
+from fairjax import checks, inputs, trees
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
 DIGIT_BITS = 8  # of a key, counted at once where thresholds are selected by counting
@@ -32,11 +34,13 @@ def importance(
       contributions: `[N]` contributions of this round. An entry that is not
         finite counts as 0.
       alpha: memory of the moving average, in [0, 1]. May be traced.
-      floor: least coefficient before normalisation, not negative; None: 1e-3, and
+      floor: least coefficient before normalisation, in [0, 1]; None: 1e-3, and
         less with more than ten agents: .01/N, or all would stand on it.
 
     Returns:
-      `[N]` coefficients, not negative, with sum one; equal where all would be zero.
+      `[N]` coefficients, not negative, with sum one; equal where all would be zero. Traced
+      values that break their rule count as the nearest that does not, nan as 0, and
+      infinite coefficients as 0.
 
     Raises:
       ValueError: shapes disagree, or a known value breaks its rule.
@@ -49,19 +53,16 @@ def importance(
       >>> print(np.asarray(importance(jnp.zeros(3), jnp.array([0.9, 0.6, -0.2]))).round(3))
       [0.592 0.395 0.013]
     """
-    previous, contributions = jnp.asarray(previous), jnp.asarray(contributions)
-    _per_agent("previous", previous)
+    previous = _coefficients("previous", previous)
+    contributions = inputs.as_numbers("contributions", contributions)
     checks.shape("contributions", contributions, previous.shape)
-    checks.finite("previous", previous)
-    if checks.is_known(previous) and (np.asarray(previous) < 0).any():
-        raise ValueError(f"`previous` must not be negative, got previous={previous}.")
     checks.between("alpha", alpha, 0, 1)
-    num_agents = len(previous)
-    if floor is None:
-        floor = 1e-3 * min(1, 10 / num_agents)
-    checks.at_least("floor", floor, 0)
+    floor = 1e-3 * min(1, 10 / len(previous)) if floor is None else floor
+    checks.between("floor", floor, 0, 1)
+    alpha, floor = _within(alpha, 1), _within(floor, 1)
     contributions = jnp.where(jnp.isfinite(contributions), contributions, 0)
-    return normalised(jnp.maximum(alpha * previous + (1 - alpha) * contributions, floor))
+    mixed = alpha * previous + (1 - alpha) * contributions
+    return normalised(jnp.clip(mixed, floor, jnp.finfo(mixed.dtype).max))
 
 
 def normalised(values: PerAgent, among: PerAgent | None = None) -> PerAgent:
@@ -76,7 +77,7 @@ def normalised(values: PerAgent, among: PerAgent | None = None) -> PerAgent:
       [0.25 0.75]
     """
     counted = jnp.ones(values.shape, bool) if among is None else among
-    values = jnp.where(counted, values, 0)
+    values = _in_safe_unit(jnp.where(counted, values, 0))
     total = values.sum()
     return jnp.where(total > 0, values / jnp.where(total > 0, total, 1), counted / counted.sum())
 
@@ -93,7 +94,9 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
 
     Returns:
       `[N]` fractions in [0, 1]; the most important agent's is exactly 1. All are 1
-      where traced coefficients are all zero.
+      where traced coefficients are all zero. Traced coefficients that are negative or
+      not finite count as 0; a traced `beta` that is nan or not above 0 as the smallest,
+      which pays r_i / max_j r_j, and an infinite one as the largest number.
 
     Raises:
       ValueError: a known `beta` is not above 0, or known coefficients are
@@ -106,16 +109,14 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
       >>> print(np.asarray(reward_fractions(jnp.array([0.2, 0.8]), beta=1.0)).round(3))
       [0.297 1.   ]
     """
-    importance = jnp.asarray(importance)
-    _per_agent("importance", importance)
-    checks.above("beta", beta, 0)
-    checks.finite("importance", importance)
-    known = np.asarray(importance) if checks.is_known(importance) else np.ones(1)
-    if (known < 0).any() or not known.any():
-        raise ValueError(
-            f"`importance` must not be negative, nor all zero, got importance={importance}."
-        )
-    return share_of_largest(jnp.tanh(beta * importance))
+    importance = _coefficients("importance", importance)
+    checks.above("beta", beta, 0, vanishing=True)
+    if checks.is_known(importance) and not importance.any():
+        raise ValueError(f"`importance` must not be all zero, got importance={importance}.")
+    products = _within(beta, jnp.finfo(importance.dtype).max) * importance
+    # The tanh of so small a product is the product, which could vanish.
+    small = products.max() < 1e-4
+    return share_of_largest(jnp.where(small, importance, jnp.tanh(products)))
 
 
 def share_of_largest(values: PerAgent) -> PerAgent:
@@ -128,12 +129,13 @@ def share_of_largest(values: PerAgent) -> PerAgent:
       >>> print(share_of_largest(jnp.array([1.0, 4.0])))
       [0.25 1.  ]
     """
+    values = _in_safe_unit(values)
     largest = values.max()
     # A compiled quotient of equal numbers can be a hair off 1.
     return jnp.where(values == largest, 1, values / jnp.where(largest > 0, largest, 1))
 
 
-def sparsify(aggregate: Params, fractions: PerAgent) -> Stacked:
+def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> Stacked:
     """Returns for every agent the aggregate with only its largest entries kept.
 
     Agent i keeps exactly floor(f_i D) of the D entries of the whole model, largest
@@ -143,7 +145,9 @@ def sparsify(aggregate: Params, fractions: PerAgent) -> Stacked:
     Args:
       aggregate: leaves without the agent axis, D entries in all.
       fractions: `[N]` in [0, 1]. The product with D is taken in their dtype (float32
-        at least); a fraction of 1 keeps all D.
+        at least); a fraction of 1 keeps all D. A traced one that is nan or negative counts
+        as 0, one above 1 as 1.
+      live: is D the number of entries that are not zero, in place of all.
 
     Returns:
       Leaves `[N, ...]`, in the dtypes of the aggregate.
@@ -160,32 +164,57 @@ def sparsify(aggregate: Params, fractions: PerAgent) -> Stacked:
       [[ 0.  -3.   2.   0. ]
        [ 0.1 -3.   2.   0.5]]
     """
-    aggregate = jax.tree.map(jnp.asarray, aggregate)
+    aggregate = inputs.as_params("aggregate", aggregate)
     checks.finite("aggregate", aggregate)
-    if isinstance(fractions, jax.Array):
-        fractions = fractions.astype(jnp.promote_types(fractions.dtype, jnp.float32))
-    else:
-        fractions = np.asarray(fractions, np.result_type(np.asarray(fractions), np.float32))
-    _per_agent("fractions", fractions)
+    fractions = inputs.as_floating("fractions", fractions)
+    fractions = fractions.astype(np.promote_types(fractions.dtype, np.float32))
+    _check_one_each("fractions", fractions)
     known = np.asarray(fractions) if checks.is_known(fractions) else np.ones(1)
     if not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"`fractions` must lie in [0, 1], got fractions={fractions}.")
-    num_parameters = trees.num_parameters(aggregate)
-    if num_parameters == 0:
+    ranked: Any = trees.num_parameters(aggregate)
+    if ranked == 0:
         raise ValueError("`aggregate` must hold at least one entry, got none.")
-    return _keep_largest(aggregate, _kept(fractions, num_parameters))
+    if live:
+        ranked = trees.sum_leaves(jnp.count_nonzero, aggregate)
+    return _keep_largest(aggregate, _kept(fractions, ranked))
 
 
-def _per_agent(name: str, values: Array | np.ndarray) -> None:
+def _coefficients(name: str, values: PerAgent) -> PerAgent:
+    """Returns `[N]` numbers that are not negative and finite; traced others count as 0."""
+    values = inputs.as_numbers(name, values)
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    _check_one_each(name, values)
+    checks.finite(name, values)
+    checks.not_negative(name, values)
+    return jnp.where(jnp.isfinite(values) & (values > 0), values, 0)
+
+
+def _check_one_each(name: str, values: PerAgent) -> None:
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"`{name}` must hold one number per agent [N], got shape {values.shape}.")
 
 
-def _kept(fractions: PerAgent | np.ndarray, num_parameters: int) -> PerAgent:
-    """Returns `[N]` numbers of entries q_i = floor(f_i D)."""
-    xp = np if isinstance(fractions, np.ndarray) else jnp
-    counts = xp.floor(fractions * xp.asarray(num_parameters, fractions.dtype)).astype(np.int32)
-    return jnp.asarray(xp.where(fractions == 1, num_parameters, counts), jnp.int32)
+def _within(value: Scalar, most: float) -> Scalar:
+    """Returns a number, and of a traced one the nearest in [0, most]; nan counts as 0."""
+    if checks.is_known(value):
+        return value
+    return jnp.where(value > 0, jnp.minimum(value, most), 0)
+
+
+def _in_safe_unit(values: PerAgent) -> PerAgent:
+    """Returns floating numbers in a unit in which they can be added and divided by."""
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return trees.times_power_of_two(values, -trees.largest_exponent(values))
+
+
+def _kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
+    """Returns `[N]` numbers of entries q_i = floor(f_i D), D of which are ranked."""
+    exact = isinstance(fractions, np.ndarray) and isinstance(ranked, int)  # in 64 bits too
+    xp = np if exact else jnp
+    fractions = _within(fractions, 1)
+    counts = xp.floor(fractions * xp.asarray(ranked, fractions.dtype)).astype(np.int32)
+    return jnp.asarray(xp.where(fractions == 1, ranked, counts), jnp.int32)
 
 
 @jax.jit

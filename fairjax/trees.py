@@ -22,33 +22,6 @@ from fairjax.types import Array, Params, PerAgent, Stacked
 dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
-def as_stacked(name: str, tree: Any) -> Stacked:
-    """Returns `tree` with real floating leaves `[N, ...]`, or says what is wrong with it.
-
-    Half-precision and integer leaves become float32.
-
-    Raises:
-      ValueError: there are no agents or no parameters, a leaf lacks the leading
-        axis, leaves disagree about the number of agents, or are not numbers.
-    """
-    leaves, structure = jax.tree.flatten(tree)
-    arrays = [_as_floating(name, leaf) for leaf in leaves]
-    sizes = sorted({array.shape[0] for array in arrays if array.ndim})
-    if len(sizes) != 1 or not all(array.ndim for array in arrays):
-        shapes = [array.shape for array in arrays]
-        raise ValueError(
-            f"`{name}` must be an array [N, ...] or a pytree of them with one N, "
-            f"got leaves of shapes {shapes}."
-        )
-    if sizes[0] == 0 or sum(array.size for array in arrays) == 0:
-        shapes = [array.shape for array in arrays]
-        raise ValueError(
-            f"`{name}` must hold at least one agent (on the leading axis) and one "
-            f"parameter, got leaves of shapes {shapes}."
-        )
-    return structure.unflatten(arrays)
-
-
 def num_agents(stacked: Stacked) -> int:
     """Returns N, the size of the leading axis."""
     return jax.tree.leaves(stacked)[0].shape[0]
@@ -74,15 +47,35 @@ def ratio(values: Array | float, divisors: Array) -> Array:
     return jnp.where(divisors > 0, values / jnp.where(divisors > 0, divisors, 1), 0)
 
 
-def largest_magnitudes(stacked: Stacked) -> PerAgent:
-    """Returns `[N]` largest absolute entries; infinite where an agent's row is broken."""
+def power_of_two(exponents: Array, dtype: jnp.dtype) -> Array:
+    """Returns 2^exponents; 0 where that is subnormal, the largest power where it overflows."""
+    limits = jnp.finfo(dtype)
+    exponents = jnp.clip(exponents, limits.minexp - 1, limits.maxexp - 1)
+    biased = exponents.astype(f"int{limits.bits}") + (limits.maxexp - 1)
+    return lax.bitcast_convert_type(biased << limits.nmant, dtype)
 
-    def largest(leaf: Array) -> PerAgent:
-        # A maximum of XLA's CPU loses a NaN among many numbers.
-        magnitudes = jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), jnp.inf)
-        return rows(magnitudes).max(1, initial=0)
 
-    return functools.reduce(jnp.maximum, map(largest, jax.tree.leaves(stacked)))
+def exponents_of(values: Array) -> Array:
+    """Returns whole numbers e with 2^e <= |value| < 2^(e+1); of 0, one below all others."""
+    limits = jnp.finfo(values.dtype)
+    return (_magnitude_bits(values) >> limits.nmant).astype(jnp.int32) - (limits.maxexp - 1)
+
+
+def times_power_of_two(values: Array, exponents: Array) -> Array:
+    """Returns values times 2^exponents, even where 2^exponents is no number of the dtype."""
+    half = exponents // 2
+    first, second = power_of_two(half, values.dtype), power_of_two(exponents - half, values.dtype)
+    return values * first * second
+
+
+def largest_exponent(values: Array) -> Array:
+    """Returns the e of `exponents_of` the largest magnitude; 0 where all are zero.
+
+    Numbers times 2^-e are safe to sum, and to divide by: a compiled quotient by a number above
+    2^126 is 0, since its inverse is.
+    """
+    largest = jnp.abs(values).max()
+    return jnp.where(largest > 0, exponents_of(largest), 0)
 
 
 def squared_norms(stacked: Stacked) -> PerAgent:
@@ -132,7 +125,13 @@ def where(which: Array, chosen: Any, other: Any) -> Any:
 
 def finite_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: are all entries of the agent's row finite."""
-    return jnp.isfinite(largest_magnitudes(stacked))
+
+    def finite(leaf: Array) -> PerAgent:
+        # A maximum of XLA's CPU loses a NaN among many numbers.
+        magnitudes = jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), jnp.inf)
+        return jnp.isfinite(rows(magnitudes).max(1, initial=0))
+
+    return functools.reduce(jnp.logical_and, map(finite, jax.tree.leaves(stacked)))
 
 
 def zero_broken(stacked: Stacked) -> Stacked:
@@ -140,48 +139,77 @@ def zero_broken(stacked: Stacked) -> Stacked:
     return scaled(finite_rows(stacked).astype(jnp.float32), stacked)
 
 
-def unit_rows(stacked: Stacked) -> tuple[Stacked, PerAgent]:
-    """Returns rows divided by their largest magnitude, and those magnitudes `[N]`.
+def row_units(stacked: Stacked) -> PerAgent:
+    """Returns `[N]` powers of two, at most the row's largest magnitude and above half of it.
 
-    Sums of squares of the rows returned neither overflow nor vanish, whatever
-    the scale of the input. A broken row, or one below the smallest normal number,
-    is returned as zeros, with magnitude 0.
+    They are 0 where a row is zero, and infinite where it is broken.
     """
-    magnitudes = largest_magnitudes(stacked)
-    usable = jnp.isfinite(magnitudes) & (magnitudes >= jnp.finfo(magnitudes.dtype).tiny)
-    magnitudes = jnp.where(usable, magnitudes, 0)
+
+    def unit(leaf: Array) -> PerAgent:
+        # Bits are ordered like magnitudes, NaN above infinity and subnormals above 0.
+        largest = rows(_magnitude_bits(leaf)).max(1, initial=0)
+        limits = jnp.finfo(leaf.dtype)
+        exponents = jnp.maximum((largest >> limits.nmant) - (limits.maxexp - 1), limits.minexp)
+        return jnp.where(largest > 0, power_of_two(exponents, leaf.dtype), 0)
+
+    return functools.reduce(jnp.maximum, map(unit, jax.tree.leaves(stacked)))
+
+
+def unit_rows(stacked: Stacked) -> tuple[Stacked, PerAgent]:
+    """Returns rows divided by powers of two, and these powers `[N]`.
+
+    The largest entry of a row returned is in [1, 2), or below 1 where that of the input is
+    subnormal. Sums of squares neither overflow nor vanish, whatever the scale of the input.
+    A broken row is returned as zeros, with unit 0.
+    """
+    units = row_units(stacked)
+    units = jnp.where(jnp.isfinite(units), units, 0)
 
     def divide(leaf: Array) -> Array:
-        divisor = per_agent(jnp.where(usable, magnitudes, 1), leaf)
-        return jnp.where(per_agent(usable, leaf), leaf / divisor.astype(leaf.dtype), 0)
+        limits = jnp.finfo(leaf.dtype)
+        exponents = per_agent(-exponents_of(units), leaf)
+        # A CPU takes subnormal numbers as 0 in sums and products; their bits count them.
+        steps = _magnitude_bits(leaf).astype(leaf.dtype) * limits.eps
+        low = steps * power_of_two(exponents + limits.minexp, leaf.dtype)
+        low = jnp.where(jnp.signbit(leaf), -low, low)
+        high = times_power_of_two(leaf, exponents)
+        own = jnp.where(exponents_of(leaf) < limits.minexp, low, high)
+        return jnp.where(per_agent(units > 0, leaf), own, 0)
 
-    return jax.tree.map(divide, stacked), magnitudes
+    return jax.tree.map(divide, stacked), units
 
 
 def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacked: Stacked) -> Any:
     """Returns `function(rows, units, norms)` of rows whose squares neither overflow nor vanish.
 
     Agent i's row is rows_i times units_i, and norms_i is the length of rows_i. Rows of ordinary
-    lengths, which are the rule, are handed on as they are, in units of 1, without a copy. If
-    there are others, or broken ones, all are `unit_rows`.
+    length, and zeros, pass unchanged, in units of 1, without a copy; otherwise all are
+    `unit_rows`.
 
     Args:
-      function: of leaves `[N, ...]`, `[N]` and `[N]`; returns small arrays.
+      function: of leaves `[N, ...]`, `[N]` and `[N]`.
       stacked: leaves `[N, ...]`.
     """
     squares = squared_norms(stacked)
     limits = jnp.finfo(squares.dtype)
     lost = limits.smallest_normal * num_parameters(stacked) / limits.eps  # by squares too small
     ordinary = (squares > lost) & (squares < limits.max**0.6)
+    # Only where a row is not ordinary are its entries looked at: is it zero?
+    usual = lax.cond(
+        ordinary.all(),
+        lambda stacked: True,
+        lambda stacked: (ordinary | (row_units(stacked) == 0)).all(),
+        stacked,
+    )
+
+    def as_they_are(stacked: Stacked, squares: PerAgent) -> Any:
+        return function(stacked, jnp.ones_like(squares), jnp.sqrt(squares))
 
     def in_own_units(stacked: Stacked, squares: PerAgent) -> Any:
         rows, units = unit_rows(stacked)
         return function(rows, units, jnp.sqrt(squared_norms(rows)))
 
-    def as_they_are(stacked: Stacked, squares: PerAgent) -> Any:
-        return function(stacked, jnp.ones_like(squares), jnp.sqrt(squares))
-
-    return lax.cond(ordinary.all(), as_they_are, in_own_units, stacked, squares)
+    return lax.cond(usual, as_they_are, in_own_units, stacked, squares)
 
 
 def with_length(stacked: Stacked, length: float | Array) -> Stacked:
@@ -191,9 +219,7 @@ def with_length(stacked: Stacked, length: float | Array) -> Stacked:
       stacked: leaves `[N, ...]`.
       length: the length that rows get, above 0. May be traced.
     """
-    unit, _ = unit_rows(stacked)
-    norms = jnp.sqrt(squared_norms(unit))
-    return scaled(ratio(length, norms), unit)
+    return in_safe_units(lambda rows, units, norms: scaled(ratio(length, norms), rows), stacked)
 
 
 def at_most_length(stacked: Stacked, length: float | Array) -> Stacked:
@@ -203,12 +229,13 @@ def at_most_length(stacked: Stacked, length: float | Array) -> Stacked:
       stacked: leaves `[N, ...]`.
       length: the greatest length of a row, above 0. May be traced.
     """
-    unit, magnitudes = unit_rows(stacked)
-    norms = jnp.sqrt(squared_norms(unit))
-    # In units of the largest entry: norms * magnitudes could overflow.
-    allowed = length / jnp.where(magnitudes > 0, magnitudes, 1)
-    factors = jnp.minimum(1, allowed / jnp.where(norms > 0, norms, 1))
-    return scaled(jnp.where(magnitudes > 0, factors, 0), stacked)
+
+    def cut(rows: Stacked, units: PerAgent, norms: PerAgent) -> Stacked:
+        # Compared in units of the row: norms * units could overflow.
+        longer = norms > length / jnp.where(units > 0, units, 1)
+        return scaled(jnp.where(longer, ratio(length, norms), units), rows)
+
+    return in_safe_units(cut, stacked)
 
 
 def sum_leaves(function: Any, *trees: Any) -> Any:
@@ -221,11 +248,7 @@ def broadcast(num: int, tree: Params) -> Stacked:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *jnp.shape(leaf))), tree)
 
 
-def _as_floating(name: str, leaf: Any) -> Array:
-    try:
-        array = jnp.asarray(leaf)
-    except TypeError as error:
-        raise ValueError(f"`{name}` must hold arrays of numbers, got {type(leaf)}.") from error
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise ValueError(f"`{name}` must hold real numbers, got dtype {array.dtype}.")
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+def _magnitude_bits(values: Array) -> Array:
+    """Returns magnitudes as the whole numbers that have their bits, ordered like them."""
+    integer = f"int{jnp.finfo(values.dtype).bits}"
+    return lax.bitcast_convert_type(jnp.abs(values), integer)

@@ -7,10 +7,12 @@ over the rounds of a run. `coalitions.py` turns the utilities of all coalitions 
 
 from fairjax.contributions.coalitions import banzhaf, leave_one_out, shapley
 from fairjax.contributions.cosine import (
+    MEASURES,
     Estimate,
     cosine,
     cosine_shapley,
     mean_field_cosine_shapley,
+    measure,
     sampled_cosine_shapley,
 )
 from fairjax.contributions.models import gtg_shapley, model_utilities
@@ -21,6 +23,7 @@ from fairjax.contributions.recorded import (
 )
 
 __all__ = [
+    "MEASURES",
     "Estimate",
     "banzhaf",
     "cosine",
@@ -29,6 +32,7 @@ __all__ = [
     "gtg_shapley",
     "leave_one_out",
     "mean_field_cosine_shapley",
+    "measure",
     "model_utilities",
     "multi_round_shapley",
     "recorded_utilities",

@@ -8,13 +8,17 @@ All agents' values take one pass over the table: both are differences between
 sums of weighted utilities over the coalitions with i and over all coalitions.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from fairjax import checks, trees
+from fairjax import checks, inputs, trees
 from fairjax.types import Array, PerAgent, PerCoalition, Scalar
+
+MAX_VALUES = 2**27  # permutations times agents: the values of all are kept
 
 
 def shapley(utilities: PerCoalition) -> PerAgent:
@@ -24,7 +28,8 @@ def shapley(utilities: PerCoalition) -> PerAgent:
       utilities: `[2**N]`; bit i of the index says whether agent i is in the coalition.
 
     Returns:
-      `[N]` values; their sum is `utilities[-1] - utilities[0]`.
+      `[N]` values; their sum is `utilities[-1] - utilities[0]`. All are nan where a traced
+      entry is not finite; a value beyond what the dtype holds is infinite.
 
     Raises:
       ValueError: the length is not a power of two above 1, or a known entry is
@@ -37,22 +42,7 @@ def shapley(utilities: PerCoalition) -> PerAgent:
       >>> print(shapley(jnp.array([0.0, 1.0, 2.0, 4.0])))
       [1.5 2.5]
     """
-    table = _table(utilities)
-    num_agents = _num_players(table)
-    # nu(S) counts for its members with weight w(|S|-1) and against all others with
-    # weight w(|S|), where w(k) = k! (N-1-k)! / N!; so phi_i is a sum over coalitions
-    # with i, less one number that is the same for all agents.
-    # A game of the coalition's size alone, equal to nu for the first k agents, is
-    # subtracted before and its value, equal for all, added after: it saves digits.
-    sizes = np.arange(num_agents)
-    against = np.append(1 / (num_agents * special.binom(num_agents - 1, sizes)), 0.0)
-    for_members = np.insert(against[:-1], 0, 0.0)
-    counts = _coalition_sizes(num_agents)
-    rest = table - table[2 ** np.arange(num_agents + 1) - 1][counts]
-    member_weights = jnp.asarray(for_members + against, table.dtype)[counts]
-    common = _sum(rest * jnp.asarray(against, table.dtype)[counts])
-    equal_part = (table[-1] - table[0]) / num_agents
-    return _sum_by_member(rest * member_weights) - common + equal_part
+    return _in_safe_unit(shapley_of, utilities)
 
 
 def banzhaf(utilities: PerCoalition) -> PerAgent:
@@ -75,9 +65,12 @@ def banzhaf(utilities: PerCoalition) -> PerAgent:
       >>> print(banzhaf(jnp.array([0.0, 1.0, 2.0, 4.0])))
       [1.5 2.5]
     """
-    table = _table(utilities)
-    table = (table - table[0]) / 2 ** (_num_players(table) - 1)
-    return 2 * _sum_by_member(table) - _sum(table)
+
+    def values(table: PerCoalition) -> PerAgent:
+        table = (table - table[0]) / 2 ** (_num_players(table) - 1)
+        return 2 * _sum_by_member(table) - _sum(table)
+
+    return _in_safe_unit(values, utilities)
 
 
 def leave_one_out(utilities: PerCoalition) -> PerAgent:
@@ -96,9 +89,31 @@ def leave_one_out(utilities: PerCoalition) -> PerAgent:
       >>> print(leave_one_out(jnp.array([0.0, 1.0, 2.0, 4.0])))
       [2. 3.]
     """
-    table = _table(utilities)
-    everybody = len(table) - 1
-    return table[-1] - table[everybody - 2 ** np.arange(_num_players(table))]
+
+    def values(table: PerCoalition) -> PerAgent:
+        everybody = len(table) - 1
+        return table[-1] - table[everybody - 2 ** np.arange(_num_players(table))]
+
+    return _in_safe_unit(values, utilities)
+
+
+def shapley_of(table: PerCoalition) -> PerAgent:
+    """Returns Shapley values of a floating table `[2**N]` of ordinary numbers."""
+    num_agents = _num_players(table)
+    # nu(S) counts for its members with weight w(|S|-1) and against all others with
+    # weight w(|S|), where w(k) = k! (N-1-k)! / N!; so phi_i is a sum over coalitions
+    # with i, less one number that is the same for all agents.
+    # A game of the coalition's size alone, equal to nu for the first k agents, is
+    # subtracted before and its value, equal for all, added after: it saves digits.
+    sizes = np.arange(num_agents)
+    against = np.append(1 / (num_agents * special.binom(num_agents - 1, sizes)), 0.0)
+    for_members = np.insert(against[:-1], 0, 0.0)
+    counts = _coalition_sizes(num_agents)
+    rest = table - table[2 ** np.arange(num_agents + 1) - 1][counts]
+    member_weights = jnp.asarray(for_members + against, table.dtype)[counts]
+    common = _sum(rest * jnp.asarray(against, table.dtype)[counts])
+    equal_part = (table[-1] - table[0]) / num_agents
+    return _sum_by_member(rest * member_weights) - common + equal_part
 
 
 def check_table(utilities: PerCoalition) -> None:
@@ -142,7 +157,15 @@ def _num_players(table: PerCoalition) -> int:
     return (len(table) - 1).bit_length()
 
 
-def _table(utilities: PerCoalition) -> PerCoalition:
-    table = jnp.asarray(utilities)
+def _in_safe_unit(values: Callable[[PerCoalition], PerAgent], utilities: PerCoalition) -> PerAgent:
+    """Returns `values(table)` of the utilities, and nan where one is not finite.
+
+    Sums over coalitions are of numbers up to 2, in a unit that is a power of two.
+    """
+    table = inputs.as_numbers("utilities", utilities, booleans=True)
     check_table(table)
-    return table.astype(jnp.promote_types(table.dtype, jnp.float32))
+    table = table.astype(jnp.promote_types(table.dtype, jnp.float32))
+    exponent = trees.largest_exponent(table)
+    found = values(trees.times_power_of_two(table, -exponent))
+    finite = jnp.isfinite(table).all()
+    return jnp.where(finite, trees.times_power_of_two(found, exponent), jnp.nan)

@@ -7,10 +7,13 @@
 
 Everything about nu lives in the Gram matrix (`gram.py`), so no coalition's update is made.
 
-Common to all that take `updates`: an array `[N, D]` or a pytree of leaves
-`[N, ...]`, of any scale. A row with NaN or infinity counts as a zero upload. A
-zero upload is worth 0, and all are worth 0 where the aggregate vanishes (in
-floating point: is no longer than rounding could have left).
+Common to all that take `updates`: an array `[N, D]` or a pytree of leaves `[N, ...]`, of any
+scale. A list of N agents' pytrees is stacked where it cannot mean layers, and refused where it
+can. A row with NaN or infinity, or with a number beyond the dtype, counts as a zero upload, and
+a traced weight that is negative or not finite as 0. A zero upload is worth 0, and all are worth
+0 where the aggregate vanishes (in floating point: is no longer than rounding could have left).
+
+Lengths of uploads, and of weighted uploads, may part by anything that the dtype holds.
 """
 
 import functools
@@ -18,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax import checks, trees
 from fairjax.contributions import coalitions
@@ -94,14 +98,8 @@ def cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgen
       [0.399 0.399 0.202]
     """
     updates, weights = checked(updates, weights)
-    num_agents = trees.num_agents(updates)
-    if num_agents > MAX_EXACT_AGENTS:
-        raise ValueError(
-            f"`cosine_shapley` is exact, for at most {MAX_EXACT_AGENTS} agents, got {num_agents}. "
-            "Use `mean_field_cosine_shapley` (one pass over the updates) or "
-            "`sampled_cosine_shapley` (unbiased, with standard errors)."
-        )
-    return _cosine_shapley(updates, weights)
+    _check_enumerable(trees.num_agents(updates))
+    return _shapley(updates, weights)
 
 
 def mean_field_cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgent:
@@ -159,47 +157,103 @@ def sampled_cosine_shapley(
       >>> print(np.asarray(estimate.values).round(1))
       [0.4 0.4 0.2]
     """
-    checks.count("num_permutations", num_permutations, least=2)
+    checks.key("key", key)
+    updates, weights = checked(updates, weights)
+    most = coalitions.MAX_VALUES // trees.num_agents(updates)
+    checks.count("num_permutations", num_permutations, least=2, most=most)
     if num_permutations % 2:
         raise ValueError(
             "`num_permutations` must be even, since permutations come in pairs, "
             f"got num_permutations={num_permutations}."
         )
-    return _sampled(key, *checked(updates, weights), num_permutations // 2)
+    return _sampled(key, updates, weights, num_permutations // 2)
 
 
-@jax.jit
-def _cosine(updates: Stacked, weights: PerAgent) -> PerAgent:
-    products = products_of(updates, weights)
+def measure(
+    name: str, uploads: Stacked, weights: PerAgent | None = None, *, at_one_length: bool = False
+) -> PerAgent:
+    """Returns the contributions of a round's uploads, by the name of a measure.
+
+    For mechanisms: lists in a model's parameters are layers, never agents.
+
+    Args:
+      name: of `MEASURES`.
+      uploads: leaves `[N, ...]`.
+      weights: `[N]`, not negative; None: equal.
+      at_one_length: are uploads judged as if rescaled to one length, zero ones excepted. They
+        may have any length: nothing overflows, which a weight over a length could.
+
+    Returns:
+      `[N]`.
+
+    Raises:
+      ValueError: as in the measure's own function.
+
+    Examples:
+      >>> uploads = (jnp.array([[3.0], [0.0]]), jnp.array([[0.0], [1.0]]))  # two layers
+      >>> print(measure("cosine", uploads, jnp.ones(2), at_one_length=True).round(3))
+      [0.707 0.707]
+    """
+    uploads, weights = checked({"model": uploads}, weights)
+    if name == "shapley":
+        _check_enumerable(trees.num_agents(uploads))
+    return MEASURES[name](uploads, weights, at_one_length=at_one_length)
+
+
+def _check_enumerable(num_agents: int) -> None:
+    if num_agents > MAX_EXACT_AGENTS:
+        raise ValueError(
+            f"`cosine_shapley` is exact, for at most {MAX_EXACT_AGENTS} agents, got {num_agents}. "
+            "Use `mean_field_cosine_shapley` (one pass over the updates) or "
+            "`sampled_cosine_shapley` (unbiased, with standard errors)."
+        )
+
+
+@functools.partial(jax.jit, static_argnames="at_one_length")
+def _cosine(updates: Stacked, weights: PerAgent, *, at_one_length: bool = False) -> PerAgent:
+    products = products_of(updates, weights, at_one_length=at_one_length)
     return cosine_of(products.inner, jnp.square(products.lengths), products.total)
 
 
-@jax.jit
-def _cosine_shapley(updates: Stacked, weights: PerAgent) -> PerAgent:
-    return coalitions.shapley(all_cosines(products_of(updates, weights, with_gram=True)))
+@functools.partial(jax.jit, static_argnames="at_one_length")
+def _shapley(updates: Stacked, weights: PerAgent, *, at_one_length: bool = False) -> PerAgent:
+    products = products_of(updates, weights, at_one_length=at_one_length, with_gram=True)
+    return coalitions.shapley_of(all_cosines(products))
 
 
-@jax.jit
-def _mean_field(updates: Stacked, weights: PerAgent) -> PerAgent:
-    products = products_of(updates, weights)
+@functools.partial(jax.jit, static_argnames="at_one_length")
+def _mean_field(updates: Stacked, weights: PerAgent, *, at_one_length: bool = False) -> PerAgent:
+    products = products_of(updates, weights, at_one_length=at_one_length, with_rest=True)
+    rest: Any = products.rest
     g, d, total = products.with_aggregate, products.squares, products.total
     num_agents = len(g)
-    k = jnp.arange(num_agents, dtype=g.dtype)
+    longest = jnp.arange(num_agents) == rest.longest
+    # Sums over the others. Of the longest agent they are not differences, which would be rounding.
+    squares = jnp.where(longest, jnp.where(longest, 0, d).sum(), d.sum() - d)  # sum of d_j
+    inner = jnp.where(longest, rest.inner, g - d)  # <a_i, u_N - a_i>
+    rests = jnp.where(longest, rest.square, jnp.maximum(total - 2 * g + d, 0))  # |u_N - a_i|^2
+    first = jnp.where(longest, rest.square + rest.inner, total - g)  # <u_N - a_i, u_N>
+    k = np.arange(num_agents)
     share = k / max(num_agents - 1, 1)
     pair_share = k * (k - 1) / max((num_agents - 1) * (num_agents - 2), 1)
-    squares = d.sum()
+    share, unpaired, pair_share = (
+        jnp.asarray(each, g.dtype) for each in (share, share - pair_share, pair_share)
+    )
 
-    def one(g_i: Scalar, d_i: Scalar) -> Scalar:
-        others = squares - d_i
-        first = share * (total - g_i)
-        second = share * others + pair_share * ((total - 2 * g_i + d_i) - others)
-        # With rounding, a coalition of nobody could come out with a length.
-        first, second = first.at[0].set(0), second.at[0].set(0)
-        joined = second + 2 * share * (g_i - d_i) + d_i
-        gains = cosine_of(first + g_i, joined, total) - cosine_of(first, second, total)
-        return gains.mean()
+    def one(agent: tuple[Scalar, ...]) -> Scalar:
+        g_i, d_i, inner_i, first_i, squares_i, rests_i = agent
+        before = share * first_i
+        length = unpaired * squares_i + pair_share * rests_i
+        joined = length + 2 * share * inner_i + d_i
+        without = cosine_of(before, length, total)
+        with_i = cosine_of(before + g_i, joined, total).at[-1].set(everybody(products))
+        return jnp.where(d_i > 0, (with_i - without).mean(), 0)
 
-    return jax.lax.map(lambda agent: one(*agent), (g, d), batch_size=min(num_agents, 256))
+    agents = (g, d, inner, first, squares, rests)
+    return jax.lax.map(one, agents, batch_size=min(num_agents, 256))
+
+
+MEASURES = {"cosine": _cosine, "shapley": _shapley, "mean_field": _mean_field}
 
 
 @functools.partial(jax.jit, static_argnames="num_pairs")

@@ -11,21 +11,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fairjax import checks, trees
+from fairjax import inputs, trees
 from fairjax.contributions import coalitions
-from fairjax.types import Array, PerAgent, PerCoalition, Scalar, Stacked
+from fairjax.types import Array, Params, PerAgent, PerCoalition, Scalar, Stacked
 
 
 class Products(NamedTuple):
-    """The inner products that O(N D) work gives, of weighted uploads a_i = w_i x_i."""
+    """The inner products that O(N D) work gives, of weighted uploads a_i = w_i x_i.
+
+    They are in a common unit, and agents' lengths are no further apart than squares of floating
+    numbers can tell; see `_in_common_unit`.
+    """
 
     weights: PerAgent  # [N] w_i
     lengths: PerAgent  # [N] |x_i|
     inner: PerAgent  # [N] <x_i, u_N>
     total: Scalar  # |u_N|^2, or 0 where rounding could have left it
     gram: Array | None = None  # [N, N] <a_i, a_j>, where asked for
+    rest: "Rest | None" = None  # where asked for
 
     @property
     def with_aggregate(self) -> PerAgent:
@@ -38,48 +42,68 @@ class Products(NamedTuple):
         return jnp.square(self.weights * self.lengths)
 
 
+class Rest(NamedTuple):
+    """The sum of all weighted uploads but the longest: a difference would leave rounding of it."""
+
+    longest: Scalar  # the agent i
+    square: Scalar  # |u_N - a_i|^2
+    inner: Scalar  # <a_i, u_N - a_i>
+
+
 def checked(updates: Stacked, weights: PerAgent | None) -> tuple[Stacked, PerAgent]:
     """Returns updates as floating leaves `[N, ...]` and weights `[N]`, by default ones.
 
     Raises:
-      ValueError: shapes disagree, `updates` is one row, or known weights are negative or not
-        finite.
+      ValueError: shapes disagree, `updates` is one row or a list that can mean agents and
+        layers, or known weights are negative or not finite.
     """
-    updates = trees.as_stacked("updates", updates)
+    updates = inputs.as_stacked("updates", updates)
     if isinstance(updates, jax.Array) and updates.ndim == 1:
         raise ValueError(
             f"`updates` must be an array [N, D] or a pytree of leaves [N, ...], got one row of "
             f"shape {updates.shape}: of one agent it is `updates[None]`."
         )
-    num_agents = trees.num_agents(updates)
-    if weights is None:
-        return updates, jnp.ones(num_agents)
-    weights = jnp.asarray(weights)
-    checks.shape("weights", weights, (num_agents,))
-    checks.finite("weights", weights)
-    if checks.is_known(weights) and (np.asarray(weights) < 0).any():
-        raise ValueError(f"`weights` must not be negative, got weights={weights}.")
-    return updates, weights
+    return updates, inputs.as_weights(weights, (trees.num_agents(updates),))
 
 
-@functools.partial(jax.jit, static_argnames="with_gram")
-def products_of(updates: Stacked, weights: PerAgent, *, with_gram: bool = False) -> Products:
+@functools.partial(jax.jit, static_argnames=("at_one_length", "with_gram", "with_rest"))
+def products_of(
+    updates: Stacked,
+    weights: PerAgent,
+    *,
+    at_one_length: bool = False,
+    with_gram: bool = False,
+    with_rest: bool = False,
+) -> Products:
     """Returns the inner products of weighted uploads: O(N D), or with the Gram matrix O(N^2 D).
 
     Args:
       updates: leaves `[N, ...]`, floating.
-      weights: `[N]`, not negative.
+      weights: `[N]`; those that are negative or not finite count as 0.
+      at_one_length: are updates rescaled to one length, zero ones excepted.
       with_gram: is the Gram matrix asked for.
+      with_rest: is what the longest agent adds to asked for.
     """
 
     def products(rows: Stacked, units: PerAgent, lengths: PerAgent) -> Products:
-        own = _in_largest(weights.astype(units.dtype)) * _in_largest(units)
-        aggregate = trees.weighted_sum(own, rows)
-        total = trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), aggregate)
+        given = weights.astype(units.dtype)
+        if at_one_length:
+            present = (lengths > 0).astype(units.dtype)
+            own = trees.ratio(_in_common_unit(given, present, present), lengths)
+        else:
+            own = _in_common_unit(given, units, lengths)
+        rest = None
+        if with_rest:
+            aggregate, rest = _apart_from_longest(own, rows, lengths)
+        else:
+            aggregate = trees.weighted_sum(own, rows)
+        total = _inner(aggregate, aggregate)
         rounding = 4 * jnp.finfo(total.dtype).eps * (own * lengths).sum()
         total = jnp.where(total > rounding**2, total, 0)
-        gram = own[:, None] * own * trees.gram(rows) if with_gram else None
-        return Products(own, lengths, trees.inner_products(rows, aggregate), total, gram)
+        # One factor after the other: the product of two could overflow.
+        gram = own[:, None] * (own * trees.gram(rows)) if with_gram else None
+        inner = trees.inner_products(rows, aggregate)
+        return Products(own, lengths, inner, total, gram, rest)
 
     return trees.in_safe_units(products, updates)
 
@@ -151,6 +175,40 @@ def everybody(products: Products) -> Scalar:
     return jnp.where(products.total > 0, 1, 0).astype(products.total.dtype)
 
 
-def _in_largest(values: PerAgent) -> PerAgent:
-    """Returns values in units of the largest."""
-    return values / jnp.where(values.max() > 0, values.max(), 1)
+def _apart_from_longest(own: PerAgent, rows: Stacked, lengths: PerAgent) -> tuple[Params, Rest]:
+    """Returns the aggregate u_N, and the longest a_i against the sum of the others."""
+    longest = jnp.argmax(own * lengths)
+    others = trees.weighted_sum(own.at[longest].set(0), rows)
+    alone = jax.tree.map(lambda leaf: own[longest].astype(leaf.dtype) * leaf[longest], rows)
+    rest = Rest(longest, _inner(others, others), _inner(alone, others))
+    return jax.tree.map(jnp.add, alone, others), rest
+
+
+def _inner(one: Params, other: Params) -> Scalar:
+    return trees.sum_leaves(lambda a, b: (a * b).sum(), one, other)
+
+
+def _in_common_unit(weights: PerAgent, units: PerAgent, lengths: PerAgent) -> PerAgent:
+    """Returns `[N]` w_i units_i times one power of two, so that all |a_i| are far from overflow.
+
+    The longest a_i, of length w_i units_i lengths_i, gets about a length that leaves room for
+    the square of a sum over agents. Where the shortest would have no square, the widest gaps
+    between lengths are narrowed to one width: to six or more digits in float32 while no more
+    than five gaps are wider than that. What is so much shorter changes no sum.
+    """
+    limits = jnp.finfo(weights.dtype)
+    top, bottom = limits.maxexp // 2 - 20, limits.minexp // 2 + 8  # of lengths
+    present = (weights > 0) & jnp.isfinite(weights) & (units > 0) & (lengths > 0)
+    exponents = sum(map(trees.exponents_of, (weights, units, lengths)))
+    lowest = jnp.iinfo(exponents.dtype).min
+    exponents = jnp.where(present, exponents, jnp.where(present, exponents, lowest).max())
+    order = jnp.argsort(exponents)
+    gaps = jnp.diff(exponents[order])
+    narrow = jnp.sort(gaps)
+    # Of width g: all gaps up to the widest one that is not narrowed, and the others at g each.
+    left = top - bottom - (jnp.cumsum(narrow) - narrow)
+    width = (left // jnp.arange(len(gaps), 0, -1)).max(initial=1)
+    steps = jnp.append(jnp.minimum(gaps, width), 0)
+    below_top = jnp.cumsum(steps[::-1])[::-1][jnp.argsort(order)]
+    shifts = top - below_top - exponents + trees.exponents_of(units)
+    return jnp.where(present, trees.times_power_of_two(weights, shifts), 0)

@@ -7,14 +7,14 @@ This is what the cosine measures do without: 2^N models are made and scored.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax import checks, trees
+from fairjax import checks, inputs, trees
+from fairjax.contributions.coalitions import MAX_VALUES
 from fairjax.types import Array, Key, Params, PerAgent, PerCoalition, Scalar, Stacked
 
 MAX_ENUMERATED_AGENTS = 16
@@ -30,7 +30,8 @@ def model_utilities(
     Args:
       utility: `utility(params) -> scalar`; traced into a compiled program.
       params: what updates are added to.
-      updates: leaves `[N, ...]`, N at most 16. A broken row counts as zero.
+      updates: leaves `[N, ...]`, N at most 16, or a list of N pytrees like `params`. A broken
+        row counts as zero.
       weights: `[N]` n_i, not negative; None: equal.
 
     Returns:
@@ -59,7 +60,7 @@ def model_utilities(
     table = lax.map(
         lambda index: score(index >> bits & 1), jnp.arange(2**num_agents), batch_size=_at_once()
     )
-    check_finite(utility, table)
+    check_finite(utility, table, members_of)
     return table
 
 
@@ -83,7 +84,8 @@ def gtg_shapley(
       key: PRNG key.
       utility: `utility(params) -> scalar`; traced into a compiled program.
       params: what updates are added to.
-      updates: leaves `[N, ...]`. A broken row counts as zero.
+      updates: leaves `[N, ...]`, or a list of N pytrees like `params`. A broken row counts
+        as zero.
       weights: `[N]` n_i, not negative; None: equal.
       num_permutations: how many are drawn.
       tolerance: of the utility, not negative; 0: unbiased, nothing is left out but ties.
@@ -103,14 +105,15 @@ def gtg_shapley(
       >>> print(gtg_shapley(jax.random.key(0), lambda w: w.sum(), jnp.zeros(2), updates))
       [0.5 0.5]
     """
-    checks.count("num_permutations", num_permutations)
+    checks.key("key", key)
     checks.at_least("tolerance", tolerance, 0)
     updates, weights, score = _prepared(utility, params, updates, weights)
     num_agents = trees.num_agents(updates)
+    checks.count("num_permutations", num_permutations, most=MAX_VALUES // num_agents)
     nobody, everybody = score(jnp.zeros(num_agents)), score(jnp.ones(num_agents))
-    check_finite(utility, jnp.stack([nobody, everybody]))
 
-    def one(number_and_key: tuple[Scalar, Key]) -> PerAgent:
+    def one(number_and_key: tuple[Scalar, Key]) -> tuple[PerAgent, PerAgent]:
+        """Returns the order `[N]` in which agents join, and the utilities `[N]` then."""
         number, own_key = number_and_key
         order = jax.random.permutation(own_key, num_agents)
         place = jnp.argmax(order == number % num_agents)
@@ -121,31 +124,39 @@ def gtg_shapley(
             members = members.at[agent].set(1)
             near = jnp.abs(everybody - before) <= tolerance
             after = lax.cond(near, lambda: before, lambda: score(members))
-            return (members, after), after - before
+            return (members, after), after
 
-        _, gains = lax.scan(join, (jnp.zeros(num_agents), nobody), order)
-        return jnp.zeros_like(gains).at[order].set(gains)
+        return order, lax.scan(join, (jnp.zeros(num_agents), nobody), order)[1]
 
     keys = jax.random.split(key, num_permutations)
-    return lax.map(one, (jnp.arange(num_permutations), keys)).mean(0)
+    orders, reached = lax.map(one, (jnp.arange(num_permutations), keys))
+    ends = jnp.append(nobody, everybody)
+    check_finite(utility, ends, lambda place: members_of(place * (2**num_agents - 1)))
+    check_finite(utility, reached, lambda place: _first_ones(orders, place))
+    gains = jnp.diff(reached, axis=1, prepend=nobody) / num_permutations
+    return jnp.zeros(num_agents, gains.dtype).at[orders].add(gains)
+
+
+def _first_ones(orders: Array, place: int) -> str:
+    """Returns words for the agents of a permutation up to a place in the table `[P, N]`."""
+    permutation, last = divmod(place, orders.shape[1])
+    return members_of(sum(1 << int(agent) for agent in orders[permutation, : last + 1]))
 
 
 def _prepared(
     utility: Utility, params: Params, updates: Stacked, weights: PerAgent | None
 ) -> tuple[Stacked, PerAgent, Callable[[Array], Scalar]]:
     """Returns finite updates, weights, and the function from members `[N]` to the utility."""
-    updates = trees.zero_broken(trees.as_stacked("updates", updates))
-    num_agents = trees.num_agents(updates)
-    weights = jnp.ones(num_agents) if weights is None else jnp.asarray(weights)
-    checks.shape("weights", weights, (num_agents,))
-    checks.finite("weights", weights)
-    wanted = jax.tree.map(jnp.shape, params)
-    found = jax.tree.map(lambda leaf: leaf.shape[1:], updates)
-    if wanted != found:
-        raise ValueError(f"`updates` must be changes of `params`, {wanted}, got {found} per agent.")
+    params = inputs.as_params("params", params)
+    updates = trees.zero_broken(inputs.as_changes("updates", updates, params))
+    weights = inputs.as_weights(weights, (trees.num_agents(updates),))
+    weights = trees.times_power_of_two(weights, -trees.largest_exponent(weights))  # safe to sum
+    if not callable(utility):
+        raise ValueError(f"`utility` must be a function of parameters, got {utility!r:.100}.")
     scored = jax.eval_shape(utility, params)
-    if getattr(scored, "shape", None) != ():
-        raise ValueError(f"`utility` must return a scalar, got {jax.tree.map(jnp.shape, scored)}.")
+    if getattr(scored, "shape", None) != () or jnp.issubdtype(scored.dtype, jnp.complexfloating):
+        found = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", scored)
+        raise ValueError(f"`utility` must return a scalar, a real number, got {found!r:.200}.")
 
     def score(members: Array) -> Scalar:
         present = members * weights
@@ -161,17 +172,27 @@ def _at_once() -> int:
     return 1 if jax.default_backend() == "cpu" else 32
 
 
-def check_finite(utility: Any, table: Array) -> None:
-    """Raises where a known utility is not finite, and says of which coalition.
+def check_finite(utility: Utility, values: Array, coalition: Callable[[int], str]) -> None:
+    """Raises where known values of a utility are not finite, and says of which coalition.
+
+    Args:
+      utility: what returned them.
+      values: an array of any shape.
+      coalition: words for the place of a value in the flat array.
 
     Raises:
       ValueError: names the utility, the value and the coalition.
     """
-    if checks.is_known(table) and not np.isfinite(table).all():
+    if checks.is_known(values) and not np.isfinite(values).all():
         name = getattr(utility, "__name__", repr(utility))
-        where = np.argwhere(~np.isfinite(table))[0]
-        of = f" in round {where[0]}" if table.ndim == 2 else ""
+        place = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(
-            f"`utility` must return a finite number, got {float(table[tuple(where)])} from {name} "
-            f"for coalition {where[-1]:b} (binary, agent 0 last){of}."
+            f"`utility` must return a finite number, got {float(np.ravel(values)[place])} from "
+            f"{name} for {coalition(place)}."
         )
+
+
+def members_of(index: int) -> str:
+    """Returns words for the coalition of an index: bit i says whether agent i is in it."""
+    agents = [i for i in range(index.bit_length()) if index >> i & 1]
+    return f"the coalition of agents {agents}"

@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from fairjax import checks
+from fairjax import checks, inputs
 from fairjax.contributions.coalitions import shapley
-from fairjax.contributions.models import Utility, check_finite, model_utilities
+from fairjax.contributions.models import Utility, check_finite, members_of, model_utilities
 from fairjax.types import Array, Params, PerAgent, PerRound, Scalar, Stacked
 
 
@@ -30,7 +31,8 @@ def recorded_utilities(
     Args:
       utility: `utility(params) -> scalar`; traced into a compiled program.
       servers: leaves `[T, ...]`, what updates of the round are added to.
-      updates: leaves `[T, N, ...]`, N at most 16. A broken row counts as zero.
+      updates: leaves `[T, N, ...]`, N at most 16. A broken row counts as zero. Lists of
+        rounds, and of agents in them, are stacked where they cannot mean layers.
       weights: `[N]` or `[T, N]` n_i, not negative; an agent of weight 0 takes no part.
         None: equal.
 
@@ -45,20 +47,14 @@ def recorded_utilities(
       >>> recorded_utilities(lambda w: w.sum(), servers, updates).shape
       (3, 4)
     """
-    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in map(jnp.asarray, _leaves(servers))}
-    lengths |= {leaf.shape[0] if leaf.ndim else 0 for leaf in map(jnp.asarray, _leaves(updates))}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(
-            "`servers` and `updates` must have one number of rounds, at least one, on their "
-            f"leading axes, got {sorted(lengths)}."
-        )
-    num_rounds = lengths.pop()
-    if weights is not None:
-        weights = jnp.asarray(weights)
-        checks.finite("weights", weights)
-        weights = jnp.broadcast_to(weights, (num_rounds, weights.shape[-1]))
-    tables = _tables(utility, servers, updates, weights)
-    check_finite(utility, tables)
+    servers, updates = _as_rounds(servers, updates)
+    tables = _tables(utility, servers, updates, _as_weights(weights, updates))
+
+    def coalition(place: int) -> str:
+        round, index = divmod(place, tables.shape[1])
+        return f"{members_of(index)} in round {round}"
+
+    check_finite(utility, tables, coalition)
     return tables
 
 
@@ -135,19 +131,67 @@ def federated_shapley(
       >>> print(federated_shapley(lambda w: w.sum(), servers, updates, participants))
       [3. 1.]
     """
-    wanted = jnp.shape(_leaves(updates)[0])[:2]
-    participants = jnp.asarray(participants)
-    checks.shape("participants", participants, wanted)
-    weights = participants * (1.0 if weights is None else jnp.asarray(weights))
+    servers, updates = _as_rounds(servers, updates)
+    if not isinstance(participants, jax.Array):
+        participants = np.asarray(participants)
+    if participants.dtype.kind != "b":
+        raise ValueError(f"`participants` must be booleans [T, N], got {participants!r:.100}.")
+    checks.shape("participants", participants, jax.tree.leaves(updates)[0].shape[:2])
+    weights = jnp.asarray(participants) * _as_weights(weights, updates)
     return multi_round_shapley(utility, servers, updates, weights)
 
 
-def _tables(utility: Utility, servers: Params, updates: Stacked, weights: Any) -> Array:
-    def one(row: tuple[Params, Stacked, Any]) -> Array:
+def _tables(utility: Utility, servers: Params, updates: Stacked, weights: PerRound) -> Array:
+    def one(row: tuple[Params, Stacked, PerAgent]) -> Array:
         return model_utilities(utility, *row)
 
     return jax.jit(lambda rows: lax.map(one, rows))((servers, updates, weights))
 
 
-def _leaves(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree)
+def _as_weights(weights: Any, updates: Stacked) -> PerRound:
+    """Returns weights `[T, N]`, given so, as `[N]` or as None."""
+    rounds = jax.tree.leaves(updates)[0].shape[:2]
+    of_a_round = weights is None or np.ndim(weights) == 1
+    weights = inputs.as_weights(weights, rounds[1:] if of_a_round else rounds)
+    return jnp.broadcast_to(weights, rounds)
+
+
+def _as_rounds(servers: Any, updates: Any) -> tuple[Params, Stacked]:
+    """Returns servers `[T, ...]` and updates `[T, N, ...]`, or says what is wrong with them.
+
+    Lists of T rounds are stacked, and of N agents in a round. A list of layers passes where its
+    shapes tell it from a list of rounds: where N is not T.
+    """
+    layers = _fit(servers, updates)
+    if layers and inputs.is_sequence(servers):
+        num_rounds, num_agents = np.shape(jax.tree.leaves(updates)[0])[:2]
+        layers = num_rounds != num_agents
+    if not layers:
+        servers = inputs.as_stacked("servers", servers, "rounds")
+        if inputs.is_sequence(updates):
+            first = jax.tree.map(lambda leaf: leaf[0], servers)
+            rounds = [inputs.as_changes("updates", one, first) for one in updates]
+            updates = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rounds)
+    if not _fit(servers, updates):
+        shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (servers, updates)]
+        raise ValueError(
+            "`servers` and `updates` must have one number of rounds T, at least one, in pytrees "
+            "of one structure: leaves [T, ...] and [T, N, ...], got leaves of shapes "
+            f"{shapes[0]!r:.100} and {shapes[1]!r:.100}."
+        )
+    return inputs.as_params("servers", servers), inputs.as_params("updates", updates)
+
+
+def _fit(servers: Any, updates: Any) -> bool:
+    """Says whether leaves are `[T, ...]` and `[T, N, ...]` in pytrees of one structure."""
+    servers, updates = inputs.as_params("servers", servers), inputs.as_params("updates", updates)
+    if jax.tree.structure(servers) != jax.tree.structure(updates):
+        return False
+    leaves = list(zip(jax.tree.leaves(servers), jax.tree.leaves(updates), strict=True))
+    leading = {update.shape[:2] for _, update in leaves}
+    return (
+        len(leading) == 1
+        and len(*leading) == 2
+        and min(*leading) > 0
+        and all(server.shape == update.shape[:1] + update.shape[2:] for server, update in leaves)
+    )

@@ -24,12 +24,6 @@ from fairjax.mechanisms.base import (
 )
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
-CONTRIBUTIONS = {
-    "cosine": contributions.cosine,
-    "shapley": contributions.cosine_shapley,
-    "mean_field": contributions.mean_field_cosine_shapley,
-}
-
 
 def cgsv(
     *,
@@ -49,7 +43,10 @@ def cgsv(
         cosine to 0 over the run, so that the last rounds settle.
       contribution: "cosine", the paper's approximation psi; "shapley", exact, for at
         most 25 agents; or "mean_field".
-      mask: "model", one ranking of all D entries; or "leaf", one per tensor.
+      mask: "model", one ranking of all D entries; "leaf", one per tensor; or "live", one of
+        the entries that move, of which agents keep their fractions. That matters where many
+        stand still, as frozen layers and the vectors of rare words do: they count in D, so
+        agents of unequal fractions all receive everything that moves.
 
     Returns:
       A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first.
@@ -70,25 +67,25 @@ def cgsv(
       [3 2 1]
     """
     checks.between("alpha", alpha, 0, 1)
-    checks.above("beta", beta, 0)
+    checks.above("beta", beta, 0, vanishing=True)
     check_length("gamma", gamma)
-    checks.choice("contribution", contribution, CONTRIBUTIONS)
-    checks.choice("mask", mask, ("model", "leaf"))
+    checks.choice("contribution", contribution, contributions.MEASURES)
+    checks.choice("mask", mask, ("model", "leaf", "live"))
 
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
         weights = first_round_shares(importance, context)
-        aggregate, lengths = _aggregate(updates, weights, length_at(gamma, context))
         # Of the updates as they are: rescaled uploads, N D numbers, are never made.
-        judged = CONTRIBUTIONS[contribution](updates, trees.ratio(weights, lengths))
+        aggregate = _aggregate(updates, weights, length_at(gamma, context))
+        judged = contributions.measure(contribution, updates, weights, at_one_length=True)
         importance = rewards.importance(importance, judged, alpha)
         fractions = rewards.reward_fractions(importance, beta)
         paid: Any
-        if mask == "model":
-            paid = rewards.sparsify(aggregate, fractions)
-        else:
+        if mask == "leaf":
             paid = jax.tree.map(lambda leaf: rewards.sparsify(leaf, fractions), aggregate)
+        else:
+            paid = rewards.sparsify(aggregate, fractions, live=mask == "live")
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 
     return Mechanism(jnp.zeros, update)
@@ -99,10 +96,10 @@ def first_round_shares(importance: PerAgent, context: Context) -> PerAgent:
     return jnp.where(importance.sum() > 0, importance, context.shares)
 
 
-def _aggregate(updates: Stacked, weights: PerAgent, gamma: Scalar) -> tuple[Params, PerAgent]:
-    """Returns the weighted sum of the updates rescaled to length gamma, and their lengths `[N]`."""
+def _aggregate(updates: Stacked, weights: PerAgent, gamma: Scalar) -> Params:
+    """Returns the weighted sum of the updates rescaled to length gamma."""
 
-    def aggregate(rows: Stacked, units: PerAgent, norms: PerAgent) -> tuple[Params, PerAgent]:
-        return trees.weighted_sum(gamma * trees.ratio(weights, norms), rows), units * norms
+    def aggregate(rows: Stacked, units: PerAgent, norms: PerAgent) -> Params:
+        return trees.weighted_sum(gamma * trees.ratio(weights, norms), rows)
 
     return trees.in_safe_units(aggregate, updates)

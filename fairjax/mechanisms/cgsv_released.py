@@ -52,24 +52,32 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = G
       [2 2]
     """
     checks.between("alpha", alpha, 0, 1)
-    checks.above("beta", beta, 0)
+    checks.above("beta", beta, 0, vanishing=True)
     check_length("gamma", gamma)
 
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
-        updates = trees.zero_broken(updates)
-        lengths = jnp.sqrt(trees.squared_norms(updates))
-        uploads = trees.scaled(length_at(gamma, context) / (lengths + 1e-7), updates)
+        uploads = _rescaled(updates, length_at(gamma, context))
         weights = first_round_shares(importance, context)
         aggregate = trees.weighted_sum(weights, uploads)
-        judged = contributions.cosine(uploads, weights)
+        judged = contributions.measure("cosine", uploads, weights)
         importance = rewards.importance(importance, judged, alpha, floor=1e-3)
         fractions = rewards.reward_fractions(importance, beta)
         paid = largest_of_tensors(aggregate, fractions)
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 
     return Mechanism(jnp.zeros, update)
+
+
+def _rescaled(updates: Stacked, gamma: Scalar) -> Stacked:
+    """Returns gamma dw_i / (|dw_i| + 1e-7); broken rows are zero."""
+
+    def rescaled(rows: Stacked, units: PerAgent, norms: PerAgent) -> Stacked:
+        added = jnp.where(units > 0, 1e-7 / units, 1)
+        return trees.scaled(gamma / (norms + added), rows)
+
+    return trees.in_safe_units(rescaled, updates)
 
 
 def largest_of_tensors(aggregate: Params, fractions: PerAgent) -> Stacked:

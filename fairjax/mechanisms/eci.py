@@ -60,7 +60,7 @@ def eci(
       [1. 0.]
     """
     checks.between("alpha", alpha, 0, 1)
-    checks.above("beta", beta, 0)
+    checks.above("beta", beta, 0, vanishing=True)
     check_length("gamma", gamma)
     checks.count("num_permutations", num_permutations)
 

@@ -102,7 +102,7 @@ def fair_yet_equal(
         updates = trees.zero_broken(updates)
         present = jnp.where(chosen, context.shard_sizes, 0)
         aggregate = trees.weighted_sum(present / present.sum(), updates)
-        judged = contributions.cosine(updates, present)
+        judged = contributions.measure("cosine", updates, present)
         paid = trees.scaled(chosen.astype(jnp.float32), trees.broadcast(len(judged), aggregate))
         importance = probabilities(state)
         explored = _explored(state, judged, context, significance)

@@ -9,9 +9,8 @@ reward        v_i   =  sum_j r_j min(1, r_i / r_j)^(1/beta) u_j
 
 import jax.numpy as jnp
 
-from fairjax import checks, rewards, trees
+from fairjax import checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome
-from fairjax.mechanisms.cgsv import CONTRIBUTIONS
 from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 
@@ -85,15 +84,15 @@ def proportional(
        [1.6 1.2]]
     """
     checks.between("alpha", alpha, 0, 1)
-    checks.above("beta", beta, 0)
+    checks.above("beta", beta, 0, vanishing=True)
     checks.at_least("longest", longest, 1)
-    checks.choice("contribution", contribution, CONTRIBUTIONS)
+    checks.choice("contribution", contribution, contributions.MEASURES)
 
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
         uploads = _without_excess(updates, longest)
-        judged = CONTRIBUTIONS[contribution](uploads)
+        judged = contributions.measure(contribution, uploads)
         importance = rewards.importance(importance, judged, alpha)
         shares = importance * jnp.minimum(1, importance[:, None] / importance) ** (1 / beta)
         shares = shares[_paid_like(importance, shares, uploads)]
@@ -107,8 +106,7 @@ def proportional(
 
 def _without_excess(updates: Stacked, longest: Scalar) -> Stacked:
     """Returns the updates, none longer than `longest` times the median of those not zero."""
-    unit, magnitudes = trees.unit_rows(updates)
-    lengths = jnp.sqrt(trees.squared_norms(unit)) * magnitudes
+    lengths = trees.in_safe_units(lambda rows, units, norms: units * norms, updates)
     median = jnp.nanmedian(jnp.where(lengths > 0, lengths, jnp.nan))
     return trees.at_most_length(updates, longest * jnp.where(jnp.isnan(median), 0, median))
 
@@ -121,8 +119,8 @@ def _paid_like(importance: PerAgent, shares: Array, uploads: Stacked) -> PerAgen
     important, or at a smaller cosine to it, is paid like the next one below for whom that
     is not so.
     """
-    unit, magnitudes = trees.unit_rows(uploads)
-    scale = magnitudes / jnp.where(magnitudes.max() > 0, magnitudes.max(), 1)
+    unit, scale = trees.unit_rows(uploads)
+    scale = trees.times_power_of_two(scale, -trees.largest_exponent(scale))
     gram = scale[:, None] * scale * trees.gram(unit)
     inner = trees.dot(trees.dot(shares, gram), importance)
     squares = (trees.dot(shares, gram) * shares).sum(1)

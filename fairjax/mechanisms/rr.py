@@ -75,7 +75,7 @@ def rr(
         weights = jnp.where(reputation.sum() > 0, reputation, context.shares)
         weights = jnp.where(reputable, weights, 0)
         aggregate = trees.weighted_sum(weights, uploads)
-        judged = contributions.cosine(uploads, weights)
+        judged = contributions.measure("cosine", uploads, weights)
         reputation = jnp.maximum(alpha * reputation + (1 - alpha) * judged, 0)
         reputation = rewards.normalised(reputation, reputable)
         low = reputation < threshold / reputable.sum()

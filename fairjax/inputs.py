@@ -1,0 +1,194 @@
+"""Inputs: what users hand in becomes arrays, or an error that says what to hand in.
+
+    numbers   an array of any library, or nested lists   ->  a floating array
+    weights   one number per agent, or nothing           ->  a floating array [N]
+    stacked   a pytree [N, ...], or a list of N pytrees  ->  a pytree [N, ...]
+
+A list of pytrees can mean agents, and it can mean layers. It is never guessed.
+"""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax import checks
+from fairjax.types import Array, Params, PerAgent, Stacked
+
+
+def as_numbers(name: str, value: Any, *, booleans: bool = False) -> Array:
+    """Returns a JAX array of real floating numbers; integers become float32.
+
+    Args:
+      name: of the argument, for errors.
+      value: an array of any library, or nested lists of numbers.
+      booleans: are booleans taken, as zeros and ones.
+
+    Raises:
+      ValueError: `value` is not an array of real numbers.
+    """
+    value = as_floating(name, value, booleans=booleans)
+    if value.dtype.itemsize > 8:
+        value = value.astype(np.float64)
+    with np.errstate(over="ignore"):  # beyond what float32 holds is infinite
+        return jnp.asarray(value)
+
+
+def as_floating(name: str, value: Any, *, booleans: bool = False) -> Array | np.ndarray:
+    """Returns what `as_numbers` does, of JAX or of numpy, which keeps 64 bits."""
+    if not isinstance(value, jax.Array):
+        try:
+            value = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, ...
+            kind = type(value).__name__
+            raise ValueError(
+                f"`{name}` must hold arrays of numbers, got {kind}: {error}"
+            ) from error
+    if jnp.issubdtype(value.dtype, jnp.integer) or (booleans and value.dtype == bool):
+        value = value.astype(np.float32)  # before JAX wraps integers of 64 bits
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` must hold arrays of numbers that are real, got dtype {value.dtype}."
+        )
+    return value
+
+
+def as_weights(weights: Any, shape: tuple[int, ...]) -> PerAgent:
+    """Returns weights of a shape as floating numbers; None: ones.
+
+    Traced weights that are negative or not finite count as 0.
+
+    Raises:
+      ValueError: the shape is another, or known weights are negative or not finite.
+    """
+    if weights is None:
+        return jnp.ones(shape)
+    weights = _at_least_single(as_numbers("weights", weights, booleans=True))
+    checks.shape("weights", weights, shape)
+    checks.finite("weights", weights)
+    checks.not_negative("weights", weights)
+    return jnp.where((weights > 0) & jnp.isfinite(weights), weights, 0)
+
+
+def as_stacked(name: str, tree: Any, entries: str = "agents") -> Stacked:
+    """Returns `tree` with real floating leaves `[N, ...]`, or says what is wrong with it.
+
+    Half-precision and integer leaves become float32. Nested lists of numbers are arrays. A
+    list or tuple of agents' pytrees is stacked where it cannot mean layers.
+
+    Args:
+      name: of the argument, for errors.
+      tree: what a user gave.
+      entries: what the leading axis counts, for errors.
+
+    Raises:
+      ValueError: there are no agents or no parameters, a leaf lacks the leading axis, leaves
+        disagree about the number of agents or are not numbers, or a list can mean agents and
+        can mean layers.
+    """
+    leaves, structure = _flatten(_stack_entries(name, tree, entries))
+    arrays = [_at_least_single(as_numbers(name, leaf)) for leaf in leaves]
+    sizes = sorted({array.shape[0] for array in arrays if array.ndim})
+    shapes = f"{[array.shape for array in arrays]!r:.200}"
+    if len(sizes) != 1 or not all(array.ndim for array in arrays):
+        raise ValueError(
+            f"`{name}` must be an array [N, ...] or a pytree of them with one N, "
+            f"got leaves of shapes {shapes}."
+        )
+    if sizes[0] == 0 or sum(array.size for array in arrays) == 0:
+        raise ValueError(
+            f"`{name}` must hold at least one agent (on the leading axis) and one "
+            f"parameter, got leaves of shapes {shapes}."
+        )
+    return structure.unflatten(arrays)
+
+
+def as_changes(name: str, tree: Any, params: Params) -> Stacked:
+    """Returns leaves `[N, ...]` that are changes of `params`, given so or as a list of N pytrees.
+
+    Raises:
+      ValueError: `tree` is neither, or as in `as_stacked`.
+    """
+    wanted = jax.tree.structure(params)
+    if is_sequence(tree) and _flatten(tree)[1] != wanted:
+        agents = [_flatten(agent) for agent in tree]
+        if all(structure == wanted for _, structure in agents):
+            columns = zip(*(leaves for leaves, _ in agents), strict=True)
+            tree = wanted.unflatten([_stack(name, column) for column in columns])
+    changes = as_stacked(name, {"params": tree})["params"]  # its lists are layers
+    shapes = jax.tree.map(jnp.shape, params)
+    found = jax.tree.map(lambda leaf: leaf.shape[1:], changes)
+    if shapes != found:
+        raise ValueError(f"`{name}` must be changes of `params`, {shapes}, got {found} per agent.")
+    return changes
+
+
+def as_params(name: str, tree: Any) -> Params:
+    """Returns a pytree of real floating arrays without the agent axis.
+
+    Raises:
+      ValueError: there are none, or leaves are not numbers.
+    """
+    leaves, structure = _flatten(tree)
+    if not leaves:
+        raise ValueError(f"`{name}` must hold at least one array, got {tree!r:.100}.")
+    return structure.unflatten([as_numbers(name, leaf) for leaf in leaves])
+
+
+def is_sequence(tree: Any) -> bool:
+    """Says whether `tree` is a list or a tuple without names."""
+    return isinstance(tree, list | tuple) and not hasattr(tree, "_fields")
+
+
+def _stack_entries(name: str, tree: Any, words: str) -> Any:
+    """Returns a stacked pytree in place of a list of equal pytrees; others as they are.
+
+    Equal entries whose leaves have one leading size can be agents and can be layers.
+    """
+    if not is_sequence(tree) or _holds_numbers(tree):
+        return tree
+    entries = [_flatten(entry) for entry in tree]
+    if any(structure != entries[0][1] for _, structure in entries):
+        return tree
+    arrays = [[as_numbers(name, leaf) for leaf in leaves] for leaves, _ in entries]
+    shapes = [[array.shape for array in row] for row in arrays]
+    if not tree or not shapes[0] or any(row != shapes[0] for row in shapes):
+        return tree
+    leading = {shape[:1] for shape in shapes[0]}
+    if len(leading) == 1 and () not in leading:
+        stack = f"jax.tree.map(lambda *rows: jnp.stack(rows), *{name})"
+        if all(isinstance(entry, jax.Array | np.ndarray) for entry in tree):
+            stack = f"jnp.stack({name})"
+        raise ValueError(
+            f"`{name}` must not be a {type(tree).__name__} of {len(tree)} equal entries, which "
+            f"can be {words} and can be layers. Stack {words}: `{stack}`. Name layers in a dict: "
+            f"`{{'layers': {name}}}`. Entries have leaves of shapes {shapes[0]!r:.100}."
+        )
+    columns = zip(*arrays, strict=True)
+    return entries[0][1].unflatten([jnp.stack(column) for column in columns])
+
+
+def _stack(name: str, rows: Any) -> Array:
+    arrays = [as_numbers(name, row) for row in rows]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise ValueError(f"`{name}` must hold agents of equal shapes, got {shapes!r:.200}.")
+    return jnp.stack(arrays)
+
+
+def _flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Returns leaves and structure; nested lists of numbers are leaves."""
+    return jax.tree.flatten(tree, is_leaf=_holds_numbers)
+
+
+def _holds_numbers(node: Any) -> bool:
+    """Says whether `node` is a number, or a list of such nodes."""
+    if is_sequence(node):
+        return bool(node) and all(map(_holds_numbers, node))
+    return isinstance(node, numbers.Number | np.number | np.bool_)
+
+
+def _at_least_single(array: Array) -> Array:
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
