@@ -17,7 +17,7 @@ import numpy as np
 
 from fairjax import checks, trees
 from fairjax.data import Dataset, Shards
-from fairjax.types import Array, Key, Params, Scalar, Stacked
+from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
 HONEST = "honest"
 DATA = {
@@ -57,7 +57,7 @@ class Behaviour(NamedTuple):
 
     agent: Scalar  # its number; traced where runs of several seeds are one program
     name: str
-    strength: float = 0.0
+    strength: float | None = None  # None: the name's own, of `STRENGTHS`
 
 
 class Memory(NamedTuple):
@@ -95,11 +95,7 @@ def assign(
         checks.choice("behaviour", name, (*DATA, *UPLOADS))
         number, strength = value if isinstance(value, tuple | list) else (value, None)
         checks.count(f"behaviours[{name!r}]", number, least=0)
-        strength = STRENGTHS.get(name, 0.0) if strength is None else strength
-        if name in RATES:
-            checks.between(f"strength of {name}", strength, 0, 1)
-        checks.at_least(f"strength of {name}", strength, 0)
-        drawn += [(name, float(strength))] * number
+        drawn += [(name, float(strength_of(name, strength)))] * number
     if len(drawn) > num_agents:
         raise ValueError(
             f"`behaviours` must name at most num_agents={num_agents} agents, got {len(drawn)}."
@@ -186,9 +182,10 @@ def change_uploads(
     """
     _check_agents(behaviours, trees.num_agents(updates))
     leader = next((one.agent for one in behaviours if one.name == "collude"), None)
-    for agent, name, strength in behaviours:
+    for agent, name, given in behaviours:
         if name not in UPLOADS:
             continue
+        strength = strength_of(name, given)
         agent_key = jax.random.fold_in(key, agent)
         own = jax.tree.map(lambda leaf, i=agent: leaf[i], updates)
         if name == "free_rider_zero":
@@ -215,8 +212,46 @@ def change_uploads(
     return updates
 
 
+def strength_of(name: str, strength: Scalar | None = None) -> Scalar:
+    """Returns a behaviour's strength: as given and checked, or the name's own."""
+    if strength is None:
+        return STRENGTHS.get(name, 0.0)
+    if name in RATES:
+        checks.between(f"strength of {name}", strength, 0, 1)
+    checks.at_least(f"strength of {name}", strength, 0)
+    return strength
+
+
+def changing_uploads(behaviours: Sequence[Behaviour], num_agents: int) -> PerAgent:
+    """Returns `[N]` booleans: who uploads something else than its update.
+
+    Examples:
+      >>> print(changing_uploads([Behaviour(1, "sign_flip")], num_agents=3))
+      [False  True False]
+    """
+    agents = [one.agent for one in behaviours if one.name in UPLOADS]
+    return jnp.zeros(num_agents, bool).at[jnp.array(agents, int)].set(True)
+
+
+def checked(behaviours: Any) -> tuple[Behaviour, ...]:
+    """Returns behaviours as a tuple, or says what is wrong with one."""
+    many = isinstance(behaviours, Sequence) and not isinstance(behaviours, str | Behaviour)
+    if not many or not all(isinstance(one, Behaviour) for one in behaviours):
+        raise ValueError(
+            "`behaviours` must be a list of Behaviour(agent=0, name=...), as "
+            "`fairjax.behaviours.assign` draws them for a mapping of names and numbers, "
+            f"got {behaviours!r:.100}."
+        )
+    for agent, name, strength in behaviours:
+        checks.choice("behaviour", name, (*DATA, *UPLOADS))
+        strength_of(name, strength)
+        if checks.is_known(agent):
+            checks.count(f"agent of {name}", agent, least=0)
+    return tuple(behaviours)
+
+
 def _check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
-    for agent, name, _ in behaviours:
+    for agent, name, _ in checked(behaviours):
         if checks.is_known(agent) and not 0 <= agent < num_agents:
             raise ValueError(
                 f"`behaviours` must be of agents 0 to {num_agents - 1}, got {name} of {agent}."
@@ -226,7 +261,8 @@ def _check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
 def _changed(
     rng: np.random.Generator, data: Dataset, behaviour: Behaviour
 ) -> tuple[np.ndarray, np.ndarray]:
-    (_, name, strength), x, y, num_classes = behaviour, data.x, data.y, data.num_classes
+    (_, name, given), x, y, num_classes = behaviour, data.x, data.y, data.num_classes
+    strength = strength_of(name, given)
     if name == "feature_noise":
         return _noisy_examples(rng, data, strength), y
     if name == "label_noise":

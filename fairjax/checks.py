@@ -51,14 +51,13 @@ def at_least(name: str, value: Any, bound: float) -> None:
 
 
 def count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
-    """Raises unless `value` is a whole number from `least` to `most`."""
+    """Raises unless `value` is a whole number not below `least`, and not above `most`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
+    if not whole or value < least or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most:,}"
         raise ValueError(
-            f"`{name}` must be a whole number of at least {least}, got {value!r:.100}."
+            f"`{name}` must be a whole number of at least {least}{limit}, got {value!r:.100}."
         )
-    if most is not None and value > most:
-        raise ValueError(f"`{name}` must be at most {most:,}, got {name}={value}.")
 
 
 def key(name: str, value: Any) -> None:

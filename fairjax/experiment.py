@@ -21,7 +21,7 @@ import optax
 from jax.sharding import Mesh
 
 from fairjax import checks, data, mechanisms, models, records, simulation, tracking
-from fairjax.behaviours import Behaviour, assign, change_data, names
+from fairjax.behaviours import UPLOADS, Behaviour, assign, change_data, names
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, federation
 from fairjax.playing import Rounds, Watcher
@@ -252,7 +252,9 @@ class Experiment:
           mesh: devices that agents are spread over.
         """
         full: Any = self.resolved()
-        dishonest = full.assigned_behaviours() if behaviours is None else behaviours
+        assigned = full.assigned_behaviours() if behaviours is None else behaviours
+        # What others do to their data, `shards` has done already.
+        dishonest = [one for one in assigned if one.name in UPLOADS]
         schedule: Any = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
         return federation(
             model=self._model(shards.data),
@@ -323,7 +325,6 @@ class Experiment:
         with tracking.opened(tools, out, self.name, description, resume) as tracker:
             rounds = self._rounds(federation, shards, test)
             last = rounds.play(out, resume, clock, tracker, watch)
-            simulation.forget_programs()  # of a federation that nobody else knows
             result = self._result(last, shards, standalone)
             tracker.finish(result)
         if out is not None:

@@ -1,79 +1,210 @@
-"""Federations: a round of training, judging and paying, as a pair of pure functions.
+"""Federations: rounds of training, judging and paying, as a pair of pure functions.
 
 Federation.init(key, shards)   -> State      what the next round needs
 Federation.step(state, shards) -> State, Record   what a person wants to see
 
-w_i + dw_i   local epochs of all agents, from their own w_i
-v_i          what the mechanism pays for the updates dw_i
-w_i  <-  w_i + v_i       server:  w  <-  w + aggregate
+A federation is a value: two that were made of the same are equal, and share one program.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
-from fairjax import checks, devices, trees
-from fairjax.behaviours import UPLOADS, Behaviour, Memory, change_uploads
+from fairjax import checks, devices
+from fairjax.behaviours import DATA, UPLOADS, Behaviour, changing_uploads
+from fairjax.behaviours import checked as checked_behaviours
 from fairjax.data import Dataset, Shards
-from fairjax.mechanisms.base import Context, Mechanism, Plan, checked_answer
-from fairjax.models import Model, initial_params
+from fairjax.fingerprint import fingerprint
+from fairjax.mechanisms.base import Context, Mechanism, Plan
+from fairjax.models import Model
+from fairjax.optimizers import COUNTS, by_rounds
+from fairjax.round import judge, pay, train, upload
+from fairjax.states import Record, State, first_state, placed
 from fairjax.training import (
     LocalTraining,
     accuracies,
     accuracy,
     bytes_per_agent,
-    check_memory,
     classes_held,
     mean_losses,
     pick_agents_at_once,
-    train_agents,
 )
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 
-class State(NamedTuple):
-    """What the next round needs."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Federation:
+    """Agents that train, are judged, and are paid; made by `fairjax.federation`.
 
-    round: Scalar  # rounds played
-    num_rounds: Scalar  # of the whole run; 0 where it is not known
-    key: Key  # of the run; round t uses fold_in(key, t)
-    agents: Stacked  # parameters, leaves [N, ...]
-    server: Params
-    optimizer: Stacked  # optimizer states, leaves [N, ...]
-    mechanism: Any
-    memory: Memory | None = None  # where agents are dishonest
+    It is hashable, and equal to another one that was made of the same: of functions with the
+    same code and constants, and of arrays with the same contents (`fairjax.fingerprint`). One
+    that holds what is being traced is equal to itself alone.
 
+    Attributes:
+      training: what an agent does in a round: model, optimizer, local epochs, batches.
+      mechanism: what judges updates and pays agents.
+      rate_at: the learning rate by rounds (or local epochs) played; None where optax holds it.
+      behaviours: what agents that are not honest upload.
+      group_size: how many agents are vectorised at most; None: picked for the device.
+      mesh: the devices that agents are spread over, if more than one.
+    """
 
-class Record(NamedTuple):
-    """What a person wants to see of one round."""
+    training: LocalTraining
+    mechanism: Mechanism
+    rate_at: Callable[[Scalar], Any]
+    behaviours: tuple[Behaviour, ...] = ()
+    group_size: int | None = None
+    mesh: Mesh | None = None
 
-    trained: Stacked  # parameters after the local epochs
-    updates: Stacked  # what local training changed, before any behaviour
-    uploads: Stacked  # what the mechanism saw: after behaviours, broken ones as zero
-    contributions: PerAgent
-    importance: PerAgent
-    fractions: PerAgent
-    excluded: PerAgent  # whose upload held NaN or infinity, and counted as zero
-    broken: Scalar  # did the mechanism pay NaN or infinity
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """The digest of what the federation is made of; None where there is none."""
+        try:
+            return fingerprint(self, "federation")
+        except ValueError:
+            return None
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Federation) or self.fingerprint is None:
+            return self is other
+        return self.fingerprint == other.fingerprint
 
-class Federation(NamedTuple):
-    """Pure functions of a federation; made by `federation`."""
+    def __hash__(self) -> int:
+        return id(self) if self.fingerprint is None else hash(self.fingerprint)
 
-    init: Callable[..., State]
-    step: Callable[[State, Shards], tuple[State, Record]]
-    evaluate: Callable[[Stacked, Dataset], PerAgent]  # models, data -> accuracies
-    agents_at_once: Callable[[Shards], int]  # how many are vectorised
-    context: Callable[[State, Shards, Key], Context]  # what the mechanism may look at
-    bytes_per_agent: Callable[[Shards], int]  # that a local step of one agent works on
-    mechanism: str  # its name
-    mesh: Mesh | None  # the devices that agents are spread over
+    def __repr__(self) -> str:
+        training = self.training
+        return (
+            f"Federation(mechanism={self.mechanism.name!r}, local_epochs={training.local_epochs}, "
+            f"batch_size={training.batch_size}, behaviours={len(self.behaviours)}, "
+            f"devices={self.num_devices})"
+        )
+
+    @property
+    def num_devices(self) -> int:
+        """Over how many devices agents are spread."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def init(
+        self, key: Key, shards: Shards, params: Params | None = None, num_rounds: Scalar = 0
+    ) -> State:
+        """Returns the state before the first round.
+
+        Args:
+          key: PRNG key; everything random follows from it.
+          shards: who holds which data.
+          params: common first parameters; None: drawn by the model from the key.
+          num_rounds: how many rounds the run will have; 0: not known.
+
+        Raises:
+          ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit
+            each other, or a device cannot hold them.
+        """
+        return first_state(
+            key,
+            self.training,
+            self.mechanism,
+            shards,
+            params,
+            num_rounds,
+            remember=bool(self.behaviours),
+            mesh=self.mesh,
+        )
+
+    def step(self, state: State, shards: Shards) -> tuple[State, Record]:
+        """Returns the state after one more round, and what there is to see of it."""
+        checks.kind("state", state, State, "`federation.init(key, shards)`")
+        checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
+        train_key, mechanism_key = jax.random.split(jax.random.fold_in(state.key, state.round))
+        upload_key = jax.random.fold_in(train_key, 1)
+        context = self.context(state, shards, mechanism_key)
+        plan = self.plan(state, context)
+        trained = train(
+            self.training,
+            train_key,
+            plan,
+            state.agents,
+            state.optimizer,
+            shards,
+            state.round,
+            agents_at_once=self.agents_at_once(shards),
+            mesh=self.mesh,
+        )
+        uploads = upload(upload_key, trained.updates, self.behaviours, state.memory, state.round)
+        outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
+        paid = pay(trained, state.server, outcome)
+        memory = uploads.memory
+        after = State(
+            round=state.round + 1,
+            num_rounds=state.num_rounds,
+            key=state.key,
+            agents=paid.agents,
+            server=paid.server,
+            optimizer=trained.optimizer,
+            mechanism=mechanism,
+            memory=None if memory is None else memory._replace(aggregate=outcome.aggregate),
+        )
+        record = Record(
+            trained=trained.params,
+            updates=trained.updates,
+            uploads=uploads.updates,
+            contributions=outcome.contributions,
+            importance=outcome.importance,
+            fractions=outcome.fractions,
+            excluded=~uploads.usable,
+            broken=paid.broken,
+            unchanged=trained.unchanged & ~changing_uploads(self.behaviours, shards.num_agents),
+        )
+        return placed(self.mesh, after), record
+
+    def plan(self, state: State, context: Context) -> Plan:
+        """Returns what the mechanism decides before training."""
+        return (
+            Plan() if self.mechanism.plan is None else self.mechanism.plan(state.mechanism, context)
+        )
+
+    def context(self, state: State, shards: Shards, key: Key) -> Context:
+        """Returns what the mechanism may look at; what it does not look at is never computed."""
+        training = self.training
+        played = state.round * (training.local_epochs if training.decay_per == "epoch" else 1)
+        utility = None
+        if shards.validation is not None:
+            utility = functools.partial(accuracy, training.model, data=shards.validation)
+        return Context(
+            shard_sizes=jnp.asarray(shards.sizes),
+            shard_classes=classes_held(shards),
+            round=state.round,
+            num_rounds=state.num_rounds,
+            key=key,
+            learning_rate=self.rate_at(played),
+            server=state.server,
+            agents=state.agents,
+            head=training.model.head,
+            losses=lambda: mean_losses(
+                training, state.agents, shards, self.agents_at_once(shards), self.mesh
+            ),
+            utility=utility,
+        )
+
+    def evaluate(self, params: Stacked, data: Dataset) -> PerAgent:
+        """Returns `[N]` shares of the examples that each agent's model classifies correctly."""
+        checks.kind("data", data, Dataset, "`fairjax.data.load`")
+        return accuracies(self.training.model, params, data, self.group_size or 1, self.mesh)
+
+    def agents_at_once(self, shards: Shards) -> int:
+        """Returns how many agents are vectorised."""
+        if self.group_size is not None:
+            return min(self.group_size, shards.num_agents)
+        return pick_agents_at_once(self.training, shards, self.num_devices)
+
+    def bytes_per_agent(self, shards: Shards) -> int:
+        """Returns what a local step of one agent works on, in bytes."""
+        return bytes_per_agent(self.training, shards)
 
 
 def federation(
@@ -87,6 +218,7 @@ def federation(
     decay_per: str = "round",
     local_steps: str = "all",
     agents_at_once: int | None = None,
+    schedule_counts: str | None = None,
     behaviours: Sequence[Behaviour] = (),
     mesh: Mesh | None = None,
 ) -> Federation:
@@ -95,18 +227,22 @@ def federation(
     Args:
       model: what every agent trains.
       mechanism: what judges the updates and pays the agents.
-      optimizer: an optax optimizer, such as `optax.sgd(0.1)`, whose own schedules
-        count local steps; or, with `learning_rate`, a function that makes one from
-        a learning rate, such as `optax.sgd`. Every agent keeps its own state.
+      optimizer: an optax optimizer, such as `optax.sgd(0.1)`; or, with `learning_rate`, a
+        function that makes one from a learning rate, such as `optax.sgd`. Every agent keeps
+        its own state.
       learning_rate: None; or a number; or a schedule, a function of the rounds played.
       local_epochs: passes over its shard that an agent makes per round.
       batch_size: examples per local step; the last batch of an epoch may be partial.
-      decay_per: "round", or "epoch": the schedule counts local epochs instead.
+      decay_per: "round", or "epoch": the learning rate's schedule counts local epochs.
       local_steps: "all", or "last_batch": one step per local epoch, on its last batch.
       agents_at_once: how many agents are vectorised; None: one on a CPU, as many as
         memory holds on an accelerator. Results depend on it by rounding.
-      behaviours: what agents that are not honest upload. What they do to their data is up
-        to `fairjax.behaviours.change_data`.
+      schedule_counts: what a schedule within `optimizer` counts, as in
+        `optax.sgd(optax.cosine_decay_schedule(0.1, 100))`: "steps", each agent's own local
+        steps, of which an agent with more data takes more; or "rounds" (or local epochs, as
+        `decay_per` says), the same for all agents. None: steps, with a warning.
+      behaviours: what agents that are not honest upload. What they do to their data,
+        `fairjax.behaviours.change_data(shards, behaviours)` does before.
       mesh: devices that agents are spread over, such as `fairjax.devices.mesh()`; None: one.
         Results depend on their number by rounding.
 
@@ -134,169 +270,36 @@ def federation(
     checks.choice("local_steps", local_steps, ("all", "last_batch"))
     if agents_at_once is not None:
         checks.count("agents_at_once", agents_at_once)
-    mesh = devices.checked(mesh)
-    num_devices = 1 if mesh is None else mesh.size
-    optimizer_at, rate_at = _scheduled(optimizer, learning_rate)
-    training = LocalTraining(
-        model, optimizer_at, local_epochs, batch_size, decay_per=decay_per, local_steps=local_steps
-    )
-    dishonest = any(behaviour.name in UPLOADS for behaviour in behaviours)
-
-    def group_size(shards: Shards) -> int:
-        if agents_at_once is not None:
-            return min(agents_at_once, shards.num_agents)
-        return pick_agents_at_once(training, shards, num_devices)
-
-    def init(key: Key, shards: Shards, params: Params | None = None, num_rounds: int = 0) -> State:
-        if not isinstance(key, jax.Array):
-            raise ValueError(f"`key` must be a PRNG key such as jax.random.key(0), got {key!r}.")
-        check_memory(training, shards, num_devices)
-        params_key, run_key = jax.random.split(key)
-        first = initial_params(model, params_key, shards.data)
-        params = first if params is None else _like(first, params)
-        num_agents = shards.num_agents
-        state = State(
-            round=jnp.zeros((), jnp.int32),
-            num_rounds=jnp.asarray(num_rounds, jnp.int32),
-            key=run_key,
-            agents=trees.broadcast(num_agents, params),
-            server=params,
-            optimizer=trees.broadcast(num_agents, training.init(params)),
-            mechanism=mechanism.init(num_agents),
-            memory=Memory(trees.broadcast(num_agents, params), params) if dishonest else None,
-        )
-        return _placed(mesh, state)
-
-    def context(state: State, shards: Shards, key: Key) -> Context:
-        """Returns what the mechanism may look at; what it does not is never computed."""
-        utility = None
-        if shards.validation is not None:
-            utility = functools.partial(accuracy, model, data=shards.validation)
-        return Context(
-            shard_sizes=jnp.asarray(shards.sizes),
-            shard_classes=classes_held(shards),
-            round=state.round,
-            num_rounds=state.num_rounds,
-            key=key,
-            learning_rate=rate_at(_count(state.round, local_epochs, decay_per)),
-            server=state.server,
-            agents=state.agents,
-            head=model.head,
-            losses=lambda: mean_losses(training, state.agents, shards, group_size(shards), mesh),
-            utility=utility,
-        )
-
-    def step(state: State, shards: Shards) -> tuple[State, Record]:
-        key = jax.random.fold_in(state.key, state.round)
-        train_key, mechanism_key = jax.random.split(key)
-        seen = context(state, shards, mechanism_key)
-        plan = Plan() if mechanism.plan is None else mechanism.plan(state.mechanism, seen)
-        start = state.agents if plan.start is None else plan.start
-        sizes = shards.sizes
-        if plan.participants is not None:
-            sizes = jnp.where(plan.participants, sizes, 0)  # no examples, no local steps
-        trained, optimizer_states = train_agents(
-            training,
-            jax.random.split(train_key, shards.num_agents),
-            start,
-            state.optimizer,
-            dataclasses.replace(shards, sizes=sizes),
-            state.round,
-            agents_at_once=group_size(shards),
-            mesh=mesh,
-        )
-        updates = jax.tree.map(jnp.subtract, trained, start)
-        uploads, memory = updates, state.memory
-        if memory is not None:
-            upload_key = jax.random.fold_in(train_key, 1)
-            uploads = change_uploads(upload_key, updates, memory, state.round, behaviours)
-            memory = memory._replace(first=trees.where(state.round == 0, updates, memory.first))
-        finite = trees.finite_rows(uploads)
-        # An agent whose training broke starts the next round as it started this one.
-        trained_well = trees.finite_rows(updates)
-        optimizer_states = trees.where(trained_well, optimizer_states, state.optimizer)
-        usable = trees.where(finite, uploads, jax.tree.map(jnp.zeros_like, uploads))
-        answer = mechanism.update(usable, state.mechanism, seen)
-        outcome, mechanism_state = checked_answer(answer, updates, state.mechanism, mechanism.name)
-        state = State(
-            round=state.round + 1,
-            num_rounds=state.num_rounds,
-            key=state.key,
-            agents=jax.tree.map(jnp.add, start, outcome.rewards),
-            server=jax.tree.map(jnp.add, state.server, outcome.aggregate),
-            optimizer=optimizer_states,
-            mechanism=mechanism_state,
-            memory=memory if memory is None else memory._replace(aggregate=outcome.aggregate),
-        )
-        # Whose training broke held broken parameters before; the others were made so.
-        agents_fine = trees.finite_rows(state.agents) | ~trained_well
-        server_fine = trees.finite_rows(trees.broadcast(1, state.server)) | ~trained_well.all()
-        broken = ~(agents_fine.all() & server_fine.all())
-        judged = (outcome.contributions, outcome.importance, outcome.fractions)
-        record = Record(trained, updates, usable, *judged, excluded=~finite, broken=broken)
-        return _placed(mesh, state), record
-
-    def evaluate(params: Stacked, data: Dataset) -> PerAgent:
-        return accuracies(model, params, data, agents_at_once or 1, mesh)
-
+    if schedule_counts is not None:
+        checks.choice("schedule_counts", schedule_counts, COUNTS)
+    optimizer_at, rate_at = by_rounds(optimizer, learning_rate)
     return Federation(
-        init,
-        step,
-        evaluate,
-        group_size,
-        context,
-        functools.partial(bytes_per_agent, training),
-        mechanism.name,
-        mesh,
+        training=LocalTraining(
+            model,
+            optimizer_at,
+            local_epochs,
+            batch_size,
+            decay_per=decay_per,
+            local_steps=local_steps,
+            schedule_counts=schedule_counts,
+        ),
+        mechanism=mechanism,
+        rate_at=rate_at,
+        behaviours=_upload_behaviours(behaviours),
+        group_size=agents_at_once,
+        mesh=devices.checked(mesh),
     )
 
 
-def _placed(mesh: Mesh | None, state: State) -> State:
-    """Returns the state on the mesh: what agents hold is spread, the rest is everywhere."""
-    if mesh is None:
-        return state
-    by_agent = devices.by_agent(mesh, trees.num_agents(state.agents))
-    spread = (state.agents, state.optimizer, None if state.memory is None else state.memory.first)
-    agents, optimizer, first = devices.placed(spread, by_agent)
-    # What is spread is left out, or it would be gathered.
-    rest = state._replace(agents=None, optimizer=None)
-    if state.memory is not None:
-        rest = rest._replace(memory=state.memory._replace(first=None))
-    rest = devices.everywhere(mesh, rest)
-    memory = rest.memory if rest.memory is None else rest.memory._replace(first=first)
-    return rest._replace(agents=agents, optimizer=optimizer, memory=memory)
-
-
-def _scheduled(
-    optimizer: Any, learning_rate: Any
-) -> tuple[Callable[[Scalar], Any], Callable[[Scalar], Any]]:
-    """Returns the optimizer and the learning rate as functions of rounds or epochs played."""
-    if learning_rate is None:
-        if not isinstance(optimizer, optax.GradientTransformation):
+def _upload_behaviours(behaviours: Any) -> tuple[Behaviour, ...]:
+    """Returns behaviours that change uploads, or refuses those that change data."""
+    behaviours = checked_behaviours(behaviours)
+    for one in behaviours:
+        if one.name in DATA:
             raise ValueError(
-                "`optimizer` must be an optax optimizer such as optax.sgd(0.1), or a function "
-                "such as optax.sgd together with `learning_rate`, "
-                f"got optimizer={optimizer!r} without a learning rate."
+                "`behaviours` of a federation must change uploads, one of "
+                f"{', '.join(sorted(UPLOADS))}, got {one.name!r}, which changes an agent's data. "
+                "Call `shards = fairjax.behaviours.change_data(shards, behaviours)` with it, and "
+                "leave it out here."
             )
-        return lambda count: optimizer, lambda count: None
-    if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
-        raise ValueError(
-            "`optimizer` must be a function from a learning rate to an optax optimizer, such as "
-            f"optax.sgd, where `learning_rate` is given, got optimizer={optimizer!r}."
-        )
-    if callable(learning_rate):
-        return lambda count: optimizer(learning_rate(count)), learning_rate
-    checks.above("learning_rate", learning_rate, 0)
-    return lambda count: optimizer(learning_rate), lambda count: learning_rate
-
-
-def _count(round: Scalar, local_epochs: int, decay_per: str) -> Scalar:
-    return round * local_epochs if decay_per == "epoch" else round
-
-
-def _like(first: Params, params: Params) -> Params:
-    """Returns given first parameters with the structure and dtypes of the model's own."""
-    wanted, found = jax.tree.map(jnp.shape, first), jax.tree.map(jnp.shape, params)
-    if wanted != found:
-        raise ValueError(f"`params` must have the model's shapes {wanted}, got {found}.")
-    return jax.tree.map(lambda one, given: jnp.asarray(given, one.dtype), first, params)
+    return behaviours

@@ -26,8 +26,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fairjax.federations import State
 from fairjax.simulation import History, Progress
+from fairjax.states import State
 
 EXPERIMENT, HISTORY, RESULT, CHECKPOINT, TIME, COMPARISON = (
     "experiment.json",

@@ -8,8 +8,8 @@ import numpy as np
 
 from fairjax import metrics
 from fairjax.behaviours import HONEST
-from fairjax.federations import State
 from fairjax.simulation import History
+from fairjax.states import State
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,9 +5,10 @@
 `run` scans over rounds; the host sees them in chunks.
 """
 
+import functools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,39 +17,18 @@ from jax import lax
 
 from fairjax import checks, devices, trees
 from fairjax.data import Dataset, Shards
-from fairjax.federations import Federation, State
-from fairjax.types import Key, Params, PerAgent, PerRound, Scalar, Stacked
+from fairjax.federations import Federation
+from fairjax.progress import Events, History, Progress, check_paid, no_rows, warn_of_unchanged
+from fairjax.states import MOST_ROUNDS, State
+from fairjax.types import Key, Params, PerAgent, Scalar
 
 CHUNKS = 20  # how often the host sees a run, at least
+# How many compiled programs are kept. Each takes several hundred of the 65,530 memory maps that
+# Linux grants a process.
+PROGRAMS = 8
 
 
-Carry = tuple[State, Scalar]  # with the first round in which the mechanism broke, or -1
-
-
-class History(NamedTuple):
-    """One row per round; a pytree of arrays with the round on the leading axis."""
-
-    accuracies: PerRound  # [T, N] of the models that agents were paid; nan if not evaluated
-    trained_accuracies: PerRound  # [T, N] of the same after their next local epochs
-    server_accuracies: PerRound  # [T]
-    contributions: PerRound  # [T, N]
-    importance: PerRound  # [T, N]
-    fractions: PerRound  # [T, N] before rounding to whole entries
-    excluded: PerRound  # [T, N] whose update was dropped since it was not finite
-    servers: Params | None = None  # [T, ...] the server's parameters at rounds' starts
-    updates: Stacked | None = None  # [T, N, ...] what was uploaded; both where recorded
-
-
-class Progress(NamedTuple):
-    """How far a run is: the state, and the rows of all rounds played."""
-
-    state: State
-    rows: History  # [rounds played, ...]; trained_accuracies belong to the round before
-
-    @property
-    def num_rounds(self) -> int:
-        """How many rounds have rows; one more than asked for when a run is finished."""
-        return len(self.rows.server_accuracies)
+Carry = tuple[State, Events]
 
 
 def run(
@@ -122,8 +102,9 @@ def rounds(
 
     A run that goes on from a `start` yielded before ends in the same bits.
     """
-    checks.count("num_rounds", num_rounds)
-    checks.count("eval_every", eval_every)
+    checks.kind("federation", federation, Federation, "`fairjax.federation`")
+    checks.count("num_rounds", num_rounds, most=MOST_ROUNDS)
+    checks.count("eval_every", eval_every, most=MOST_ROUNDS)
     checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
     checks.kind("test", test, Dataset, "`fairjax.data.load`")
     _check_fit(shards.data, test)
@@ -136,12 +117,14 @@ def rounds(
     # One round more than asked: its local epochs are what `trained_accuracies` of the
     # last round is about, and nothing else of it is kept.
     length = math.ceil((num_rounds + 1) / CHUNKS)
+    program = _program(federation, length, record_updates, _shapes((shards, test)))
+    warned = False
     while progress.num_rounds <= num_rounds:
-        (state, broken), rows = _play_compiled(
-            federation, length, progress.state, shards, test, num_rounds, eval_every,
-            progress.num_rounds, record_updates,
-        )  # fmt: skip
-        check_paid(federation.mechanism, broken)
+        (state, events), rows = program(
+            progress.state, shards, test, num_rounds, eval_every, progress.num_rounds
+        )
+        check_paid(federation.mechanism.name, events.broken)
+        warned = warned or warn_of_unchanged(events)
         played = min(length, num_rounds + 1 - progress.num_rounds)
         rows = jax.tree.map(lambda row, played=played: np.asarray(row[:played]), rows)
         progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
@@ -159,7 +142,7 @@ def beginning(
 ) -> Progress:
     """Returns the progress of a run that has played no round yet."""
     state = federation.init(key, shards, params, num_rounds)
-    return Progress(state, jax.tree.map(np.asarray, _no_rows(state, record_updates)))
+    return Progress(state, jax.tree.map(np.asarray, no_rows(state, record_updates)))
 
 
 def history(progress: Progress, num_rounds: int) -> History:
@@ -182,8 +165,7 @@ def play(
     """Plays up to `length` rounds from number `first`, and one after the last for its training.
 
     Returns:
-      The state, with the first round in which the mechanism paid NaN or infinity, or -1; and
-      the rows of the rounds.
+      The state, with what the host is to hear of; and the rows of the rounds.
     """
     unknown = jnp.full(shards.num_agents, jnp.nan)
 
@@ -191,10 +173,8 @@ def play(
         last = number == num_rounds - 1
         return (number >= 0) & (number < num_rounds) & (((number + 1) % eval_every == 0) | last)
 
-    def one_round(
-        carry: tuple[State, Scalar], number: Scalar
-    ) -> tuple[tuple[State, Scalar], History]:
-        state, broken = carry
+    def one_round(carry: Carry, number: Scalar) -> tuple[Carry, History]:
+        state, events = carry
         after, record = federation.step(state, shards)
 
         def evaluate_trained() -> PerAgent:
@@ -222,42 +202,32 @@ def play(
             updates=record.uploads if record_updates else None,
         )
         counts = number < num_rounds
-        broken = jnp.where(record.broken & counts & (broken < 0), number, broken)
-        return (trees.where(counts, after, state), broken), devices.everywhere(federation.mesh, row)
+        heard = trees.where(counts, events.after(record, number), events)
+        return (trees.where(counts, after, state), heard), devices.everywhere(federation.mesh, row)
 
     def skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:
-        return carry, jax.tree.map(lambda row: jnp.zeros(row.shape[1:], row.dtype), no_rows)
+        return carry, jax.tree.map(lambda row: jnp.zeros(row.shape[1:], row.dtype), empty)
 
     def one(carry: Carry, number: Scalar) -> tuple[Carry, History]:
         return lax.cond(number <= num_rounds, one_round, skip, carry, number)
 
-    no_rows = _no_rows(state, record_updates)
-    return lax.scan(one, (state, jnp.array(-1)), first + jnp.arange(length))
+    empty = no_rows(state, record_updates)
+    return lax.scan(one, (state, Events.none()), first + jnp.arange(length))
 
 
-_play_compiled: Any = jax.jit(play, static_argnames=("federation", "length", "record_updates"))
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(federation: Federation, length: int, record_updates: bool, shapes: Any) -> Any:
+    """Returns `play` compiled for a federation, and for all that are equal to it.
 
-
-def forget_programs() -> None:
-    """Frees all compiled rounds.
-
-    A compiled run occupies a thousand of the 65,530 memory maps that Linux grants a process, and
-    lives as long as JAX's cache: without this, a process that plays many experiments crashes.
+    The last programs used are kept. What is dropped from here JAX frees, with its memory maps.
     """
-    _play_compiled.clear_cache()
+    del shapes  # of the arguments: another program for others
+    return jax.jit(functools.partial(play, federation, length, record_updates=record_updates))
 
 
-def check_paid(mechanism: str, broken: Scalar) -> None:
-    """Raises where a mechanism paid NaN or infinity; see `play`.
-
-    Raises:
-      ValueError: names the mechanism and the round.
-    """
-    if broken >= 0:
-        raise ValueError(
-            f"The mechanism {mechanism!r} must pay finite rewards for finite updates, got NaN or "
-            f"infinity in round {int(broken)}."
-        )
+def _shapes(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def _check_fit(train: Dataset, test: Dataset) -> None:
@@ -267,24 +237,6 @@ def _check_fit(train: Dataset, test: Dataset) -> None:
         if wanted != found:
             what = "examples of shape" if name == "x" else "number of classes"
             raise ValueError(f"`test` must have the agents' {what} {wanted}, got {found}.")
-
-
-def _no_rows(state: State, record_updates: bool) -> History:
-    def nothing(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), tree)
-
-    numbers = jnp.zeros((0, trees.num_agents(state.agents)))
-    return History(
-        accuracies=numbers,
-        trained_accuracies=numbers,
-        server_accuracies=jnp.zeros(0),
-        contributions=numbers,
-        importance=numbers,
-        fractions=numbers,
-        excluded=numbers.astype(bool),
-        servers=nothing(state.server) if record_updates else None,
-        updates=nothing(state.agents) if record_updates else None,
-    )
 
 
 def _append(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -23,10 +23,9 @@ from fairjax.behaviours import HONEST, names
 from fairjax.data import Dataset, Shards
 from fairjax.experiment import Experiment, Watcher, load_run
 from fairjax.federations import Federation
+from fairjax.progress import Events, History, Progress, check_paid, warn_of_unchanged
 from fairjax.results import Result
-from fairjax.simulation import History
 from fairjax.tables import Table, spreads
-from fairjax.types import Scalar
 
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
 CACHE_BYTES = 2**25  # of a CPU, that local steps of all points share
@@ -218,19 +217,20 @@ def _history(
     num_values = min(len(coefficients), points_at_once)
     num_runs = min(len(on), max(1, points_at_once // num_values))
     test = jax.device_put(test)
-    parts, done = [], 0
+    parts, done, warned = [], 0, False
+    play_points = _points_program(common)
     for some_runs in _chunks(len(on), num_runs):
         row = []
         for some_values in _chunks(len(coefficients), num_values):
-            history, broken = jax.device_get(
-                _play_points(
-                    common,
+            history, events = jax.device_get(
+                play_points(
                     jax.tree.map(lambda leaf, rows=some_runs: leaf[rows], runs),
                     {name: numbers[some_values] for name, numbers in values.items()},
                     test,
                 )
             )
-            simulation.check_paid(common.mechanism, broken.max())
+            check_paid(common.mechanism, events.broken.max())
+            warned = warned or warn_of_unchanged(events)
             row.append(history)
             done += history.accuracies.shape[0] * history.accuracies.shape[1]
             if watch is not None:
@@ -250,14 +250,19 @@ def _chunks(length: int, size: int) -> list[np.ndarray]:
     ]
 
 
-@functools.partial(jax.jit, static_argnames="experiment")
+@functools.lru_cache(maxsize=simulation.PROGRAMS)
+def _points_program(experiment: Experiment) -> Any:
+    """Returns `_play_points` compiled for an experiment; the last programs used are kept."""
+    return jax.jit(functools.partial(_play_points, experiment))
+
+
 def _play_points(
     experiment: Experiment, runs: Any, coefficients: Any, test: Dataset
-) -> tuple[History, Scalar]:
-    """Returns the histories of runs x coefficients, `[S, K, T, ...]`, and who broke the rules."""
+) -> tuple[History, Events]:
+    """Returns histories of runs x coefficients, `[S, K, T, ...]`, and what the host is to hear."""
     assigned = experiment.assigned_behaviours()
 
-    def point(run: Any, values: Any) -> tuple[History, Scalar]:
+    def point(run: Any, values: Any) -> tuple[History, Events]:
         shards, num_rounds = run["shards"], experiment.rounds
         federation = dataclasses.replace(experiment, **values).federation(
             shards,
@@ -267,7 +272,7 @@ def _play_points(
         )
         key = jax.random.wrap_key_data(run["key"])
         state = federation.init(key, shards, None, num_rounds)
-        (state, broken), rows = simulation.play(
+        (state, events), rows = simulation.play(
             federation,
             num_rounds + 1,
             state,
@@ -277,7 +282,7 @@ def _play_points(
             experiment.eval_every,
             record_updates=experiment.record_updates,
         )
-        return simulation.history(simulation.Progress(state, rows), num_rounds), broken
+        return simulation.history(Progress(state, rows), num_rounds), events
 
     return jax.vmap(jax.vmap(point, in_axes=(None, 0)), in_axes=(0, None))(runs, coefficients)
 

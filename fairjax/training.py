@@ -22,15 +22,24 @@ from jax.sharding import Mesh
 from fairjax import devices, trees
 from fairjax.data import Dataset, Shards
 from fairjax.models import Model, initial_params
+from fairjax.optimizers import hold_counts
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
 
 class LocalTraining(NamedTuple):
     """What one agent does with its shard in a round; all static.
 
-    `optimizer_at` maps the number of rounds (or of local epochs, if `decay_per` is
-    "epoch") since the start to an optax optimizer; `local_steps` is "all" or, as in
-    early versions of the authors' program, "last_batch": one step per local epoch.
+    Attributes:
+      model: what the agent trains.
+      optimizer_at: maps the number of rounds (or of local epochs, if `decay_per` is "epoch")
+        since the start to an optax optimizer.
+      local_epochs: passes over the shard.
+      batch_size: examples per local step.
+      decay_per: "round" or "epoch".
+      local_steps: "all" or, as in early versions of the authors' program, "last_batch": one
+        step per local epoch.
+      schedule_counts: what schedules within the optimizer count: "rounds" (or local epochs,
+        as `decay_per` says), or None or "steps", the agent's own local steps.
     """
 
     model: Model
@@ -39,6 +48,7 @@ class LocalTraining(NamedTuple):
     batch_size: int
     decay_per: str = "round"
     local_steps: str = "all"
+    schedule_counts: str | None = None
 
     def init(self, params: Params) -> Any:
         """Returns the optimizer's state for one agent."""
@@ -60,6 +70,8 @@ class LocalTraining(NamedTuple):
 
             def step(batch: Scalar, carry: tuple[Params, Any]) -> tuple[Params, Any]:
                 params, state = carry
+                if self.schedule_counts == "rounds":
+                    state = hold_counts(state, count)
                 start = batch * batch_size
                 x, y = examples(shard.data, lax.dynamic_slice(rows, (start,), (batch_size,)))
                 present = start + jnp.arange(batch_size) < shard.size
@@ -97,6 +109,7 @@ def train_agents(
     shards: Shards,
     round: Scalar,
     *,
+    participants: PerAgent | None = None,
     agents_at_once: int,
     mesh: Mesh | None = None,
 ) -> tuple[Stacked, Stacked]:
@@ -109,6 +122,7 @@ def train_agents(
       optimizer_states: leaves `[N, ...]`.
       shards: who holds which data.
       round: number of the round, from 0.
+      participants: `[N]` booleans, who trains; None: all.
       agents_at_once: how many agents are vectorised; groups take turns. A group takes
         as many steps as the longest shard in it needs.
       mesh: devices that agents are spread over.
@@ -119,7 +133,10 @@ def train_agents(
         data, round = shared
         return training(key, own, state, Shard(data, rows, size), round)
 
-    agents = (keys, params, optimizer_states, shards.indices, shards.sizes)
+    sizes = shards.sizes
+    if participants is not None:
+        sizes = jnp.where(participants, sizes, 0)  # no examples, no local steps
+    agents = (keys, params, optimizer_states, shards.indices, sizes)
     return map_agents(one, agents, (shards.data, round), agents_at_once, mesh)
 
 

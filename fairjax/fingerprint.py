@@ -1,0 +1,281 @@
+"""Fingerprints: a digest of what a value is made of, the same in every process.
+
+    number, text, bytes        kind and contents
+    array                      kind, dtype, shape and contents; a PRNG key by its data
+    tuple, dict, dataclass     kind, and the fingerprints of what it holds
+    function                   code, constants, defaults, closure, and the globals that it names
+    class                      name, bases and methods
+    of an installed package    the name alone, for a class, module or function that has one
+
+Two values with one fingerprint compute the same. No address, no order of a set and none of
+Python's own hashes enters. What another object is made of, pickle's protocol says; what that
+refuses, such as an open file, has no fingerprint.
+"""
+
+import dataclasses
+import dis
+import enum
+import functools
+import hashlib
+import pickle
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+_ATOMS = (types.NoneType, bool, int, float, complex, str, bytes, types.EllipsisType)
+_BUILTINS = (
+    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
+    types.MethodWrapperType, types.ClassMethodDescriptorType, types.GetSetDescriptorType,
+    types.MemberDescriptorType, np.ufunc,
+)  # fmt: skip
+
+Part = tuple[str, Any]  # where something is, as seen from what holds it; and what it is
+
+
+def fingerprint(value: Any, name: str = "value") -> str:
+    """Returns the hexadecimal digest of what a value is made of.
+
+    Args:
+      value: anything but what is being traced, or open.
+      name: what the value is called in messages.
+
+    Raises:
+      ValueError: the value, or something in it, has no fingerprint; says where, what and why.
+
+    Examples:
+      >>> scale = 2.0
+      >>> fingerprint(lambda x: scale * x) == fingerprint(lambda x: scale * x)
+      True
+      >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+      True
+      >>> fingerprint([open], "steps")[:8] == fingerprint([print], "steps")[:8]
+      False
+    """
+    return _Reader().digest(name, value).hex()
+
+
+class _Reader:
+    """Digests of one value and of all that it holds, each made once."""
+
+    def __init__(self) -> None:
+        self.done: dict[int, tuple[Any, bytes]] = {}  # by id; what is kept here keeps its id
+        self.open: list[int] = []  # ids of what is being read, outermost first
+        self.path: list[str] = []
+
+    def digest(self, where: str, value: Any) -> bytes:
+        """Returns the digest of a value that is found at a place in what is being read."""
+        if type(value) in _ATOMS:
+            return _hash(type(value).__name__, repr(value))
+        if id(value) in self.done:
+            return self.done[id(value)][1]
+        if id(value) in self.open:
+            return _hash("outer", str(len(self.open) - self.open.index(id(value))))
+        self.open.append(id(value))
+        self.path.append(where)
+        kind, parts = self.describe(value)
+        found = [_hash(name) + self.digest(name, part) for name, part in parts]
+        if isinstance(value, set | frozenset | Mapping):
+            found.sort()
+        self.path.pop()
+        self.open.pop()
+        self.done[id(value)] = (value, _hash(kind, *found))
+        return self.done[id(value)][1]
+
+    def describe(self, value: Any) -> tuple[str | bytes, Iterable[Part]]:
+        """Returns the kind of a value, with what is not a part of it, and its parts."""
+        kind = type(value)
+        if isinstance(value, jax.core.Tracer):
+            self.refuse(value, "it has no value while a function is being compiled")
+        if isinstance(value, np.ndarray | np.generic | jax.Array):
+            return self.describe_array(value)
+        if isinstance(value, np.dtype):
+            return f"dtype {value}", ()
+        if isinstance(value, types.ModuleType):
+            return f"module {value.__name__}", ()
+        if isinstance(value, types.CodeType):
+            return _describe_code(value)
+        if isinstance(value, _BUILTINS):
+            return _describe_builtin(value)
+        if isinstance(value, jax.sharding.Mesh):
+            return f"mesh {value.axis_names} {value.axis_types}", [("devices", value.devices)]
+        if isinstance(value, jax.Device):
+            return f"device {value.platform} {value.device_kind} {value.id}", ()
+        if _is_known_by_name(value):
+            return f"{value.__module__} {value.__qualname__}", ()
+        if isinstance(value, enum.Enum):
+            return f"enum {value.name}", [("class", kind)]
+        if isinstance(value, type):
+            return f"class {value.__module__} {value.__qualname__}", _parts_of_class(value)
+        if isinstance(value, types.FunctionType):
+            return f"function {value.__module__} {value.__qualname__}", _parts_of_function(value)
+        if hasattr(value, "__wrapped__"):  # by `jax.jit`, `functools.lru_cache` and the like
+            return "wrapped", [("type", kind), ("__wrapped__", value.__wrapped__), *_own(value)]
+        if isinstance(value, set | frozenset):
+            return "set", [("type", kind), *(("{}", entry) for entry in value)]
+        if isinstance(value, tuple | list):
+            names = getattr(value, "_fields", None)
+            places = [f".{name}" for name in names] if names else _places(value)
+            return "items", [("type", kind), *zip(places, value, strict=True)]
+        if isinstance(value, Mapping):
+            return "mapping", [("type", kind), *map(_entry, value.items())]
+        if dataclasses.is_dataclass(value):
+            names = [field.name for field in dataclasses.fields(value)]
+            return "dataclass", [("type", kind), *_attributes(value, names)]
+        return self.describe_object(value)
+
+    def describe_array(self, value: Any) -> tuple[str | bytes, Iterable[Part]]:
+        """Returns all of an array as its kind."""
+        if isinstance(value, jax.Array):
+            if not value.is_fully_addressable:
+                self.refuse(value, "other processes hold a part of it")
+            if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+                kind = f"keys {jax.random.key_impl(value)}"
+                return kind, [("data", jax.random.key_data(value))]
+            kind = f"jax {'weak' if value.weak_type else 'strong'}"
+        else:
+            kind = type(value).__name__
+        array = np.asarray(value)
+        if array.dtype.hasobject and array.dtype != object:
+            self.refuse(value, "its records hold objects")
+        head = f"{kind} {array.dtype} {array.shape}"
+        if array.dtype == object:
+            return head, list(zip(_places(array.ravel()), array.ravel(), strict=True))
+        return _hash(head, array.tobytes()), ()
+
+    def describe_object(self, value: Any) -> tuple[str | bytes, Iterable[Part]]:
+        """Returns the parts of an object as a pytree, or as pickle would store them."""
+        if isinstance(value, types.MethodType):
+            return "method", [("", value.__func__), (".__self__", value.__self__)]
+        if isinstance(value, functools.partial):
+            held = (value.func, value.args, value.keywords)
+            return "partial", zip((".func", ".args", ".keywords"), held, strict=True)
+        if isinstance(value, property | functools.cached_property | staticmethod | classmethod):
+            names = ("fget", "fset", "fdel", "func", "__func__")
+            return type(value).__name__, _attributes(value, names)
+        try:
+            stored = value.__reduce_ex__(4)
+        except (TypeError, pickle.PicklingError, NotImplementedError) as error:
+            self.refuse(value, f"what it is made of is not known ({error})")
+        if isinstance(stored, str):
+            return f"{type(value).__module__} {stored}", ()
+        names = ("<made by>", "", "", "<items>", "<entries>", "<set by>")
+        held = [list(part) if isinstance(part, Iterator) else part for part in stored]
+        return "object", zip(names, held, strict=False)
+
+    def refuse(self, value: Any, why: str) -> None:
+        """Raises: the value that is being read has no fingerprint."""
+        path = "".join(self.path)
+        raise ValueError(f"`{path}` must have a fingerprint, got {type(value).__name__}: {why}.")
+
+
+def _hash(*parts: str | bytes) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.digest()
+
+
+def _is_installed(module: str | None) -> bool:
+    """Says whether a module is Python's own, fairjax's, or an installed package's."""
+    top = str(module).partition(".")[0]
+    if top == "fairjax" or top in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+
+
+def _is_known_by_name(value: Any) -> bool:
+    """Says whether a value is what an installed module's name stands for."""
+    module, name = (getattr(value, what, None) for what in ("__module__", "__qualname__"))
+    if not (isinstance(module, str) and isinstance(name, str) and _is_installed(module)):
+        return False
+    found = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
+def _attributes(value: Any, names: Iterable[str]) -> list[Part]:
+    return [(f".{name}", getattr(value, name)) for name in names if hasattr(value, name)]
+
+
+def _places(entries: Any) -> list[str]:
+    return [f"[{place}]" for place in range(len(entries))]
+
+
+def _entry(item: tuple[Any, Any]) -> Part:
+    """Returns an entry of a mapping by its key; with its key, where that is no plain value."""
+    key, entry = item
+    return (f"[{key!r}]", entry) if type(key) in _ATOMS else (f"[{type(key).__name__}]", item)
+
+
+def _own(value: Any) -> list[Part]:
+    """Returns the attributes that were set on an object."""
+    held = getattr(value, "__dict__", {})
+    return [(f".{name}", held[name]) for name in sorted(held) if not name.startswith("__")]
+
+
+def _describe_builtin(value: Any) -> tuple[str, list[Part]]:
+    owner = getattr(value, "__self__", None)
+    name = getattr(value, "__qualname__", value.__name__)
+    name = f"builtin {getattr(value, '__module__', None)} {name}"
+    return name, [] if isinstance(owner, types.ModuleType) else [(".__self__", owner)]
+
+
+def _describe_code(code: types.CodeType) -> tuple[str, list[Part]]:
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    return f"code {names} {counts}", [("", code.co_code), ("", code.co_consts)]
+
+
+def _parts_of_function(function: types.FunctionType) -> Iterator[Part]:
+    yield "<code>", function.__code__
+    yield "<defaults>", function.__defaults__
+    yield "<keyword defaults>", function.__kwdefaults__
+    yield from _own(function)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f".<closure {name}>", cell.cell_contents
+        except ValueError:  # a name that got no value yet
+            yield f".<closure {name}>", "<empty>"
+    if not _is_installed(function.__module__):
+        for name, all_names in _globals_named(function.__code__):
+            if name in function.__globals__:
+                value = function.__globals__[name]
+                yield from _parts_of_global(f".<global {name}>", value, all_names)
+
+
+def _globals_named(code: types.CodeType) -> list[tuple[str, frozenset[str]]]:
+    """Returns the globals that a code names, and all that its attributes may be called."""
+    codes = [code]
+    for one in codes:
+        codes += [constant for constant in one.co_consts if isinstance(constant, types.CodeType)]
+    all_names = frozenset(name for one in codes for name in one.co_names)
+    loads = ("LOAD_GLOBAL", "LOAD_NAME")
+    steps = [step for one in codes for step in dis.get_instructions(one)]
+    found = sorted({step.argval for step in steps if step.opname in loads})
+    return [(name, all_names) for name in found]
+
+
+def _parts_of_global(where: str, value: Any, names: frozenset[str]) -> Iterator[Part]:
+    """Yields a global; of a user's module, those attributes that a code names."""
+    yield where, value
+    if isinstance(value, types.ModuleType) and not _is_installed(value.__name__):
+        for name in sorted(names & set(vars(value))):
+            yield from _parts_of_global(f"{where}.{name}", getattr(value, name), names)
+
+
+def _parts_of_class(value: type) -> Iterator[Part]:
+    """Yields bases, methods and constants; what Python adds by itself is left out."""
+    yield "<bases>", value.__bases__
+    for name, entry in sorted(vars(value).items()):
+        is_method = isinstance(entry, types.FunctionType | property | staticmethod | classmethod)
+        is_constant = not (name.startswith("_") or hasattr(type(entry), "__get__"))
+        if is_method or is_constant or hasattr(entry, "__wrapped__"):
+            yield f".{name}", entry

@@ -1,0 +1,166 @@
+"""Optimizers: optax's, by the rounds played, with schedules that count what they are told to.
+
+rate      learning_rate(t)       in round t, or local epoch t
+steps     a schedule within the optimizer counts an agent's own local steps
+rounds    it stands at the number of rounds played, for every agent alike
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fairjax import checks
+from fairjax.types import Params, Scalar
+
+COUNTS = ("steps", "rounds")
+# What functions of users and of optax raise where they are given what they do not take.
+_MISFITS = (TypeError, ValueError, AttributeError, LookupError)
+
+
+def by_rounds(
+    optimizer: Any, learning_rate: Any
+) -> tuple[Callable[[Scalar], Any], Callable[[Scalar], Any]]:
+    """Returns the optimizer and the learning rate as functions of rounds or epochs played.
+
+    Raises:
+      ValueError: the optimizer or the learning rate is of the wrong kind, or does not fit the
+        other, or cannot be compiled.
+    """
+    if learning_rate is None:
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise ValueError(
+                "`optimizer` must be an optax optimizer such as optax.sgd(0.1), or a function "
+                "such as optax.sgd together with `learning_rate`, "
+                f"got optimizer={optimizer!r} without a learning rate."
+            )
+        return lambda count: optimizer, lambda count: None
+    if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
+        raise ValueError(
+            "`optimizer` must be a function from a learning rate to an optax optimizer, such as "
+            f"optax.sgd, where `learning_rate` is given, got optimizer={optimizer!r}."
+        )
+    if callable(learning_rate):
+        _check_schedule(learning_rate)
+        optimizer_at, rate_at = lambda count: optimizer(learning_rate(count)), learning_rate
+    else:
+        checks.above("learning_rate", learning_rate, 0)
+        optimizer_at, rate_at = lambda count: optimizer(learning_rate), lambda count: learning_rate
+    _check_factory(optimizer, optimizer_at)
+    return optimizer_at, rate_at
+
+
+def check_optimizer(optimizer: Any, params: Params, counts: str | None) -> None:
+    """Raises unless an optimizer trains parameters from their gradients; warns of its schedules.
+
+    Args:
+      optimizer: of optax.
+      params: of the model, or their shapes.
+      counts: what its schedules were told to count; None: nothing was told.
+
+    Raises:
+      ValueError: the optimizer needs more than gradients, its state and parameters, or it is to
+        count rounds and holds no schedule.
+    """
+
+    def first_step(params: Params) -> Any:
+        state = optimizer.init(params)
+        changes, _ = optimizer.update(params, state, params)
+        return optax.apply_updates(params, changes), state
+
+    try:
+        changed, state = jax.eval_shape(first_step, params)
+    except _MISFITS as error:
+        raise ValueError(
+            "`optimizer` must make its step of gradients, its state and the parameters alone: "
+            "optimizers that need the loss or other arguments (line searches, optax.contrib) and "
+            f"optax.lookahead do not. It says: {type(error).__name__}: {error}"
+        ) from error
+    wanted, found = (jax.tree.map(jnp.shape, tree) for tree in (params, changed))
+    if wanted != found:
+        raise ValueError(f"`optimizer` must keep the parameters' shapes {wanted}, got {found}.")
+    schedules = [node for node in _nodes(state) if _is_schedule(node)]
+    if counts == "rounds" and not schedules:
+        raise ValueError(
+            '`schedule_counts` must be None or "steps" for an optimizer whose state holds no '
+            "schedule's count, as optax.sgd(optax.cosine_decay_schedule(0.1, 100)) does, got "
+            'schedule_counts="rounds".'
+        )
+    if counts is None and schedules:
+        warnings.warn(
+            "`optimizer` holds a schedule that counts each agent's own local steps: agents with "
+            "more data take more steps a round, so they are through with it first, and are then "
+            'judged by updates of almost nothing. Say schedule_counts="rounds" to '
+            '`fairjax.federation` if it is to count rounds, or schedule_counts="steps" if it is '
+            "meant as it is.",
+            stacklevel=2,
+        )
+
+
+def hold_counts(state: Any, count: Scalar) -> Any:
+    """Returns an optimizer's state in which every schedule stands at a count."""
+
+    def hold(node: Any) -> Any:
+        return type(node)(jnp.asarray(count, node.count.dtype)) if _is_schedule(node) else node
+
+    return jax.tree.map(hold, state, is_leaf=_is_schedule)
+
+
+def _nodes(state: Any) -> list[Any]:
+    return jax.tree.leaves(state, is_leaf=_is_schedule)
+
+
+def _is_schedule(node: Any) -> bool:
+    """Says whether a part of an optimizer's state is a count and nothing else.
+
+    Optax's states of schedules are, of learning rates, weight decays and injected numbers.
+    """
+    return getattr(node, "_fields", None) == ("count",)
+
+
+def _check_schedule(learning_rate: Callable[[Scalar], Any]) -> None:
+    """Raises unless a learning rate is a number for every number of rounds, and compiles."""
+    try:
+        rate = jax.eval_shape(learning_rate, jax.ShapeDtypeStruct((), jnp.int32))
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+        raise ValueError(
+            "`learning_rate` must be a function that JAX can compile: the number of rounds played "
+            "is not known to `if`, `float`, `range` or an index of a list. Say "
+            "jnp.where(count < 10, 0.1, 0.01) for a choice, jnp.array(rates)[count] for a table. "
+            f"It says: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    except _MISFITS as error:
+        raise ValueError(
+            "`learning_rate` must be a number or a function of the number of rounds played, got a "
+            f"function that fails. It says: {type(error).__name__}: {error}"
+        ) from error
+    shape, dtype = getattr(rate, "shape", None), getattr(rate, "dtype", None)
+    if shape != () or not jnp.issubdtype(dtype, jnp.number):
+        raise ValueError(f"`learning_rate` must return one number for a round, got {rate}.")
+    checks.at_least("learning_rate(0)", learning_rate(0), 0)
+
+
+def _check_factory(optimizer: Any, optimizer_at: Callable[[Scalar], Any]) -> None:
+    """Raises unless a function makes an optimizer from a learning rate, known or not."""
+    made: Any = None
+
+    def make(count: Scalar) -> None:
+        nonlocal made
+        made = optimizer_at(count)
+
+    try:
+        jax.eval_shape(make, jax.ShapeDtypeStruct((), jnp.int32))
+    except _MISFITS as error:
+        raise ValueError(
+            "`optimizer` must be a function from a learning rate, which is not known while the "
+            f"round is compiled, to an optax optimizer, got {optimizer!r:.100}. It says: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, optax.GradientTransformation):
+        raise ValueError(
+            "`optimizer` must be a function from a learning rate to an optax optimizer, such as "
+            f"optax.sgd, got {optimizer!r:.100}, which returns {made!r:.100}."
+        )

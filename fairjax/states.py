@@ -1,0 +1,161 @@
+"""States: what the next round needs, and what a person wants to see of a round.
+
+    first_state(key, ...)   -> State    every agent and the server hold the same parameters
+    round t                 -> State, Record
+
+`lax.scan` stacks records; what is not in the state, no round can depend on.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from fairjax import checks, devices, trees
+from fairjax.behaviours import Memory
+from fairjax.data import Shards
+from fairjax.mechanisms.base import Mechanism
+from fairjax.models import initial_params
+from fairjax.optimizers import check_optimizer
+from fairjax.training import LocalTraining, check_memory
+from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
+
+MOST_ROUNDS = 2**31 - 2  # rounds are counted in int32, and one more is played
+
+
+class State(NamedTuple):
+    """What the next round needs; a pytree of arrays.
+
+    Attributes:
+      round: how many rounds were played, int32.
+      num_rounds: how many the whole run has, int32; 0 where that is not known.
+      key: PRNG key of the run; round t uses `fold_in(key, t)`.
+      agents: the agents' parameters, leaves `[N, ...]`.
+      server: the server's parameters.
+      optimizer: the agents' optimizer states, leaves `[N, ...]`.
+      mechanism: the mechanism's own state, such as importance coefficients `[N]`.
+      memory: what dishonest agents remember; None where all are honest.
+    """
+
+    round: Scalar
+    num_rounds: Scalar
+    key: Key
+    agents: Stacked
+    server: Params
+    optimizer: Stacked
+    mechanism: Any
+    memory: Memory | None = None
+
+
+class Record(NamedTuple):
+    """What a person wants to see of one round.
+
+    Attributes:
+      trained: the agents' parameters after their local epochs, leaves `[N, ...]`.
+      updates: what local training changed, before any behaviour, leaves `[N, ...]`.
+      uploads: what the mechanism saw: after behaviours, unusable ones as zero.
+      contributions: `[N]`, what the mechanism thinks of each upload.
+      importance: `[N]`, what it thinks of each agent so far.
+      fractions: `[N]` shares of the aggregate that agents earned, before rounding.
+      excluded: `[N]` booleans: whose upload held NaN or infinity, and counted as zero.
+      broken: a boolean: did the mechanism pay NaN or infinity.
+      unchanged: `[N]` booleans: who trained and uploads honestly, yet an update of zeros.
+    """
+
+    trained: Stacked
+    updates: Stacked
+    uploads: Stacked
+    contributions: PerAgent
+    importance: PerAgent
+    fractions: PerAgent
+    excluded: PerAgent
+    broken: Scalar
+    unchanged: PerAgent
+
+
+def first_state(
+    key: Key,
+    training: LocalTraining,
+    mechanism: Mechanism,
+    shards: Shards,
+    params: Params | None = None,
+    num_rounds: Scalar = 0,
+    *,
+    remember: bool = False,
+    mesh: Mesh | None = None,
+) -> State:
+    """Returns the state before the first round.
+
+    Args:
+      key: PRNG key; everything random follows from it.
+      training: what an agent does in a round.
+      mechanism: what judges and pays.
+      shards: who holds which data.
+      params: common first parameters; None: drawn by the model from the key.
+      num_rounds: how many rounds there will be; 0: not known.
+      remember: keep what dishonest agents need.
+      mesh: devices that agents are spread over.
+
+    Raises:
+      ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit each
+        other, or a device cannot hold them.
+    """
+    key = _as_key(key)
+    checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
+    if checks.is_known(num_rounds):
+        checks.count("num_rounds", num_rounds, least=0, most=MOST_ROUNDS)
+    check_memory(training, shards, 1 if mesh is None else mesh.size)
+    params_key, run_key = jax.random.split(key)
+    first = initial_params(training.model, params_key, shards.data)
+    params = first if params is None else _like(first, params)
+    check_optimizer(training.optimizer_at(0), params, training.schedule_counts)
+    num_agents = shards.num_agents
+    agents = trees.broadcast(num_agents, params)
+    state = State(
+        round=jnp.zeros((), jnp.int32),
+        num_rounds=jnp.asarray(num_rounds, jnp.int32),
+        key=run_key,
+        agents=agents,
+        server=params,
+        optimizer=trees.broadcast(num_agents, training.init(params)),
+        mechanism=mechanism.init(num_agents),
+        memory=Memory(agents, params) if remember else None,
+    )
+    return placed(mesh, state)
+
+
+def placed(mesh: Mesh | None, state: State) -> State:
+    """Returns the state on the mesh: what agents hold is spread, the rest is everywhere."""
+    if mesh is None:
+        return state
+    by_agent = devices.by_agent(mesh, trees.num_agents(state.agents))
+    spread = (state.agents, state.optimizer, None if state.memory is None else state.memory.first)
+    agents, optimizer, first = devices.placed(spread, by_agent)
+    # Replicating the sharded leaves would gather them, so leave them out.
+    rest = state._replace(agents=None, optimizer=None)
+    if state.memory is not None:
+        rest = rest._replace(memory=state.memory._replace(first=None))
+    rest = devices.everywhere(mesh, rest)
+    memory = rest.memory if rest.memory is None else rest.memory._replace(first=first)
+    return rest._replace(agents=agents, optimizer=optimizer, memory=memory)
+
+
+def _as_key(key: Any) -> Key:
+    """Returns one PRNG key, made by `jax.random.key` or by `jax.random.PRNGKey`."""
+    if isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.shape == (2,):
+        return jax.random.wrap_key_data(key)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.shape != ():
+        got = f"an array of {key.shape}" if isinstance(key, jax.Array) else repr(key)[:100]
+        raise ValueError(f"`key` must be one PRNG key such as jax.random.key(0), got {got}.")
+    return key
+
+
+def _like(first: Params, params: Params) -> Params:
+    """Returns given first parameters with the structure and dtypes of the model's own."""
+    wanted, found = jax.tree.map(jnp.shape, first), jax.tree.map(jnp.shape, params)
+    if wanted != found:
+        raise ValueError(f"`params` must have the model's shapes {wanted}, got {found}.")
+    checks.finite("params", params)
+    return jax.tree.map(lambda one, given: jnp.asarray(given, one.dtype), first, params)
