@@ -89,21 +89,35 @@ def assign(
       >>> assign({"sign_flip": 1}, num_agents=3)
       (Behaviour(agent=2, name='sign_flip', strength=1.0),)
     """
-    checks.count("num_agents", num_agents)
-    drawn = []
-    for name, value in behaviours.items():
-        checks.choice("behaviour", name, (*DATA, *UPLOADS))
-        number, strength = value if isinstance(value, tuple | list) else (value, None)
-        checks.count(f"behaviours[{name!r}]", number, least=0)
-        drawn += [(name, float(strength_of(name, strength)))] * number
-    if len(drawn) > num_agents:
-        raise ValueError(
-            f"`behaviours` must name at most num_agents={num_agents} agents, got {len(drawn)}."
-        )
+    drawn = listed(behaviours, num_agents)
+    if not drawn:
+        return ()
     places = np.random.default_rng(seed).permutation(num_agents)
     assigned = [Behaviour(int(place), *one) for place, one in zip(places, drawn, strict=False)]
     order = list(behaviours)
     return tuple(sorted(assigned, key=lambda one: (order.index(one.name), one.agent)))
+
+
+def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, float]]:
+    """Returns the name and strength of each behaviour that `assign` draws an agent for.
+
+    Raises:
+      ValueError: as `assign`.
+    """
+    checks.count("num_agents", num_agents)
+    found, total = [], 0
+    for name, value in behaviours.items():
+        checks.choice("behaviour", name, (*DATA, *UPLOADS))
+        is_pair = isinstance(value, tuple | list) and len(value) == 2
+        number, strength = value if is_pair else (value, None)
+        checks.count(f"behaviours[{name!r}]", number, least=0)
+        found += [(name, float(strength_of(name, strength)))] * min(number, num_agents)
+        total += number
+    if total > num_agents:
+        raise ValueError(
+            f"`behaviours` must name at most num_agents={num_agents} agents, got {total}."
+        )
+    return found
 
 
 def names(behaviours: Sequence[Behaviour], num_agents: int) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ Only known values are checked. A value that is being traced by `jit`, `vmap` or
 """
 
 import difflib
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,15 @@ import jax.core
 import numpy as np
 
 LEAST, GREATEST = 1.2e-38, 3.4e38  # of the positive normal numbers of float32
+# The most that a count may be, by name; others may be what compiled counters, int32, hold.
+MOST = {
+    "seed": 2**32 - 1,  # JAX's keys repeat after that
+    "num_agents": 10**6,
+    "samples_per_agent": 10**7,
+    "rounds": 10**6,
+    "num_rounds": 10**6,
+    "num_devices": 256,
+}
 
 
 def is_known(value: Any) -> bool:
@@ -51,13 +62,15 @@ def at_least(name: str, value: Any, bound: float) -> None:
 
 
 def count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
-    """Raises unless `value` is a whole number not below `least`, and not above `most`."""
+    """Raises unless `value` is a whole number from `least` to `most`; None: what `MOST` says."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        limit = "" if most is None else f" and at most {most:,}"
+    if not whole or value < least:
         raise ValueError(
-            f"`{name}` must be a whole number of at least {least}{limit}, got {value!r:.100}."
+            f"`{name}` must be a whole number of at least {least}, got {shown(value)}."
         )
+    most = MOST.get(name, 2**31 - 1) if most is None else most
+    if value > most:
+        raise ValueError(f"`{name}` must be at most {most:,}, got {name}={shown(value)}.")
 
 
 def key(name: str, value: Any) -> None:
@@ -109,17 +122,16 @@ def shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
 def choice(name: str, value: Any, known: Iterable[str]) -> None:
     """Raises unless `value` is one of the `known` names; suggests the nearest one."""
     names = sorted(known)
-    if value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown {name} {value!r}.{hint} Known: {', '.join(names)}.")
+    if not isinstance(value, str) or value not in names:
+        hint = suggestion(value, names)
+        raise ValueError(f"Unknown {name} {shown(value)}.{hint} Known: {', '.join(names)}.")
 
 
 def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
     """Raises unless `value` is of a type; the message says what makes one."""
     if not isinstance(value, wanted):
         raise ValueError(
-            f"`{name}` must be a {wanted.__name__}, as {made_by} makes one, got {value!r:.100}."
+            f"`{name}` must be a {wanted.__name__}, as {made_by} makes one, got {shown(value)}."
         )
 
 
@@ -129,8 +141,38 @@ def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> N
         jax.dtypes.issubdtype(number.dtype, np.floating) or number.dtype.kind in "iu"
     )
     if not is_real or not np.isfinite(number) or not holds(number):
-        raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={value!r:.100}.")
+        raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={shown(value)}.")
     if abs(number) > GREATEST:
         raise ValueError(
             f"`{name}` must be at most {GREATEST}, what float32 holds, got {name}={value!r}."
         )
+
+
+def path(name: str, value: Any) -> Path:
+    """Returns a path, or raises where `value` is not one."""
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+        raise ValueError(f"`{name}` must be a path, got {shown(value)}.")
+    return Path(value)
+
+
+def function(name: str, value: Any) -> None:
+    """Raises unless `value` is a function or None."""
+    if value is not None and not callable(value):
+        raise ValueError(f"`{name}` must be a function or None, got {shown(value)}.")
+
+
+def suggestion(value: Any, names: Iterable[str]) -> str:
+    """Returns a question with the name nearest to `value`, or nothing where none is near."""
+    near = difflib.get_close_matches(value if isinstance(value, str) else "", names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def shown(value: Any) -> str:
+    """Returns a value as messages show it: on one line, and cut where it is long.
+
+    Examples:
+      >>> shown(np.eye(2))
+      'array([[1., 0.], [0., 1.]])'
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."

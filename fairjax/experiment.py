@@ -20,8 +20,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fairjax import checks, data, mechanisms, models, records, simulation, tracking
-from fairjax.behaviours import UPLOADS, Behaviour, assign, change_data, names
+from fairjax import checks, data, fields, mechanisms, models, records, simulation, tracking
+from fairjax.behaviours import UPLOADS, Behaviour, assign, change_data, listed, names
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, federation
 from fairjax.playing import Rounds, Watcher
@@ -32,10 +32,12 @@ from fairjax.training import accuracy
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields that go to mechanisms which take them
+MAPPINGS = ("behaviours", "options")  # fields that are kept as pairs, which are hashable
 VALIDATION_SHARE = 0.1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@fields.by_name
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Experiment:
     """A federation on a data set, described by values that JSON can hold.
 
@@ -47,7 +49,7 @@ class Experiment:
         constants, and elsewhere those of its program.
       dataset: a name of `fairjax.data.load`; `fairjax list` explains all names.
       split: how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".
-      num_agents: number of agents N, at least 1.
+      num_agents: number of agents N, 1 to 1,000,000.
       samples_per_agent: examples per agent on average, at least 1; None: the paper's number for
         the data set, else all data.
       model: what every agent trains, a name of `fairjax.models.REGISTRY`.
@@ -57,7 +59,7 @@ class Experiment:
       alpha: memory of importance from round to round, in [0, 1].
       gamma: length of rescaled uploads, above 0; or "cosine" or "cosine:START", half a cosine
         to 0 over the run; or an optax schedule over rounds, which is kept as its values `[T]`.
-      rounds: number of rounds T, at least 1.
+      rounds: number of rounds T, 1 to 1,000,000.
       local_epochs: passes over its shard that an agent makes per round, at least 1.
       batch_size: examples per local step, at least 1.
       optimizer: of local steps, "sgd" or "adam".
@@ -76,11 +78,11 @@ class Experiment:
         strength). The seed draws who. The standalone run has what they do to data.
       record_updates: keep all uploads in the history, T N D numbers, for contributions
         of the whole run.
-      seed: everything random follows from it; a whole number, at least 0.
+      seed: everything random follows from it; a whole number, at least 0 and below 2**32.
       options: further arguments of the mechanism's factory.
 
     Raises:
-      ValueError: a field breaks its rule.
+      ValueError: there is no such field, or one breaks its rule.
 
     Examples:
       >>> experiment = Experiment(num_agents=3, rounds=2, model="logistic")
@@ -122,7 +124,7 @@ class Experiment:
         if callable(self.gamma):
             object.__setattr__(self, "gamma", [float(self.gamma(t)) for t in range(self.rounds)])
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+            object.__setattr__(self, field.name, fields.plain(getattr(self, field.name)))
         if isinstance(self.gamma, tuple):
             checks.lengths("gamma", self.gamma, self.rounds)
         for name in (
@@ -140,6 +142,12 @@ class Experiment:
             checks.above("learning_rate_decay", self.learning_rate_decay, 0)
             checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
         checks.choice("preset", self.preset, PRESETS)
+        if not isinstance(self.dataset, str):
+            raise ValueError(f"`dataset` must be a name, got {checks.shown(self.dataset)}.")
+        if not isinstance(self.record_updates, bool):
+            raise ValueError(
+                f"`record_updates` must be True or False, got {checks.shown(self.record_updates)}."
+            )
         checks.choice("split", self.split, data.SPLITS)
         checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
         checks.choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
@@ -149,8 +157,20 @@ class Experiment:
             checks.choice("model", self.model, models.REGISTRY)
         if self.optimizer is not None:
             checks.choice("optimizer", self.optimizer, OPTIMIZERS)
+        for name in MAPPINGS:
+            fields.check_pairs(name, getattr(self, name))
         self.make_mechanism()
-        self.assigned_behaviours()
+        listed(dict(self.behaviours), self.num_agents)
+
+    def __repr__(self) -> str:
+        """Returns the fields that are not as by default."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for field in dataclasses.fields(self):
+            if given[field.name] == field.default:
+                del given[field.name]
+            elif field.name in MAPPINGS:
+                given[field.name] = dict(given[field.name])
+        return fields.written("Experiment", given)
 
     def resolved(self) -> "Experiment":
         """Returns the experiment with every open field filled in, but for `agents_at_once`."""
@@ -169,7 +189,7 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """Returns the resolved experiment as JSON."""
-        mappings = {"options": dict(self.options), "behaviours": dict(self.behaviours)}
+        mappings = {name: dict(getattr(self, name)) for name in MAPPINGS}
         # As JSON gives it back: pairs are lists.
         return json.loads(json.dumps({**dataclasses.asdict(self.resolved()), **mappings}))
 
@@ -190,6 +210,8 @@ class Experiment:
         if isinstance(self.gamma, tuple):
             given["gamma"] = functools.partial(_entry, self.gamma)
         for name in (*given, *dict(self.options)):
+            if name in takes and name in COEFFICIENTS and name in dict(self.options):
+                raise ValueError(f"`options` must not hold `{name}`, which is a field of its own.")
             if name not in takes:
                 raise ValueError(
                     f"The mechanism {self.mechanism!r} does not take `{name}`. It takes: "
@@ -304,7 +326,7 @@ class Experiment:
             data are not to be had, or a tool of `track` is not installed.
         """
         description = self.description()
-        out = None if out is None else Path(out)
+        out = None if out is None else checks.path("out", out)
         tools = tracking.checked(track, out)
         record: dict[str, Any] = {"experiment": description}
         if out is not None:
@@ -396,15 +418,6 @@ def _entry(table: tuple[float, ...], round: Any) -> Any:
     return jnp.asarray(table)[jnp.minimum(round, len(table) - 1)]
 
 
-def _plain(value: Any) -> Any:
-    """Returns a field as a hashable Python value: numbers of numpy and mappings are converted."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return tuple(sorted((name, _plain(entry)) for name, entry in value.items()))
-    return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
-
-
 def load_run(out: str | Path) -> Result:
     """Returns the result of a finished run from its directory.
 
@@ -419,7 +432,7 @@ def load_run(out: str | Path) -> Result:
       >>> bool((first.accuracies == again.accuracies).all())
       True
     """
-    out = Path(out)
+    out = checks.path("out", out)
     if not (out / records.EXPERIMENT).exists():
         raise ValueError(f"`out` must be the directory of a run, got {out}, which holds none.")
     if not (out / records.RESULT).exists():

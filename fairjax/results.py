@@ -12,7 +12,7 @@ from fairjax.simulation import History
 from fairjax.states import State
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What an experiment came to.
 
@@ -32,6 +32,14 @@ class Result:
     shard_sizes: np.ndarray
     standalone_accuracies: np.ndarray
     behaviours: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Returns what was run in short, and the figures at the end."""
+        shared = ("dataset", "mechanism", "num_agents", "rounds", "seed")
+        accuracies = np.array2string(self.accuracies, precision=3, threshold=10, edgeitems=2)
+        figures = f"fairness={self.fairness:.3f}, accuracies={accuracies}"
+        described = (f"{name}={getattr(self.experiment, name)!r}" for name in shared)
+        return f"Result({', '.join(described)}, {figures})"
 
     @property
     def accuracies(self) -> np.ndarray:

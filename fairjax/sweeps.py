@@ -11,14 +11,14 @@ coefficients (which share their data and its shuffles) and over datasets.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from fairjax import checks, data, records, simulation
+from fairjax import checks, data, fields, records, simulation
 from fairjax.behaviours import HONEST, names
 from fairjax.data import Dataset, Shards
 from fairjax.experiment import Experiment, Watcher, load_run
@@ -28,11 +28,12 @@ from fairjax.results import Result
 from fairjax.tables import Table, spreads
 
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
+MOST_VALUES = 10_000  # of an axis of a sweep
 CACHE_BYTES = 2**25  # of a CPU, that local steps of all points share
 DEVICE_BYTES = 2**34  # of an accelerator that does not say
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sweep:
     """What a sweep came to; the leading axis P is the point.
 
@@ -50,12 +51,20 @@ class Sweep:
     shard_sizes: np.ndarray
     standalone_accuracies: np.ndarray
 
+    def __repr__(self) -> str:
+        """Returns how many points there are, and over what."""
+        first = self.experiments[0]
+        shared = {name: getattr(first, name) for name in ("dataset", "mechanism", "num_agents")}
+        return fields.written("Sweep", {"points": len(self), "axes": self.axes, **shared})
+
     def __len__(self) -> int:
         """Returns P, the number of points."""
         return len(self.experiments)
 
     def __getitem__(self, point: int) -> Result:
         """Returns the result of one point, but for its final state, which is not kept."""
+        if not isinstance(point, int | np.integer):
+            raise ValueError(f"`point` must be a whole number, got {checks.shown(point)}.")
         experiment = self.experiments[point]
         return Result(
             experiment=experiment,
@@ -117,7 +126,7 @@ def sweep(
 
     Args:
       experiment: what all points share.
-      seeds: at least one.
+      seeds: at least one; a list, a range, an array or a generator, as all that follow.
       split: names of splits; None: the experiment's.
       alpha: values of its field, as all that follow; None: the experiment's.
       beta: values.
@@ -143,16 +152,18 @@ def sweep(
       >>> [row["beta"] for row in result.table().rows]
       [0.5, 2.0]
     """
+    checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     if points_at_once is not None:
         checks.count("points_at_once", points_at_once)
+    checks.function("watch", watch)
+    if standalone is not None:
+        checks.kind("standalone", standalone, Sweep, "`fairjax.sweep`")
     given = {"alpha": alpha, "beta": beta, "gamma": gamma, "learning_rate": learning_rate}
-    data_axes: dict[str, tuple[Any, ...]] = {} if split is None else {"split": tuple(split)}
-    data_axes["seed"] = tuple(seeds)
-    values = {name: tuple(value) for name, value in given.items() if value is not None}
-    for name, axis in {**data_axes, **values}.items():
-        if not axis or len(set(axis)) < len(axis):
-            name = "seeds" if name == "seed" else name
-            raise ValueError(f"`{name}` must be different values, at least one, got {list(axis)}.")
+    data_axes = {} if split is None else {"split": _axis(experiment, "split", split)}
+    data_axes["seed"] = _axis(experiment, "seeds", seeds)
+    values = {
+        name: _axis(experiment, name, value) for name, value in given.items() if value is not None
+    }
     on = [dataclasses.replace(experiment, **one) for one in _combinations(data_axes)]
     combinations = _combinations(values)
     experiments = [
@@ -161,9 +172,9 @@ def sweep(
     if standalone is None and experiment.mechanism != "standalone":
         standalone = sweep(
             experiment.alone(),
-            seeds=seeds,
-            split=split,
-            learning_rate=learning_rate,
+            seeds=data_axes["seed"],
+            split=data_axes.get("split"),
+            learning_rate=values.get("learning_rate"),
             points_at_once=points_at_once,
             watch=watch,
         )
@@ -176,6 +187,34 @@ def sweep(
         shard_sizes=np.repeat(shards.sizes, len(combinations), axis=0),
         standalone_accuracies=_standalone_accuracies(experiments, history, standalone),
     )
+
+
+def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
+    """Returns the values that a sweep takes for a field, or says what is wrong with them."""
+    field = "seed" if name == "seeds" else name
+
+    def check(value: Any) -> None:
+        if value is None:
+            raise ValueError(f"`{name}` must be values of the field `{field}`, got None as one.")
+        dataclasses.replace(experiment, **{field: value})
+
+    return _different(name, given, "values", check)
+
+
+def _different(name: str, given: Any, kind: str, check: Callable[[Any], object]) -> tuple[Any, ...]:
+    """Returns what an argument holds as a tuple; raises unless all differ and pass a check."""
+    single = isinstance(given, str | bytes | Mapping) or getattr(given, "ndim", 1) == 0
+    many = isinstance(given, Iterable) and not single
+    values = tuple(itertools.islice(given, MOST_VALUES + 1)) if many else ()
+    if len(values) > MOST_VALUES:
+        raise ValueError(f"`{name}` must be at most {MOST_VALUES:,} {kind}, got more.")
+    for value in values:
+        check(value)
+    values = fields.plain(values)
+    if not values or len(set(values)) < len(values):
+        shown = checks.shown(list(values) if many else given)
+        raise ValueError(f"`{name}` must be different {kind}, at least one, got {shown}.")
+    return values
 
 
 @functools.lru_cache(maxsize=1)
@@ -308,21 +347,19 @@ def _standalone_accuracies(
     if standalone is None:
         return history.accuracies[:, -1]
 
-    def run(experiment: Experiment) -> tuple[Any, ...]:
-        return experiment.split, experiment.seed, experiment.learning_rate
-
     alone = {
-        run(one): accuracies
+        one.alone(): accuracies
         for one, accuracies in zip(
             standalone.experiments, standalone.history.accuracies[:, -1], strict=True
         )
     }
     for one in experiments:
-        if run(one) not in alone:
+        if one.alone() not in alone:
             raise ValueError(
-                f"`standalone` must hold a run for split, seed and learning rate {run(one)}."
+                f"`standalone` must hold the standalone runs of the sweep's experiments, got none "
+                f"of {one.alone()}."
             )
-    return np.stack([alone[run(one)] for one in experiments])
+    return np.stack([alone[one.alone()] for one in experiments])
 
 
 def compare(
@@ -351,11 +388,13 @@ def compare(
       >>> list(compare(experiment, ["cgsv", "fedavg"]))
       ['cgsv', 'fedavg']
     """
-    if isinstance(names, str) or not names or len(set(names)) < len(names):
-        raise ValueError(f"`mechanisms` must be different names, at least one, got {names!r}.")
-    if out is not None and (Path(out) / records.EXPERIMENT).exists():
+    checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
+    checks.function("watch", watch)
+    names = _different("mechanisms", names, "names", experiment.with_mechanism)
+    out = None if out is None else checks.path("out", out)
+    if out is not None and (out / records.EXPERIMENT).exists():
         raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
-    below = {name: None if out is None else Path(out) / name for name in ("standalone", *names)}
+    below = {name: None if out is None else out / name for name in ("standalone", *names)}
     runs = {name: experiment.with_mechanism(name) for name in names}
     alone = experiment.alone().run(below["standalone"], resume, watch=watch)
     results = {
@@ -365,7 +404,7 @@ def compare(
         for name, run in runs.items()
     }
     if out is not None:
-        records.write_json(Path(out) / records.COMPARISON, {"mechanisms": list(names)})
+        records.write_json(out / records.COMPARISON, {"mechanisms": list(names)})
     return results
 
 
@@ -375,7 +414,7 @@ def load_comparison(out: str | Path) -> dict[str, Result] | None:
     Raises:
       ValueError: one of its runs is not finished, or not there.
     """
-    path = Path(out) / records.COMPARISON
+    path = checks.path("out", out) / records.COMPARISON
     if not path.exists():
         return None
     return {name: load_run(path.parent / name) for name in records.read_json(path)["mechanisms"]}

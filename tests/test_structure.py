@@ -10,7 +10,7 @@ import fairjax as fj
 PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms above it.
 ROOMS = [
-    "types", "checks", "fingerprint", "trees", "devices", "data", "fourier", "layers", "networks",
+    "types", "checks", "fields", "fingerprint", "inputs", "trees", "devices", "data", "fourier", "layers", "networks",
     "models", "behaviours", "optimizers", "training", "contributions", "rewards", "metrics",
     "mechanisms", "states", "round", "federations", "progress", "simulation", "results", "records",
     "tracking", "playing", "figures", "presets", "experiment", "tables", "sweeps", "studies",

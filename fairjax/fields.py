@@ -1,0 +1,104 @@
+"""Fields: what all fields of a description have in common.
+
+given    numbers of numpy, mappings, lists  ->  plain values: hashable, and JSON can hold them
+wrong    a field's name, a mapping          ->  a sentence
+written  fields by name                     ->  Python, on one line where they fit
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from fairjax import checks
+
+Described = TypeVar("Described")
+LINE = 88  # characters of a line of Python
+
+
+def by_name(described: type[Described]) -> type[Described]:
+    """Has a dataclass say which field is meant where a name is wrong.
+
+    Examples:
+      >>> @by_name
+      ... @dataclasses.dataclass(kw_only=True)
+      ... class Point:
+      ...     left: int = 0
+      >>> Point(lft=1)
+      Traceback (most recent call last):
+      ValueError: Unknown field 'lft'. Did you mean 'left'? Known: left.
+    """
+    fields: Any = dataclasses.fields(described)  # pyright: ignore[reportArgumentType]
+    names, made = [field.name for field in fields], described.__init__
+
+    @functools.wraps(made)
+    def init(self: Any, *values: Any, **given: Any) -> None:
+        if values:
+            raise ValueError(
+                f"`{described.__name__}` must be given its fields by name, as {names[0]}=..., "
+                f"got {checks.shown(values[0])}."
+            )
+        for name in given:
+            checks.choice("field", name, names)
+        made(self, **given)
+
+    described.__init__ = init
+    return described
+
+
+def plain(value: Any) -> Any:
+    """Returns a field as a hashable Python value: numbers of numpy and mappings are converted.
+
+    Examples:
+      >>> plain({"second": np.float32(0.5), "first": [1, 2]})
+      (('first', (1, 2)), ('second', 0.5))
+    """
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        return value.item() if np.ndim(value) == 0 and checks.is_known(value) else value
+    if isinstance(value, Mapping):
+        pairs = sorted(value.items(), key=lambda pair: str(pair[0]))
+        return tuple((name, plain(entry)) for name, entry in pairs)
+    return tuple(map(plain, value)) if isinstance(value, tuple | list) else value
+
+
+def check_pairs(name: str, pairs: Any) -> None:
+    """Raises unless a field, as `plain` returns it, is pairs of names and values for JSON."""
+    if not isinstance(pairs, tuple) or not all(map(_is_pair, pairs)):
+        raise ValueError(
+            f"`{name}` must be a mapping of names to values, got {checks.shown(pairs)}."
+        )
+    for number, (key, value) in enumerate(pairs):
+        if any(key == other for other, _ in pairs[:number]):
+            raise ValueError(f"`{name}` must hold every name once, got {key!r} twice.")
+        if not _is_plain(value):
+            raise ValueError(
+                f"`{name}` must hold numbers, texts and sequences of them, "
+                f"got {key}={checks.shown(value)}."
+            )
+
+
+def written(kind: str, fields: Mapping[str, Any]) -> str:
+    """Returns an object as Python writes it, a field per line where one is too short.
+
+    Examples:
+      >>> print(written("Experiment", {"seed": 3, "options": {"mask": "leaf"}}))
+      Experiment(seed=3, options={'mask': 'leaf'})
+    """
+    pieces = [f"{name}={value!r}" for name, value in fields.items()]
+    line = f"{kind}({', '.join(pieces)})"
+    if len(line) <= LINE:
+        return line
+    return "\n".join([f"{kind}(", *(f"    {piece}," for piece in pieces), ")"])
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
