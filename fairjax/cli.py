@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fairjax import checks, data, flags, mechanisms, models, records, report
+from fairjax import checks, data, endings, flags, mechanisms, models, records, report
 from fairjax.behaviours import DATA, UPLOADS
 from fairjax.devices import start
 from fairjax.experiment import load_run
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         "list": _list,
     }
     _keep_programs()
-    try:
+    with endings.told():
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="fairjax",
@@ -65,12 +65,6 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-    except ValueError as error:
-        _complain(str(error))
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        _complain("stopped; the same command goes on from the last checkpoint.")
-        raise SystemExit(130) from None
 
 
 def _keep_programs() -> None:
@@ -78,12 +72,6 @@ def _keep_programs() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"
         jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
-
-
-def _complain(sentence: str) -> None:
-    Console(stderr=True).print(
-        f"fairjax: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
 
 
 def _run(
@@ -114,15 +102,17 @@ def _run(
     experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name
     if track and resume and (out / records.RESULT).exists():
-        _complain(f"the run in {out} is finished, so `track` has nothing to follow: see --resume.")
+        endings.complain(
+            f"the run in {out} is finished, so `track` has nothing to follow: see --resume."
+        )
     try:
-        with ProgressBar() as watch:
+        with endings.resumable(out, resume), ProgressBar() as watch:
             result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)
     except (RuntimeError, ValueError) as error:
         # What comes of XLA begins with the name of a status, whatever its type.
         if num_processes is None or not re.match("[A-Z_]+: ", str(error)):
             raise
-        _complain(
+        endings.complain(
             f"another process of this run was lost ({str(error).splitlines()[0]}). Start all "
             "again with the same commands: they go on from the last checkpoint."
         )
@@ -150,7 +140,7 @@ def _compare(
     experiment = flags.experiment(described)
     # Other mechanisms are another comparison, whose page must not replace this one's.
     out = out or Path("runs") / f"compare-{experiment.name}" / "-".join(names)
-    with ProgressBar() as watch:
+    with endings.resumable(out, resume), ProgressBar() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
     _leave(results, out)
 

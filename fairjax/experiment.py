@@ -6,11 +6,13 @@ A Result holds the run and the standalone run beside it: the same shards, seeds 
 number of local epochs, without sharing. Fairness compares the two.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ from jax.sharding import Mesh
 
 from fairjax import checks, data, fields, mechanisms, models, records, simulation, tracking
 from fairjax.behaviours import UPLOADS, Behaviour, assign, change_data, listed, names
+from fairjax.checkpoints import Checkpoints
 from fairjax.data import Dataset, Shards
-from fairjax.federations import Federation, federation
+from fairjax.federations import Federation, State, federation
+from fairjax.files import DamagedError
 from fairjax.playing import Rounds, Watcher
 from fairjax.presets import PRESETS, settings
 from fairjax.results import Result
-from fairjax.simulation import Progress
+from fairjax.simulation import History, Progress
 from fairjax.training import accuracy
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
@@ -322,17 +326,38 @@ class Experiment:
           A `Result`.
 
         Raises:
-          ValueError: `out` belongs to another experiment or cannot be written, or the
-            data are not to be had, or a tool of `track` is not installed.
+          ValueError: `out` belongs to another experiment, cannot be written or is in use by
+            another process, or all its checkpoints are damaged, or the data are not to be
+            had, or a tool of `track` is not installed.
+          OSError: there is no room left, or no permission, to write a record; the same call
+            goes on from the last checkpoint.
         """
         description = self.description()
         out = None if out is None else checks.path("out", out)
         tools = tracking.checked(track, out)
         record: dict[str, Any] = {"experiment": description}
         if out is not None:
-            record = records.claim(out, description)
+            record = records.claim(out, description, resume)
             if resume and (out / records.RESULT).exists():
-                return load_run(out)
+                try:
+                    return load_run(out)
+                except DamagedError as damage:
+                    message = f"{damage} The run goes on from its last checkpoint."
+                    warnings.warn(message, stacklevel=2)
+        with records.locked(out):
+            return self._go_on(out, resume, record, mesh, watch, tools, standalone)
+
+    def _go_on(
+        self,
+        out: Path | None,
+        resume: bool,
+        record: dict[str, Any],
+        mesh: Mesh | None,
+        watch: Watcher | None,
+        tools: Sequence[str],
+        standalone: Result | None,
+    ) -> Result:
+        """Runs what is left of the experiment, in a directory that is its own."""
         clock = records.Clock({} if out is None or not resume else records.read_times(out))
         with clock.part("data"):
             shards, test = self.shards()
@@ -344,10 +369,12 @@ class Experiment:
         if self.mechanism != "standalone" and standalone is None:
             below = None if out is None else out / "standalone"
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
-        with tracking.opened(tools, out, self.name, description, resume) as tracker:
+        with tracking.opened(tools, out, self.name, record["experiment"], resume) as tracker:
             rounds = self._rounds(federation, shards, test)
             last = rounds.play(out, resume, clock, tracker, watch)
-            result = self._result(last, shards, standalone)
+            history = simulation.history(last, self.rounds)
+            alone = None if standalone is None else standalone.accuracies
+            result = self._result(history, last.state, shards, alone)
             tracker.finish(result)
         if out is not None:
             with clock.part("records"):
@@ -400,15 +427,15 @@ class Experiment:
             record_updates=self.record_updates,
         )
 
-    def _result(self, last: Progress, shards: Shards, standalone: Result | None) -> Result:
-        history = simulation.history(last, self.rounds)
-        alone = history.accuracies[-1] if standalone is None else standalone.accuracies
+    def _result(
+        self, history: History, state: State | None, shards: Shards, alone: np.ndarray | None
+    ) -> Result:
         return Result(
             experiment=self.resolved(),
             history=history,
-            state=last.state,
+            state=state,
             shard_sizes=np.asarray(shards.sizes),
-            standalone_accuracies=alone,
+            standalone_accuracies=history.accuracies[-1] if alone is None else alone,
             behaviours=names(self.assigned_behaviours(), self.num_agents),
         )
 
@@ -421,8 +448,11 @@ def _entry(table: tuple[float, ...], round: Any) -> Any:
 def load_run(out: str | Path) -> Result:
     """Returns the result of a finished run from its directory.
 
+    A damaged `result.json` or `history.npz` is written anew where what else is there tells
+    what it held; a warning says so. Without the last checkpoint, the result's `state` is None.
+
     Raises:
-      ValueError: the directory holds no run, or one that is not finished.
+      ValueError: the directory holds no run, or one that is not finished or too damaged.
 
     Examples:
       >>> import tempfile
@@ -440,20 +470,61 @@ def load_run(out: str | Path) -> Result:
             f"`out` must be the directory of a finished run, got {out}, which is not finished. "
             "Run the same experiment again with this `out` to go on."
         )
-    record = records.read_json(out / records.EXPERIMENT)
-    experiment = Experiment(**record["experiment"])
+    record = records.read_experiment(out)
+    try:
+        experiment = Experiment(**record["experiment"])
+    except (TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{out / records.EXPERIMENT} does not describe an experiment that this version of "
+            f"fairjax knows: {error}"
+        ) from error
     shards, test = experiment.shards()
-    federation = experiment.federation(shards, record["agents_at_once"])
-    summary = records.read_json(out / records.RESULT)
-    with records.Checkpoints(out) as checkpoints:
-        progress = checkpoints.load(experiment._rounds(federation, shards, test).beginning())
-    if progress is None:
-        raise ValueError(f"The final state of the run in {out} is missing.")
-    return Result(
-        experiment=experiment,
-        history=simulation.history(progress, experiment.rounds),
-        state=progress.state,
-        shard_sizes=np.array(summary["shard_sizes"]),
-        standalone_accuracies=np.array(summary["standalone_accuracies"], np.float32),
-        behaviours=tuple(summary["behaviours"]),
-    )
+    federation = experiment.federation(shards, record.get("agents_at_once"))
+    beginning = experiment._rounds(federation, shards, test).beginning()
+    with Checkpoints(out) as checkpoints:
+        last = checkpoints.final(beginning, experiment.rounds + 1)
+    history = _history(out, experiment, beginning, last)
+    state = None if last is None else last.state
+    try:
+        alone = records.read_standalone_accuracies(out, experiment.num_agents)
+        return experiment._result(history, state, shards, alone)
+    except DamagedError as damage:
+        alone = _standalone_accuracies(out, experiment, history)
+        if alone is None:
+            raise
+        warnings.warn(f"{damage} It is made anew from the history.", stacklevel=2)
+    result = experiment._result(history, state, shards, alone)
+    with contextlib.suppress(OSError):  # a folder that is read only
+        records.write_json(out / records.RESULT, result.summary())
+    return result
+
+
+def _history(out: Path, experiment: Experiment, like: Progress, last: Progress | None) -> History:
+    """Returns the history of a run from its file, which the last checkpoint can mend."""
+    try:
+        return records.read_history(out, like.rows, experiment.rounds)
+    except DamagedError as damage:
+        if last is None:
+            raise
+        warnings.warn(f"{damage} It is made anew from the last checkpoint.", stacklevel=3)
+    history = simulation.history(last, experiment.rounds)
+    with contextlib.suppress(OSError):  # a folder that is read only
+        records.write_history(out, history)
+    return history
+
+
+def _standalone_accuracies(
+    out: Path, experiment: Experiment, history: History
+) -> np.ndarray | None:
+    """Returns what agents reach alone from a run of that, below or beside a run; None: not there.
+
+    The standalone run lies below a run, and beside those of a comparison.
+    """
+    if experiment.mechanism == "standalone":
+        return history.accuracies[-1]
+    for folder in (out / "standalone", out.parent / "standalone"):
+        with contextlib.suppress(ValueError):
+            found = load_run(folder)
+            if found.experiment == experiment.alone().resolved():
+                return found.accuracies
+    return None

@@ -12,6 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from fairjax import records, simulation
+from fairjax.checkpoints import Checkpoints
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation
 from fairjax.simulation import Progress
@@ -64,12 +65,13 @@ class Rounds(NamedTuple):
         if out is None:
             *_, last = self._stages(None, clock, tracker, watch)
             return last
-        with records.Checkpoints(out) as checkpoints:
-            if not resume:
-                checkpoints.delete()
-            beginning = self.beginning()
+        with Checkpoints(out) as checkpoints:
+            beginning, start = self.beginning(), None
             with clock.part("records"):
-                start = checkpoints.load(beginning)
+                if resume:
+                    start = checkpoints.load(beginning)
+                else:
+                    checkpoints.delete()
             progress = beginning if start is None else start
             saved = time.monotonic()
             for progress in self._stages(start, clock, tracker, watch):

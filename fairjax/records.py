@@ -1,33 +1,36 @@
-"""Records: what a run leaves on disk, how it is checkpointed, and how it is read again.
+"""Records: what a run leaves on disk, and how it is read again.
 
     experiment.json   what was run: the description, versions, device, agents_at_once
-    checkpoint/       the state and the rows so far, by Orbax; at the end the final state
+    checkpoint/       the states and the rows so far; at the end the final state
     history.npz       one row per round
     time.json         seconds by part, of all sittings that were saved
     result.json       the figures at the end; written last, so its presence means finished
 
 A comparison's directory holds one such run per mechanism, and `comparison.json`, their names.
-Every file is written beside its place and moved there, so a killed run leaves
-either the old one or the new one.
+Each JSON file holds its own SHA-256, so that a damaged one is told from a whole one.
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import statistics
+import struct
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from fairjax.simulation import History, Progress
-from fairjax.states import State
+from fairjax import files
+from fairjax.files import DamagedError
+from fairjax.progress import History
 
 EXPERIMENT, HISTORY, RESULT, CHECKPOINT, TIME, COMPARISON = (
     "experiment.json",
@@ -37,33 +40,46 @@ EXPERIMENT, HISTORY, RESULT, CHECKPOINT, TIME, COMPARISON = (
     "time.json",
     "comparison.json",
 )
+DIGEST = "sha256"  # the entry of a JSON file that tells a damaged one
+PARTS = ("data", "compiling", "rounds", "records")  # of the time that a run takes
+DAMAGED_ARCHIVE = (
+    ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 
 
-def claim(out: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes `out` the directory of an experiment, and returns its record.
+def claim(out: Path, description: Mapping[str, Any], resume: bool = True) -> dict[str, Any]:
+    """Returns the record of the experiment to which a directory belongs, or can belong.
 
     Args:
       out: a directory that does not exist, is empty, or belongs to the same experiment.
       description: the experiment, as JSON.
+      resume: False: `experiment.json` may be damaged.
 
     Returns:
       The content of `experiment.json`, the one on disk where there is one.
 
     Raises:
-      ValueError: the directory cannot be written, belongs to another experiment (the
-        message says in which fields), or holds something else.
+      ValueError: `out` is no directory, belongs to another experiment (the message says in
+        which fields), or holds something else.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise PermissionError(f"no permission to write in {out}")
-        present = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
+        entries = list(out.iterdir()) if out.exists() else []
     except OSError as error:
         raise ValueError(
-            f"`out` must be a directory that can be written, got {out}: {error}."
+            f"`out` must be a directory that can be written, got {out}: {error.strerror}."
         ) from error
+    present = [entry.name for entry in entries if not entry.name.startswith(".")]
+    fresh = {"experiment": dict(description), "environment": environment()}
     if EXPERIMENT in present:
-        record = read_json(out / EXPERIMENT)
+        try:
+            record = read_experiment(out)
+        except DamagedError as damage:
+            if not resume:
+                return fresh
+            raise DamagedError(
+                f"{damage} What was run in {out} is not known: start over with `resume=False` "
+                "(--resume False), or choose another directory."
+            ) from damage
         differences = [
             f"{name}={record['experiment'].get(name)!r} there, {value!r} here"
             for name, value in description.items()
@@ -80,7 +96,18 @@ def claim(out: Path, description: Mapping[str, Any]) -> dict[str, Any]:
             f"`out` must be empty or hold a run of fairjax, got {out}, which holds "
             f"{', '.join(sorted(present)[:5])}."
         )
-    return {"experiment": dict(description), "environment": environment()}
+    return fresh
+
+
+def locked(out: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Makes a directory and keeps other processes from it; of several of one run, the first does.
+
+    Args:
+      out: the directory; None: there is none.
+    """
+    if out is None or jax.process_index() > 0:
+        return contextlib.nullcontext()
+    return files.locked(out)
 
 
 def environment() -> dict[str, str]:
@@ -95,45 +122,134 @@ def environment() -> dict[str, str]:
     }
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON to a file in one move; a number that is not finite becomes null.
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON to a file; a number that is not finite becomes null.
 
     Of several processes, the first one writes.
     """
     if jax.process_index() > 0:
         return
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    content = _without_nan(content)
+    text = json.dumps({**content, DIGEST: _digest(content)}, indent=2, allow_nan=False) + "\n"
+    with files.replacing(path) as file:
+        file.write(text.encode())
 
 
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file, or says that it is damaged."""
+def read_json(path: Path, entries: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the content of a JSON file.
+
+    Args:
+      path: the file, as `write_json` writes it.
+      entries: what it must hold.
+
+    Raises:
+      DamagedError: names the file, and says what is wrong with it.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a record of fairjax: {error}.") from error
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is not a record of fairjax: {error}.") from error
+    if not isinstance(content, dict):
+        raise DamagedError(
+            f"{path} is not a record of fairjax: it must hold a JSON object, got {content!r:.40}."
+        )
+    if content.pop(DIGEST, None) not in (None, _digest(content)):
+        raise DamagedError(
+            f"{path} is damaged: its content does not have the SHA-256 that it names."
+        )
+    for name in entries:
+        if name not in content:
+            raise DamagedError(f"{path} is not a record of fairjax: it does not hold {name!r}.")
+    return content
+
+
+def read_experiment(out: Path) -> dict[str, Any]:
+    """Returns what `experiment.json` of a directory holds."""
+    record = read_json(out / EXPERIMENT, ("experiment",))
+    if not isinstance(record["experiment"], dict):
+        raise DamagedError(f"{out / EXPERIMENT} is damaged: it does not describe an experiment.")
+    return record
 
 
 def read_times(out: Path) -> dict[str, float]:
-    """Returns the seconds by part of the run in a directory; none where they were not kept."""
-    return read_json(out / TIME) if (out / TIME).exists() else {}
+    """Returns the seconds by part of the run in a directory; none where they were not kept.
+
+    Where they are damaged, a warning says so.
+    """
+    path = out / TIME
+    if not path.exists():
+        return {}
+    try:
+        times = read_json(path, PARTS)
+        if not all(isinstance(times[name], int | float) for name in PARTS):
+            raise DamagedError(f"{path} is damaged: it does not hold seconds.")
+    except DamagedError as damage:
+        warnings.warn(f"{damage} Time is counted from here on.", stacklevel=2)
+        return {}
+    return {name: times[name] for name in PARTS}
+
+
+def read_standalone_accuracies(out: Path, num_agents: int) -> np.ndarray:
+    """Returns `[N]`, what agents reach alone, from `result.json` of a directory.
+
+    Raises:
+      DamagedError: the file is not there, is damaged, or holds something else.
+    """
+    path, name = out / RESULT, "standalone_accuracies"
+    try:
+        alone = np.array(read_json(path, (name,))[name], np.float32)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(f"{path} is damaged: `{name}` must be numbers.") from error
+    if alone.shape != (num_agents,):
+        raise DamagedError(f"{path} is damaged: `{name}` must be {num_agents} numbers.")
+    return alone
 
 
 def write_history(out: Path, history: History) -> None:
-    """Writes a history to `history.npz` in one move.
+    """Writes a history to `history.npz`.
 
     Recorded uploads are further arrays, named by their path: "updates['head']['bias']".
     Of several processes, the first one writes.
     """
     if jax.process_index() > 0:
         return
-    paths, _ = jax.tree_util.tree_flatten_with_path(history)
-    arrays = {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in paths}
-    temporary = out / f".{HISTORY}.partial"
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    temporary.replace(out / HISTORY)
+    names, leaves, _ = _named(history)
+    with files.replacing(out / HISTORY) as file:
+        np.savez_compressed(file, **dict(zip(names, leaves, strict=True)))
+
+
+def read_history(out: Path, like: History, num_rounds: int) -> History:
+    """Returns the history in `history.npz`.
+
+    Args:
+      out: the run's directory.
+      like: rows of the same experiment, of any number of rounds.
+      num_rounds: how many rounds it must have.
+
+    Raises:
+      DamagedError: the file is not there, is damaged, or holds something else.
+    """
+    path = out / HISTORY
+    names, leaves, structure = _named(like)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise DamagedError(f"{path} is damaged in {broken}.")
+        with path.open("rb") as file, np.load(file) as arrays:
+            found = [arrays[name] for name in names]
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except DAMAGED_ARCHIVE as error:
+        raise DamagedError(f"{path} is damaged: {error}.") from error
+    wanted = [((num_rounds, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+    if [(array.shape, array.dtype) for array in found] != wanted:
+        raise DamagedError(f"{path} does not hold the {num_rounds} rounds of this run.")
+    return jax.tree.unflatten(structure, found)
 
 
 class Clock:
@@ -150,9 +266,7 @@ class Clock:
 
     def __init__(self, before: Mapping[str, float]):
         self._before = before
-        self._parts: dict[str, float] = {
-            "data": 0.0, "compiling": 0.0, "rounds": 0.0, "records": 0.0,
-        }  # fmt: skip
+        self._parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._chunks: list[float] = []
 
     @contextlib.contextmanager
@@ -177,64 +291,6 @@ class Clock:
         return {name: self._before.get(name, 0.0) + value for name, value in now.items()}
 
 
-class Checkpoints:
-    """The last checkpoint of a run under `out`, as Orbax keeps it.
-
-    Use as a context manager; `save` returns once the checkpoint is complete.
-    """
-
-    def __init__(self, out: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager((out / CHECKPOINT).resolve(), options=options)
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
-
-    def save(self, progress: Progress) -> None:
-        """Saves the progress of a run, and then drops the one before."""
-        self._manager.save(progress.num_rounds, args=ocp.args.StandardSave(_plain(progress)))
-
-    def load(self, like: Progress) -> Progress | None:
-        """Returns the last progress saved, or None.
-
-        Args:
-          like: progress of the same experiment, of any number of rounds; gives shapes.
-        """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        rows = jax.tree.map(
-            lambda row: jax.ShapeDtypeStruct((step, *row.shape[1:]), row.dtype), like.rows
-        )
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like._replace(rows=None)))
-        target = {**target, "rows": _present(rows)}
-        saved = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
-        state = State(key=key, **saved["state"])
-        return Progress(state, History(**jax.tree.map(np.asarray, saved["rows"])))
-
-    def delete(self) -> None:
-        """Drops what was saved."""
-        for step in self._manager.all_steps():
-            self._manager.delete(step)
-
-
-def _plain(progress: Progress) -> dict[str, Any]:
-    """Returns progress as nested dicts of arrays; a PRNG key becomes its data."""
-    state = progress.state._asdict()
-    key = jax.random.key_data(state.pop("key"))
-    rows = {} if progress.rows is None else _present(progress.rows)
-    return {"state": state, "key": key, "rows": rows}
-
-
-def _present(rows: History) -> dict[str, Any]:
-    """Returns what is recorded, by name."""
-    return {name: value for name, value in rows._asdict().items() if value is not None}
-
-
 def _without_nan(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {name: _without_nan(value) for name, value in content.items()}
@@ -243,3 +299,15 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, float) and not np.isfinite(content):
         return None
     return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of JSON, whatever its layout."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _named(history: History) -> tuple[list[str], list[np.ndarray], Any]:
+    """Returns the arrays of a history with their names in `history.npz`, and its structure."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(history)
+    names = [jax.tree_util.keystr(path).removeprefix(".") for path, _ in paths]
+    return names, [leaf for _, leaf in paths], structure

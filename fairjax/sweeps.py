@@ -23,6 +23,8 @@ from fairjax.behaviours import HONEST, names
 from fairjax.data import Dataset, Shards
 from fairjax.experiment import Experiment, Watcher, load_run
 from fairjax.federations import Federation
+from fairjax.files import DamagedError
+from fairjax.mechanisms import REGISTRY
 from fairjax.progress import Events, History, Progress, check_paid, warn_of_unchanged
 from fairjax.results import Result
 from fairjax.tables import Table, spreads
@@ -396,15 +398,16 @@ def compare(
         raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
     below = {name: None if out is None else out / name for name in ("standalone", *names)}
     runs = {name: experiment.with_mechanism(name) for name in names}
-    alone = experiment.alone().run(below["standalone"], resume, watch=watch)
-    results = {
-        name: alone
-        if name == "standalone"
-        else run.run(below[name], resume, watch=watch, standalone=alone)
-        for name, run in runs.items()
-    }
-    if out is not None:
-        records.write_json(out / records.COMPARISON, {"mechanisms": list(names)})
+    with records.locked(out):
+        alone = experiment.alone().run(below["standalone"], resume, watch=watch)
+        results = {
+            name: alone
+            if name == "standalone"
+            else run.run(below[name], resume, watch=watch, standalone=alone)
+            for name, run in runs.items()
+        }
+        if out is not None:
+            records.write_json(out / records.COMPARISON, {"mechanisms": list(names)})
     return results
 
 
@@ -412,9 +415,12 @@ def load_comparison(out: str | Path) -> dict[str, Result] | None:
     """Returns the results of a finished comparison from its directory, or None if it holds none.
 
     Raises:
-      ValueError: one of its runs is not finished, or not there.
+      ValueError: one of its runs is not finished, or not there, or `comparison.json` is damaged.
     """
     path = checks.path("out", out) / records.COMPARISON
     if not path.exists():
         return None
-    return {name: load_run(path.parent / name) for name in records.read_json(path)["mechanisms"]}
+    names = records.read_json(path, ("mechanisms",))["mechanisms"]
+    if not isinstance(names, list) or not names or not set(map(str, names)) <= set(REGISTRY):
+        raise DamagedError(f"{path} is damaged: it does not name mechanisms, got {names!r:.100}.")
+    return {name: load_run(path.parent / name) for name in names}

@@ -11,6 +11,7 @@ import contextlib
 import csv
 import hashlib
 import importlib
+import io
 import json
 import math
 import shutil
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fairjax import checks
+from fairjax import checks, files
 from fairjax.results import Result
 from fairjax.simulation import History
 
@@ -156,24 +157,21 @@ def _scalars(row: Row) -> dict[str, float]:
 
 def _csv(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> Tool:
     """`rounds.csv`: one line per round and agent."""
-    path = out / "rounds.csv"
-    columns = ["round", "agent"]
+    text = io.StringIO()
 
     def write(rows: Sequence[Row]) -> None:
-        first = len(columns) == 2
-        if first:
-            columns.extend([*rows[0].agents, "server_accuracy"])
-        with path.open("w" if first else "a", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            if first:
-                writer.writeheader()
-            for row in rows:
-                for agent in range(len(row.agents["accuracy"])):
-                    of_agent = {name: values[agent] for name, values in row.agents.items()}
-                    of_agent["excluded"] = int(of_agent["excluded"])
-                    of_agent["server_accuracy"] = row.server_accuracy
-                    known = {name: value for name, value in of_agent.items() if value == value}
-                    writer.writerow({"round": row.round, "agent": agent, **known})
+        writer = csv.DictWriter(text, ["round", "agent", *rows[0].agents, "server_accuracy"])
+        if not text.tell():
+            writer.writeheader()
+        for row in rows:
+            for agent in range(len(row.agents["accuracy"])):
+                of_agent = {name: values[agent] for name, values in row.agents.items()}
+                of_agent["excluded"] = int(of_agent["excluded"])
+                of_agent["server_accuracy"] = row.server_accuracy
+                known = {name: value for name, value in of_agent.items() if value == value}
+                writer.writerow({"round": row.round, "agent": agent, **known})
+        with files.replacing(out / "rounds.csv") as file:
+            file.write(text.getvalue().encode())
 
     return Tool(write, finish=lambda figures: None, close=lambda: None)
 

@@ -12,7 +12,8 @@ from flax import linen as nn
 from flax import nnx
 
 import fairjax as fj
-from fairjax import layers, records, simulation
+from fairjax import layers, simulation
+from fairjax.checkpoints import Checkpoints
 from fairjax.networks import MLP
 
 
@@ -180,7 +181,7 @@ def test_progress_with_an_nnx_module_survives_a_checkpoint(digits, tmp_path):
     )
     *_, last = simulation.rounds(jax.random.key(0), federation, shards, test, num_rounds=1)
     like = simulation.beginning(jax.random.key(0), federation, shards, num_rounds=1)
-    with records.Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(last)
         loaded = checkpoints.load(like)
     for saved, found in ((last.state.agents, loaded.state.agents), (last.rows, loaded.rows)):

@@ -15,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fairjax import files
 from fairjax.results import Result
 
 COLUMN = 3.4  # inches, one column of a two-column paper
@@ -101,8 +102,8 @@ def number_ticks(axis: Axis, num: int) -> None:
 
 def write(figure: Figure, path: Path) -> Path:
     """Writes a figure as PNG, closes it, and returns the path."""
-    with styled():
-        figure.savefig(path)
+    with styled(), files.replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or "png")
     plt.close(figure)
     return path
 

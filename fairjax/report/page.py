@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from fairjax import figures
+from fairjax import figures, files
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_ROWS = 50  # agents that tables have one by one
@@ -93,9 +93,8 @@ def write(path: Path, title: str, lead: str, sections: Sequence[Section]) -> Pat
         body.append(f'<section id="{one.name}">{heading}{"".join(one.pieces)}</section>')
     template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
     content = template.substitute(title=html.escape(title), body="\n".join(body))
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
+    with files.replacing(path) as file:
+        file.write(content.encode())
     return path
 
 

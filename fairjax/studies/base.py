@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from fairjax import records
 from fairjax.experiment import Experiment
 from fairjax.figures import write
+from fairjax.files import replacing
 from fairjax.sweeps import sweep
 from fairjax.tables import Table
 
@@ -98,8 +99,9 @@ def conduct(
     tables = study.tables(rows)
     text = _text(name, study, cells, tables, quick)
     files = [out / f"{name}.{ending}" for ending in ("csv", "md", "png")]
-    files[0].write_text(next(iter(tables.values())).csv())
-    files[1].write_text(text)
+    for path, content in zip(files, (next(iter(tables.values())).csv(), text), strict=False):
+        with replacing(path) as file:
+            file.write(content.encode())
     write(study.draw(tables), files[2])
     return Report(tables, text, files)
 

@@ -1,0 +1,241 @@
+"""Checkpoints: the last two states of a run and its rows so far, as Orbax keeps them.
+
+    checkpoint/240             the state and the rows after 240 rounds
+    checkpoint/240/files.json  the SHA-256 of each of its files
+    checkpoint/partial         one that is being written, and is renamed when it is whole
+
+Sums are compared before Orbax reads a checkpoint, so what a disk damaged never reaches it.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from fairjax import records
+from fairjax.federations import State
+from fairjax.files import DamagedError
+from fairjax.simulation import History, Progress
+
+PARTIAL, SUMS = "partial", "files.json"
+NUM_KEPT = 2
+
+
+class Checkpoints:
+    """The last checkpoints of a run under `out`.
+
+    Use as a context manager; `save` returns once the checkpoint is complete.
+    """
+
+    def __init__(self, out: Path):
+        self._folder = (out / records.CHECKPOINT).resolve()
+        # A file per array rather than a database, whose failures are printed past all loggers.
+        self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._orbax.close()
+
+    def save(self, progress: Progress) -> None:
+        """Saves the progress of a run, and keeps the checkpoint before it.
+
+        A signal that comes meanwhile takes effect afterwards.
+
+        Raises:
+          OSError: there is no room, or no permission; the checkpoints before are left.
+        """
+        partial = self._folder / PARTIAL
+        with _deferred_signals():
+            try:
+                with _silent_orbax():
+                    self._keep(map(str, self.rounds()))
+                    self._orbax.save(partial, args=ocp.args.PyTreeSave(_plain(progress)))
+                self._commit(partial, progress.num_rounds)
+            except (OSError, ValueError) as error:
+                with contextlib.suppress(OSError):
+                    self._keep(map(str, self.rounds()))
+                raise _as_os_error(error, self._folder) from error
+
+    def load(self, like: Progress) -> Progress | None:
+        """Returns the last progress that can be read, or None where none was saved.
+
+        A warning tells of those that cannot be read.
+
+        Args:
+          like: progress of the same experiment, of any number of rounds; gives shapes.
+
+        Raises:
+          DamagedError: checkpoints were saved, and none can be read.
+        """
+        unread = []
+        for num_rounds in self.rounds():
+            progress = self._restore(num_rounds, like)
+            if progress is not None:
+                if unread:
+                    warnings.warn(
+                        f"The checkpoint after {unread[0]} rounds in {self._folder} cannot be "
+                        f"read. The run goes on from the one after {num_rounds} rounds.",
+                        stacklevel=2,
+                    )
+                return progress
+            unread.append(num_rounds)
+        if unread:
+            raise DamagedError(
+                f"No checkpoint in {self._folder} can be read. Start over with `resume=False` "
+                "(--resume False), or choose another directory."
+            )
+        return None
+
+    def final(self, like: Progress, num_rounds: int) -> Progress | None:
+        """Returns the progress after a number of rounds, or None.
+
+        Where it was saved and cannot be read, a warning says so.
+        """
+        if num_rounds not in self.rounds():
+            return None
+        progress = self._restore(num_rounds, like)
+        if progress is None:
+            warnings.warn(
+                f"The checkpoint after {num_rounds} rounds in {self._folder} cannot be read.",
+                stacklevel=2,
+            )
+        return progress
+
+    def rounds(self) -> list[int]:
+        """Returns after how many rounds there are checkpoints, the last first."""
+        if not self._folder.is_dir():
+            return []
+        names = [entry.name for entry in self._folder.iterdir() if entry.is_dir()]
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+    def delete(self) -> None:
+        """Drops what was saved."""
+        self._keep(())
+
+    def _keep(self, names: Iterable[str]) -> None:
+        """Drops all but some names from the folder; of several processes, the first does."""
+        kept = set(names)
+        if jax.process_index() == 0 and self._folder.is_dir():
+            for entry in self._folder.iterdir():
+                if entry.name not in kept:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def _commit(self, partial: Path, num_rounds: int) -> None:
+        """Makes what Orbax has written the last checkpoint; the first process does."""
+        if jax.process_index() > 0:
+            return
+        records.write_json(partial / SUMS, {"files": _sums(partial)})
+        before = [str(rounds) for rounds in self.rounds() if rounds < num_rounds]
+        # Those of later rounds are damaged, since the run has gone on from one before them.
+        self._keep([PARTIAL, *before])
+        partial.rename(self._folder / str(num_rounds))
+        self._keep([str(num_rounds), *before[: NUM_KEPT - 1]])
+
+    def _restore(self, num_rounds: int, like: Progress) -> Progress | None:
+        """Returns the progress after some rounds, or None where it cannot be read."""
+        folder = self._folder / str(num_rounds)
+        if not _is_whole(folder):
+            return None
+        rows = jax.tree.map(
+            lambda row: jax.ShapeDtypeStruct((num_rounds, *row.shape[1:]), row.dtype), like.rows
+        )
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like._replace(rows=None)))
+        target = {**target, "rows": _present(rows)}
+        how = ocp.checkpoint_utils.construct_restore_args(target)
+        try:
+            with _silent_orbax():
+                saved = self._orbax.restore(folder, ocp.args.PyTreeRestore(target, how))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # whole, and of another version of fairjax
+        key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
+        state = State(key=key, **saved["state"])
+        return Progress(state, History(**jax.tree.map(np.asarray, saved["rows"])))
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file in a folder, by its path there."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            sums[path.relative_to(folder).as_posix()] = digest
+    return sums
+
+
+def _is_whole(folder: Path) -> bool:
+    """Says whether a checkpoint has the files that were written, unchanged."""
+    try:
+        saved = records.read_json(folder / SUMS, ("files",))["files"]
+        found = _sums(folder)
+    except (OSError, DamagedError):
+        return False
+    return isinstance(saved, dict) and {**found, **saved} == found
+
+
+@contextlib.contextmanager
+def _silent_orbax() -> Iterator[None]:
+    """Keeps Orbax from logging what is raised here.
+
+    Where a block fails Orbax stays silent, since its threads report the failure later.
+    """
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_not_of_orbax)
+    yield
+    logger.removeFilter(_is_not_of_orbax)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Holds back what would interrupt a block until the block is done."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def _as_os_error(error: OSError | ValueError, folder: Path) -> Exception:
+    """Returns the system's error of which TensorStore tells in words; others as they are."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    return error if number is None else OSError(number, os.strerror(number), str(folder))
+
+
+def _plain(progress: Progress) -> dict[str, Any]:
+    """Returns progress as nested dicts of arrays; a PRNG key becomes its data."""
+    state = progress.state._asdict()
+    key = jax.random.key_data(state.pop("key"))
+    rows = {} if progress.rows is None else _present(progress.rows)
+    return {"state": state, "key": key, "rows": rows}
+
+
+def _present(rows: History) -> dict[str, Any]:
+    """Returns what is recorded, by name."""
+    return {name: value for name, value in rows._asdict().items() if value is not None}

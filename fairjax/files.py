@@ -1,0 +1,94 @@
+"""Files: each is written beside its place, flushed, and moved there.
+
+    content -> .NAME.PROCESS.partial -> flushed to the disk -> NAME
+
+A process that is killed, a full disk or a read-only folder leaves the old file
+or the new one, never a part of one.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks
+    fcntl = None
+
+LOCK = ".lock"
+
+
+class DamagedError(ValueError):
+    """A file does not hold what fairjax wrote there."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that takes the place of `path` when the block is done.
+
+    Raises:
+      OSError: names `path`, which is as it was before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes a folder, and keeps other processes from it for the length of a block.
+
+    The lock ends with the process, in whatever way that ends. Systems without such locks
+    have none.
+
+    Raises:
+      ValueError: the folder cannot be written, or another process holds the lock.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _lock(folder / LOCK)
+    except BlockingIOError:
+        raise ValueError(
+            f"`out` must not be in use, got {folder}, in which another process is writing. "
+            "Wait for it to end, or choose another directory."
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"`out` must be a directory that can be written, got {folder}: {error.strerror}."
+        ) from error
+    with file:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Returns an open file whose lock this process holds."""
+    file = path.open("wb")
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    except OSError:  # a file system without locks
+        return file
+    # A process that has just ended may have removed the file that was opened here.
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    file.close()
+    return _lock(path)
