@@ -36,11 +36,14 @@ def at_least(name: str, value: Any, bound: float) -> None:
         _number(name, value, lambda x: x >= bound, f"at least {bound}")
 
 
-def count(name: str, value: Any, least: int = 1) -> None:
-    """Raises unless `value` is a whole number not below `least`."""
+def count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raises unless `value` is a whole number not below `least`, and not above `most`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+    if not whole or value < least or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most:,}"
+        raise ValueError(
+            f"`{name}` must be a whole number of at least {least}{limit}, got {value!r:.100}."
+        )
 
 
 def finite(name: str, value: Any) -> None:

@@ -8,7 +8,6 @@ v_i          what the mechanism pays for the updates dw_i
 w_i  <-  w_i + v_i       server:  w  <-  w + aggregate
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -200,7 +199,7 @@ def federation(
             jax.random.split(train_key, shards.num_agents),
             start,
             state.optimizer,
-            dataclasses.replace(shards, sizes=sizes),
+            shards.with_sizes(sizes),
             state.round,
             agents_at_once=group_size(shards),
             mesh=mesh,
