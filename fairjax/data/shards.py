@@ -21,6 +21,7 @@ from fairjax import checks
 from fairjax.data.arrays import as_array, check_rows, described, is_known, is_whole, row_numbers
 from fairjax.data.dataset import MADE_BY, Dataset, register_unchecked
 
+MOST_AGENTS = 10**6
 MOST_INDICES = 2**28  # that N times M may be: 1 GiB of int32
 
 

@@ -9,6 +9,7 @@ In shapes, N is the number of agents, n of examples, C of classes. Every split t
 training data, hands every agent at least one example, and is fixed by its seed.
 """
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -16,11 +17,10 @@ import numpy as np
 from fairjax import checks
 from fairjax.data.apportion import apportion, at_least_one
 from fairjax.data.dataset import MADE_BY, MOST_SEED, Dataset
-from fairjax.data.shards import MOST_INDICES, Shards
+from fairjax.data.shards import MOST_AGENTS, MOST_INDICES, Shards
 
 # The exponent of the authors' program. The quantile of x^a, 0 < x < 1, at level p is p^(1/a).
 _POWER = 1.65911332899
-MOST_AGENTS = 10**6
 
 
 def uniform(
@@ -178,8 +178,14 @@ def dirichlet(
       >>> int(shards.sizes.min()), int(shards.sizes.sum())
       (1, 60)
     """
-    checks.above("concentration", concentration, 0)
     total = _total(train, num_agents, seed, samples_per_agent)
+    # Any positive number of float64 will do: none of it is computed in float32.
+    number = concentration.item() if isinstance(concentration, np.generic) else concentration
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not 0 < number <= sys.float_info.max:
+        raise ValueError(
+            f"`concentration` must be a finite number above 0, got {concentration!r:.100}."
+        )
     rng = np.random.default_rng(seed)
     dealt = rng.permutation(len(train))[:total]
     owner = np.empty(total, dtype=np.int64)  # [total], of each dealt row
