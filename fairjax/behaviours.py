@@ -33,7 +33,7 @@ UPLOADS = {
     "free_rider_copy": "uploads the last aggregate, plus noise of a relative length",
     "sign_flip": "uploads its update reversed, times a factor",
     "rescale": "uploads its update times a factor",
-    "collude": "uploads what the first such agent does, plus relative noise",
+    "collude": "uploads what the first such agent trained, plus relative noise",
     "broken_nan": "uploads NaN",
     "broken_inf": "uploads infinity",
 }
@@ -49,6 +49,7 @@ STRENGTHS = {
     "rescale": 10.0,
     "collude": 0.0,
 }
+MOST_STRENGTH = 3.4e38  # what float32 holds
 RATES = ("label_flip", "label_flip_1_7", "label_noise")
 
 
@@ -83,13 +84,14 @@ def assign(
 
     Raises:
       ValueError: a name is unknown, a number is negative, a strength breaks its rule,
-        or there are not enough agents.
+        there are not enough agents, or `behaviours` is no mapping.
 
     Examples:
       >>> assign({"sign_flip": 1}, num_agents=3)
       (Behaviour(agent=2, name='sign_flip', strength=1.0),)
     """
     drawn = listed(behaviours, num_agents)
+    checks.count("seed", seed, least=0, most=2**63 - 1)
     if not drawn:
         return ()
     places = np.random.default_rng(seed).permutation(num_agents)
@@ -105,11 +107,21 @@ def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, fl
       ValueError: as `assign`.
     """
     checks.count("num_agents", num_agents)
+    if not isinstance(behaviours, Mapping):
+        raise ValueError(
+            "`behaviours` must map names to numbers of agents, or to pairs (number, strength), "
+            f"got {checks.shown(behaviours)}."
+        )
     found, total = [], 0
     for name, value in behaviours.items():
         checks.choice("behaviour", name, (*DATA, *UPLOADS))
-        is_pair = isinstance(value, tuple | list) and len(value) == 2
-        number, strength = value if is_pair else (value, None)
+        pair = value if isinstance(value, tuple | list) else (value, None)
+        if len(pair) != 2:
+            raise ValueError(
+                f"`behaviours[{name!r}]` must be a number of agents or a pair (number, strength), "
+                f"got {checks.shown(value)}."
+            )
+        number, strength = pair
         checks.count(f"behaviours[{name!r}]", number, least=0)
         found += [(name, float(strength_of(name, strength)))] * min(number, num_agents)
         total += number
@@ -127,6 +139,7 @@ def names(behaviours: Sequence[Behaviour], num_agents: int) -> tuple[str, ...]:
       >>> names([Behaviour(2, "sign_flip", 1.0)], num_agents=3)
       ('honest', 'honest', 'sign_flip')
     """
+    _check_agents(behaviours, num_agents)
     by_agent = {behaviour.agent: behaviour.name for behaviour in behaviours}
     return tuple(by_agent.get(agent, HONEST) for agent in range(num_agents))
 
@@ -140,9 +153,9 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
       seed: seed of the changes.
 
     Raises:
-      ValueError: there is no such agent; the classes 1 and 7 are not among those of the
-        data; or there is to be noise in whole numbers that are not tokens, or in more
-        than all tokens.
+      ValueError: there is no such agent, or it has two behaviours; the classes 1 and 7 are
+        not among those of the data; or there is to be noise in whole numbers that are not
+        tokens, in more than all tokens, or beyond what float32 holds.
 
     Examples:
       >>> data = Dataset(x=np.zeros((4, 2)), y=[0, 1, 2, 2], num_classes=3)
@@ -151,6 +164,8 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
       >>> [changed.data.y[changed.rows(agent)].tolist() for agent in range(2)]
       [[2, 1], [2, 2]]
     """
+    checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
+    checks.count("seed", seed, least=0, most=2**63 - 1)
     _check_agents(behaviours, shards.num_agents)
     changing = {one.agent: one for one in behaviours if one.name in DATA}
     rng = np.random.default_rng([seed, 1])
@@ -176,6 +191,8 @@ def change_uploads(
 ) -> Stacked:
     """Returns what agents upload in place of their updates.
 
+    The first colluder uploads what it trained, so one alone is as good as honest.
+
     Args:
       key: PRNG key of the round.
       updates: leaves `[N, ...]`, honest.
@@ -184,7 +201,7 @@ def change_uploads(
       behaviours: of agents that are not honest; those of `DATA` upload honestly.
 
     Raises:
-      ValueError: there is no such agent.
+      ValueError: there is no such agent, or it has two behaviours.
 
     Examples:
       >>> updates = jnp.array([[1.0, 2.0], [3.0, 4.0]])
@@ -194,6 +211,8 @@ def change_uploads(
       [[ 1.  2.]
        [-3. -4.]]
     """
+    checks.kind("memory", memory, Memory, "`fairjax.behaviours.Memory(first, aggregate)`")
+    updates, memory = jax.tree.map(jnp.asarray, (updates, memory))
     _check_agents(behaviours, trees.num_agents(updates))
     leader = next((one.agent for one in behaviours if one.name == "collude"), None)
     for agent, name, given in behaviours:
@@ -205,7 +224,8 @@ def change_uploads(
         if name == "free_rider_zero":
             upload = jax.tree.map(jnp.zeros_like, own)
         elif name == "free_rider_noise":
-            upload = _noise(agent_key, own, jax.random.uniform, minval=-strength, maxval=strength)
+            noise = _noise(agent_key, own, jax.random.uniform, minval=-1, maxval=1)
+            upload = jax.tree.map(lambda leaf, f=strength: f * leaf, noise)
         elif name == "free_rider_stale":
             first = jax.tree.map(lambda leaf, i=agent: leaf[i], memory.first)
             upload = jax.tree.map(lambda a, b: jnp.where(round == 0, a, b), own, first)
@@ -230,9 +250,9 @@ def strength_of(name: str, strength: Scalar | None = None) -> Scalar:
     """Returns a behaviour's strength: as given and checked, or the name's own."""
     if strength is None:
         return STRENGTHS.get(name, 0.0)
-    if name in RATES:
-        checks.between(f"strength of {name}", strength, 0, 1)
-    checks.at_least(f"strength of {name}", strength, 0)
+    checks.between(f"strength of {name}", strength, 0, 1 if name in RATES else MOST_STRENGTH)
+    if name not in STRENGTHS and checks.is_known(strength) and strength != 0:
+        raise ValueError(f"`{name}` takes no strength, got {strength!r}.")
     return strength
 
 
@@ -256,11 +276,19 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
             "`fairjax.behaviours.assign` draws them for a mapping of names and numbers, "
             f"got {behaviours!r:.100}."
         )
+    seen: dict[int, str] = {}
     for agent, name, strength in behaviours:
         checks.choice("behaviour", name, (*DATA, *UPLOADS))
         strength_of(name, strength)
-        if checks.is_known(agent):
-            checks.count(f"agent of {name}", agent, least=0)
+        if not checks.is_known(agent):
+            continue  # numbers of agents are traced where runs of several seeds are one program
+        checks.count(f"agent of {name}", agent, least=0)
+        if agent in seen:
+            raise ValueError(
+                f"`behaviours` must name an agent once, got agent {agent} as {seen[agent]} and "
+                f"as {name}."
+            )
+        seen[agent] = name
     return tuple(behaviours)
 
 
@@ -294,7 +322,14 @@ def _noisy_examples(rng: np.random.Generator, data: Dataset, strength: float) ->
     """Returns examples with noise: added to floats, in place of tokens but for padding."""
     x, size = data.x, data.vocabulary_size
     if x.dtype == np.float32:
-        return x + strength * rng.normal(size=x.shape).astype(np.float32)
+        with np.errstate(over="ignore"):
+            noisy = x + np.float32(strength) * rng.normal(size=x.shape).astype(np.float32)
+        if not np.isfinite(noisy).all():
+            raise ValueError(
+                "`strength of feature_noise` must leave examples that float32 holds, got "
+                f"{strength!r}."
+            )
+        return noisy
     if size is None:
         raise ValueError(
             "`feature_noise` needs examples of floats, or of tokens with their "
@@ -316,6 +351,9 @@ def _noise(key: Key, like: Params, draw: Any, **options: Any) -> Params:
 def _noisy(key: Key, tree: Params, strength: float) -> Params:
     """Returns a pytree with normal noise added, `strength` times as long as it is."""
     noise = _noise(key, tree, jax.random.normal)
-    squares: Array = trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), tree)
-    scale = strength * jnp.sqrt(squares / trees.num_parameters(tree))
+    # In units of the largest entry, or the squares of a long update would overflow.
+    largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
+    unit = jnp.where(largest > 0, jnp.minimum(largest, 2.0**126), 1)
+    squares: Array = trees.sum_leaves(lambda leaf: jnp.square(leaf / unit).sum(), tree)
+    scale = strength * (jnp.sqrt(squares / trees.num_parameters(tree)) * unit)
     return jax.tree.map(lambda leaf, extra: leaf + scale * extra, tree, noise)

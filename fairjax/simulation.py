@@ -107,7 +107,7 @@ def rounds(
     checks.count("eval_every", eval_every, most=MOST_ROUNDS)
     checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
     checks.kind("test", test, Dataset, "`fairjax.data.load`")
-    _check_fit(shards.data, test)
+    shards.data.check_alike("test", test)
     shards, test = devices.everywhere(federation.mesh, jax.device_put((shards, test)))
     progress = start
     if progress is None:
@@ -230,13 +230,6 @@ def _shapes(tree: Any) -> Any:
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-def _check_fit(train: Dataset, test: Dataset) -> None:
-    for name in ("x", "num_classes"):
-        wanted = train.x.shape[1:] if name == "x" else train.num_classes
-        found = test.x.shape[1:] if name == "x" else test.num_classes
-        if wanted != found:
-            what = "examples of shape" if name == "x" else "number of classes"
-            raise ValueError(f"`test` must have the agents' {what} {wanted}, got {found}.")
 
 
 def _append(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 from fairjax import data
 from fairjax.data import Dataset, Shards
@@ -38,11 +39,43 @@ def all_rows(shards: Shards) -> np.ndarray:
         (np.ones((2, 2)), [0, 0.5], 2, "got 0.5 in row 1"),
         (np.ones((2, 2)), [0, np.nan], 2, "got nan in row 1"),
         (np.ones((2, 2)), np.eye(2), 2, "argmax"),
-        (np.ones((2, 2)), ["a", "b"], 2, "whole numbers, got dtype"),
-        (np.array(["a", "b"]), [0, 1], 2, "must be numbers"),
-        (np.array([2**40, 0]), [0, 1], 2, "fit int32"),
+        (np.ones((2, 2)), [[0], [1]], 2, r"got shape \(2, 1\). Pass y.ravel\(\)"),
+        (np.ones((2, 2)), [[1, 1], [0, 0]], 2, "of several, or of none"),
+        (np.ones((2, 2)), [[0.5, 0.5], [1, 0]], 2, r"got shape \(2, 2\).$"),
+        (np.ones((2, 2)), ["a", "b"], 2, "whole numbers, got dtype.*'a'.*return_inverse=True"),
+        (np.ones((2, 2)), np.array(["a", "b"], object), 2, r"np.unique\(y, return_inverse=True\)"),
+        (np.ones((2, 2)), [1, 2], 2, "got 2 in row 1. Classes count from 0: pass y - 1"),
+        (np.ones((2, 2)), [0, None], 2, "whole numbers, got None in row 1"),
+        (np.ones((2, 2)), [0j, 1], 2, "whole numbers, got dtype complex128"),
+        (np.ones((2, 2)), np.array([0, 1], "m8[s]"), 2, "whole numbers, got dtype timedelta64"),
+        (np.ones((2, 2)), [0, 2**70], 2, "whole numbers, got dtype object"),
+        (np.ones((2, 2)), None, 2, "`y` must be an array, got None"),
+        (np.array(["a", "b"]), [0, 1], 2, "must be numbers, got 'a' in row 0"),
+        ([[1, "red"], [2, "blue"]], [0, 1], 2, "must be numbers, got 'red' in row 0 of column 1"),
+        ([["1.5"], ["2"]], [0, 1], 2, "must be numbers, got dtype <U3"),
+        ([[1, 2], [3]], [0, 1], 2, "`x` must be an array, got a list whose rows are not equally"),
+        (np.ones((2, 2)) * 1j, [0, 1], 2, "must be numbers, got dtype complex128"),
+        (np.array(["2020-01-01"] * 2, "M8[D]"), [0, 1], 2, "must be numbers, got dtype datetime64"),
+        (np.ma.masked_array(np.ones(2), [0, 1]), [0, 1], 2, "must have no masked entries"),
+        (scipy.sparse.csr_array(np.eye(2)), [0, 1], 2, r"must be dense.*toarray\(\)"),
+        (
+            jax.random.split(jax.random.key(0)),
+            [0, 1],
+            2,
+            "`x` must be an array, got a PRNGKeyArray",
+        ),
+        ({"a": [1, 2]}, [0, 1], 2, "`x` must be an array, got {'a'"),
+        (3, [0], 2, "at least one example, got shape"),
+        (np.array([2**40, 0]), [0, 1], 2, "fit int32.*got 1099511627776"),
+        (np.array([-(2**40), 0]), [0, 1], 2, "fit int32.*got -1099511627776"),
         (np.ones((2, 2)), [0, 0], 1, "`num_classes` must be a whole number of at least 2"),
         (np.ones((2, 2)), [0, 1], 2.0, "`num_classes` must be a whole number"),
+        (
+            np.ones((2, 2)),
+            [0, 1],
+            2**40,
+            "`num_classes` must .* at most 16,777,216, got ",
+        ),
     ],
 )
 def test_a_broken_dataset_is_refused_with_the_reason(x, y, num_classes, message):
@@ -58,6 +91,62 @@ def test_floats_become_float32(dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
 def test_tokens_stay_whole_numbers(dtype):
     assert Dataset(np.ones((2, 2), dtype), [0, 1], 2).x.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("x", "dtype"),
+    [
+        (np.array([[1, 2.5], [3, True]], object), np.float32),
+        (np.array([[True], [False]]), np.float32),
+        (jnp.array([[1], [2]]), np.int32),
+        (np.array([np.ones(2), np.ones(2)], object), np.float32),
+    ],
+)
+def test_what_holds_numbers_is_taken_as_numbers(x, dtype):
+    dataset = Dataset(x, np.array([0, 1], object), 2)
+    np.testing.assert_array_equal(dataset.x, np.array(np.asarray(x).tolist()).astype(dtype))
+    assert dataset.x.dtype == dtype
+
+
+class Frame:
+    """As much of a DataFrame as counts: columns, and values as an array of objects."""
+
+    def __init__(self, **columns):
+        self.columns = list(columns)
+        self.values = list(columns.values())
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, object).T
+
+
+def test_the_values_of_a_frame_are_taken_and_a_column_of_text_is_named():
+    dataset = Dataset(Frame(age=[20, 30], paid=[True, False]), [0, 1], 2)
+    np.testing.assert_array_equal(dataset.x, [[20, 1], [30, 0]])
+    with pytest.raises(ValueError, match="got 'red' in row 0 of column 'colour'"):
+        Dataset(Frame(age=[20, 30], colour=["red", "blue"]), [0, 1], 2)
+    with pytest.raises(ValueError, match=r"Pass y.to_numpy\(\).ravel\(\)"):
+        Dataset(np.ones((2, 2)), Frame(label=[0, 1]), 2)
+
+
+def test_a_tensor_that_numpy_cannot_read_is_answered_in_its_own_words():
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("Use tensor.detach().numpy() instead.")
+
+    with pytest.raises(ValueError, match=r"`x`.*got a Tensor.*Use tensor.detach\(\)"):
+        Dataset(Tensor(), [0, 1], 2)
+
+
+def test_data_and_shards_are_shown_in_two_lines():
+    train = examples()
+    assert repr(train) == "Dataset(x=float32[100, 3], y=int32[100], num_classes=10)"
+    shards = data.power_law(train, num_agents=4)
+    lines = str(dataclasses.replace(shards, validation=train)).splitlines()
+    assert len(lines) == 2
+    assert max(map(len, lines)) < 120
+    assert f"sizes=int32[4] from {shards.sizes.min()} to {shards.sizes.max()}" in lines[1]
+    assert "indices=int32[4," in repr(jax.eval_shape(lambda s: s, shards))
+    assert "indices=None" in repr(jax.tree.map(lambda _: None, shards))
 
 
 def test_broken_features_are_accepted():
@@ -139,11 +228,89 @@ def test_class_counts_leave_padding_out_and_count_rows_as_often_as_they_occur():
         ([[-1]], "agent 0 must be in"),
         ([[0.5]], "agent 0 must be whole numbers"),
         ([0, 1], "agent 0 must be one-dimensional"),
+        ([[[0], [1, 2]]], "agent 0 must be an array, got a list whose rows are not equally long"),
+        ([[True, False]], r"agent 0 must be whole numbers, got dtype bool. Pass np.flatnonzero"),
+        ({0: [1]}, "`rows` must be a sequence"),
+        (None, "`rows` must be a sequence.*got None"),
+        ([[0] * 300, *([[0]] * 10**6)], r"at most 268,435,456.*got 1000001 \* 300"),
     ],
 )
 def test_rows_that_make_no_shards_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
         Shards.from_indices(examples(), rows)
+
+
+def by_hand(**changes):
+    fields = {"indices": [[4, 5, 6], [9, 9, 9]], "sizes": [3, 1], "validation": None, **changes}
+    return Shards(examples(), **fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"indices": [[4, 5, 100], [9, 9, 9]]}, r"`indices`.*in \[0, 100\), got row 100"),
+        ({"indices": [[4, 5, -1], [9, 9, 9]]}, "`indices`.*got row -1"),
+        ({"indices": [[4, 5, 6], [9]]}, "`indices`.*rows are not equally long"),
+        ({"indices": np.ones((2, 3))}, "`indices`.*whole numbers, got dtype float64"),
+        ({"indices": np.ones((2, 100), bool)}, r"`indices`.*np.flatnonzero\(mask\)"),
+        ({"indices": [4, 5, 6]}, r"`indices` must be \[N, M\].*got shape \(3,\)"),
+        ({"indices": np.ones((2, 0), int)}, r"`indices` must be \[N, M\]"),
+        ({"indices": None}, "`indices` must be an array, got None"),
+        ({"sizes": [3, 0]}, r"`sizes` must be in \[1, 3\].*got 0 of agent 1"),
+        ({"sizes": [4, 1]}, "`sizes`.*got 4 of agent 0"),
+        ({"sizes": np.array([-1, 1])}, "`sizes`.*got -1 of agent 0"),
+        ({"sizes": [3.0, 1.0]}, "`sizes` must be whole numbers, got dtype float64"),
+        ({"sizes": [3]}, r"`sizes` must have shape \(2,\)"),
+        ({"validation": [1]}, "`validation` must be a Dataset"),
+        ({"validation": Dataset(np.ones((2, 4)), [0, 1], 10)}, r"`validation`.*\(3,\), got \(4,\)"),
+        ({"validation": Dataset(np.ones((2, 3)), [0, 1], 2)}, "`validation`.*classes 10, got 2"),
+        ({"validation": Dataset(np.ones((2, 3), int), [0, 1], 10)}, "dtype float32, got int32"),
+    ],
+)
+def test_shards_made_by_hand_are_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        by_hand(**changes)
+
+
+def test_shards_made_by_hand_are_those_made_from_rows():
+    found, wanted = by_hand(), Shards.from_indices(examples(), [[4, 5, 6], [9]])
+    for one in (found, by_hand(indices=jnp.array([[4, 5, 6], [9, 9, 9]]), sizes=jnp.array([3, 1]))):
+        np.testing.assert_array_equal(one.indices, wanted.indices)
+        assert one.indices.dtype == one.sizes.dtype == np.int32
+    on_device = jax.device_put(found)
+    again = dataclasses.replace(on_device, validation=on_device.data)
+    assert again.indices is on_device.indices
+
+
+def test_transformations_of_shards_are_not_checked():
+    shards = by_hand()
+    assert jax.tree.map(lambda leaf: -leaf, shards).sizes.tolist() == [-3, -1]
+    assert shards.with_sizes(np.array([3, 0])).sizes.tolist() == [3, 0]
+    traced = jax.jit(lambda s, sizes: dataclasses.replace(s, sizes=sizes).sizes)
+    np.testing.assert_array_equal(traced(shards, np.array([9, 0])), [9, 0])
+    two = data.stacked([shards, shards])
+    assert jax.vmap(lambda s: s.sizes.sum())(two).tolist() == [4, 4]
+    names = [str(path[-1]) for path, _ in jax.tree_util.tree_leaves_with_path(shards)]
+    assert names == [".x", ".y", ".indices", ".sizes"]
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ([], "sequence of at least one Shards"),
+        (None, "sequence of at least one Shards, got None"),
+        ([examples()], r"`shards\[0\]` must be a Shards"),
+        ([by_hand(), data.uniform(examples(), num_agents=3)], r"`shards\[1\].sizes`.*\(2,\)"),
+        ([by_hand(), by_hand(validation=examples())], r"`shards\[1\].validation`.*None, got 100"),
+        (
+            [by_hand(), data.uniform(Dataset(np.ones((9, 3), int), [0] * 9, 10), num_agents=2)],
+            r"`shards\[1\]`.*dtype float32, got int32",
+        ),
+    ],
+)
+def test_shards_that_cannot_be_stacked_are_named(shards, message):
+    with pytest.raises(ValueError, match=message):
+        data.stacked(shards)
 
 
 def test_shards_pass_through_jit():
@@ -195,11 +362,27 @@ def test_samples_per_agent_fixes_the_total(split, seed):
         {"num_agents": 2.0},
         {"num_agents": 2, "seed": -1},
         {"num_agents": 2, "samples_per_agent": 0},
+        {"num_agents": 10**9},
+        {"num_agents": 2, "samples_per_agent": 10**9},
+        {"num_agents": 10**9, "samples_per_agent": 10**9},
+        {"num_agents": 10**9, "samples_per_agent": 1},
+        {"num_agents": 2, "samples_per_agent": np.int32(2**30)},
+        {"num_agents": 2, "seed": 2**64},
+        {"num_agents": 2, "seed": 1.0},
     ],
 )
 def test_options_out_of_range_are_refused(split, options):
     with pytest.raises(ValueError, match="must be"):
         split(examples(), **options)
+
+
+@SPLITS
+@pytest.mark.parametrize("train", [None, (examples(), examples()), np.ones((9, 2)), "digits"])
+def test_what_is_no_dataset_cannot_be_split(split, train):
+    with pytest.raises(ValueError, match="`train` must be a Dataset"):
+        split(train, num_agents=2)
+    with pytest.raises(ValueError, match="`dataset` must be a Dataset"):
+        data.hold_out(train)
 
 
 @WITHOUT_REPLACEMENT
@@ -241,7 +424,7 @@ def test_class_imbalance_names_the_class_that_is_absent():
 
 
 @SEEDS
-@pytest.mark.parametrize("concentration", [1e-310, 1e-6, 0.1, 0.5, 1.0, 50.0, 1e300])
+@pytest.mark.parametrize("concentration", [1e-310, 1e-6, 0.1, np.float16(0.5), 1, 50.0, 1e300])
 def test_a_dirichlet_split_ends_and_is_whole_at_any_concentration(concentration, seed):
     shards = data.dirichlet(examples(), num_agents=9, seed=seed, concentration=concentration)
     assert shards.sizes.min() >= 1
@@ -256,7 +439,9 @@ def test_a_dirichlet_split_gives_a_class_to_one_agent_or_to_all_alike():
     assert np.abs(even - 200).max() <= 5
 
 
-@pytest.mark.parametrize("concentration", [0, -1, np.nan, np.inf])
+@pytest.mark.parametrize(
+    "concentration", [0, -1, np.nan, np.inf, None, "1", True, [1.0], 1j, 10**400, np.ones(2)]
+)
 def test_a_concentration_not_above_zero_is_refused(concentration):
     with pytest.raises(ValueError, match="`concentration`"):
         data.dirichlet(examples(), num_agents=2, concentration=concentration)

@@ -1,13 +1,14 @@
 """Data: data sets by name, and how they are shared out among agents."""
 
 from fairjax.data.dataset import Dataset, hold_out
-from fairjax.data.shards import Shards, stacked
+from fairjax.data.shards import MOST_AGENTS, Shards, stacked
 from fairjax.data.sources import DATASETS, load
 from fairjax.data.splits import SPLITS, class_imbalance, dirichlet, power_law, uniform
 from fairjax.data.tfds_images import DataUnavailableError
 
 __all__ = [
     "DATASETS",
+    "MOST_AGENTS",
     "SPLITS",
     "DataUnavailableError",
     "Dataset",

@@ -15,8 +15,41 @@ import numpy as np
 
 from fairjax import checks
 from fairjax.data.apportion import apportion
+from fairjax.data.arrays import (
+    as_array,
+    described,
+    first_not_number,
+    is_floating,
+    is_known,
+    is_whole,
+    row_numbers,
+)
 
+MADE_BY = "`fairjax.data.Dataset(x=..., y=..., num_classes=...)`"  # or as half of what load gives
+MOST_CLASSES = 2**24  # counts of classes are tables of as many numbers
+MOST_SEED = 2**63 - 1  # that `jax.random.key` takes
 _INT32 = np.iinfo(np.int32)
+
+
+def register_unchecked(kind: type, leaves: tuple[str, ...], static: tuple[str, ...] = ()) -> None:
+    """Makes a dataclass a pytree that JAX rebuilds without its `__init__`.
+
+    JAX rebuilds pytrees from tracers, shapes and placeholders, with more axes or fewer. Those
+    are not a user's data, so the checks are passed by; `register_dataclass` would run them.
+    """
+    keys = tuple(map(jax.tree_util.GetAttrKey, leaves))
+
+    def flatten(value: Any) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
+        found = tuple((key, getattr(value, key.name)) for key in keys)
+        return found, tuple(getattr(value, name) for name in static)
+
+    def unflatten(constants: tuple[Any, ...], values: Any) -> Any:
+        made = object.__new__(kind)
+        for name, value in zip((*leaves, *static), (*values, *constants), strict=True):
+            object.__setattr__(made, name, value)
+        return made
+
+    jax.tree_util.register_pytree_with_keys(kind, flatten, unflatten)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,16 +85,23 @@ class Dataset:
 
     def __post_init__(self):
         """Checks and converts what is known; traced arrays pass as they are."""
-        checks.count("num_classes", self.num_classes, least=2)
+        checks.count("num_classes", self.num_classes, least=2, most=MOST_CLASSES)
         object.__setattr__(self, "num_classes", int(self.num_classes))
         if self.vocabulary_size is not None:
-            checks.count("vocabulary_size", self.vocabulary_size, least=2)
+            checks.count("vocabulary_size", self.vocabulary_size, least=2, most=_INT32.max)
             object.__setattr__(self, "vocabulary_size", int(self.vocabulary_size))
-        if checks.is_known((self.x, self.y)):
+        if is_known(self.x) and is_known(self.y):
             x = _features(self.x)
             _check_tokens(x, self.vocabulary_size)
             object.__setattr__(self, "x", x)
             object.__setattr__(self, "y", _labels(self.y, len(x), self.num_classes))
+
+    def __repr__(self) -> str:
+        """Returns one line: shapes and dtypes, not the numbers."""
+        tokens = self.vocabulary_size
+        more = "" if tokens is None else f", vocabulary_size={tokens}"
+        x, y = described(self.x), described(self.y)
+        return f"Dataset(x={x}, y={y}, num_classes={self.num_classes}{more})"
 
     def __len__(self) -> int:
         """Returns n, the number of examples."""
@@ -84,9 +124,24 @@ class Dataset:
           >>> print(data.take([2, 0]).x.ravel())
           [2.5 0.5]
         """
-        rows = row_numbers("rows", rows, len(self))
+        rows = row_numbers("`rows`", rows, len(self))
         x, y = np.asarray(self.x)[rows], np.asarray(self.y)[rows]
         return dataclasses.replace(self, x=x, y=y)
+
+    def check_alike(self, name: str, data: "Dataset") -> None:
+        """Raises unless `data` can test models of this dataset: its shape, kind and classes."""
+        for what, found, wanted in (
+            ("examples of shape", data.x.shape[1:], self.x.shape[1:]),
+            ("number of classes", data.num_classes, self.num_classes),
+            ("`vocabulary_size`", data.vocabulary_size, self.vocabulary_size),
+        ):
+            if found != wanted:
+                raise ValueError(f"`{name}` must have the agents' {what} {wanted}, got {found}.")
+        if is_floating(data.x.dtype) != is_floating(self.x.dtype):
+            raise ValueError(
+                f"`{name}` must have the agents' examples of dtype {self.x.dtype}, got "
+                f"{data.x.dtype}. Convert both in the same way, x / 255 for the bytes of images."
+            )
 
 
 def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -110,8 +165,9 @@ def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Da
       >>> len(rest), np.bincount(held_out.y).tolist()
       (32, [2, 2, 2, 2])
     """
+    checks.kind("dataset", dataset, Dataset, MADE_BY)
     checks.above("fraction", fraction, 0)
-    checks.count("seed", seed, least=0)
+    checks.count("seed", seed, least=0, most=MOST_SEED)
     if fraction >= 1:
         raise ValueError(f"`fraction` must be below 1, got fraction={fraction!r}.")
     if len(dataset) < 2:
@@ -126,37 +182,23 @@ def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Da
     return dataset.take(np.flatnonzero(~chosen)), dataset.take(np.flatnonzero(chosen))
 
 
-def row_numbers(name: str, rows: Any, num_rows: int) -> np.ndarray:
-    """Returns `rows` as int32 `[k]`, k >= 1, or raises with `name` where they are not rows."""
-    rows = np.asarray(rows)
-    if rows.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {rows.shape}.")
-    if rows.size == 0:
-        raise ValueError(f"{name} must hold at least one row number, got none.")
-    if rows.dtype.kind not in "iu":
-        hint = " Pass np.flatnonzero(mask) for a mask." if rows.dtype.kind == "b" else ""
-        raise ValueError(f"{name} must be whole numbers, got dtype {rows.dtype}.{hint}")
-    wrong = rows[(rows < 0) | (rows >= num_rows)]
-    if wrong.size:
-        raise ValueError(f"{name} must be in [0, {num_rows}), got row {wrong[0]}.")
-    return rows.astype(np.int32)
-
-
 def _features(x: Any) -> np.ndarray:
     """Returns `x` as a float32 or int32 array of at least one example."""
-    x = np.asarray(x)
-    if x.ndim == 0 or x.size == 0:
-        raise ValueError(f"`x` must hold at least one example, got shape {x.shape}.")
-    if x.dtype.kind in "iub":
-        if x.min() < _INT32.min or x.max() > _INT32.max:
-            raise ValueError(f"`x` must fit int32 where it is whole numbers, got {x.max()}.")
-        return x.astype(np.int32, copy=False)
-    # jax's bfloat16 and other short floats are of no kind that numpy knows.
-    if x.dtype.kind != "f" and not jax.numpy.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"`x` must be numbers, got dtype {x.dtype}.")
+    array = as_array("`x`", x)
+    if array.ndim == 0 or array.size == 0:
+        raise ValueError(f"`x` must hold at least one example, got shape {array.shape}.")
+    if is_whole(array.dtype):
+        low, high = int(array.min()), int(array.max())
+        if low < _INT32.min or high > _INT32.max:
+            wrong = high if high > _INT32.max else low
+            raise ValueError(f"`x` must fit int32 where it is whole numbers, got {wrong}.")
+        return array.astype(np.int32, copy=False)
+    if array.dtype != bool and not is_floating(array.dtype):
+        found = first_not_number(array, getattr(x, "columns", None))
+        raise ValueError(f"`x` must be numbers, got {found}.")
     # What is too large for float32 becomes infinite, and that is accepted.
     with np.errstate(over="ignore"):
-        return x.astype(np.float32, copy=False)
+        return array.astype(np.float32, copy=False)
 
 
 def _check_tokens(x: np.ndarray, vocabulary_size: int | None) -> None:
@@ -173,38 +215,41 @@ def _check_tokens(x: np.ndarray, vocabulary_size: int | None) -> None:
 
 def _labels(y: Any, num_examples: int, num_classes: int) -> np.ndarray:
     """Returns `y` as an int32 array of `num_examples` labels in [0, num_classes)."""
-    y = np.asarray(y)
-    if y.ndim != 1:
-        hint = " Pass y.argmax(1) for one-hot labels." if y.ndim == 2 else ""
-        raise ValueError(f"`y` must be one-dimensional, got shape {y.shape}.{hint}")
-    if len(y) != num_examples:
-        raise ValueError(f"`x` and `y` must be equally long, got {num_examples} and {len(y)}.")
-    if y.dtype.kind not in "iubf":
-        raise ValueError(f"`y` must be whole numbers, got dtype {y.dtype}.")
-    whole = np.isfinite(y) & (y == np.floor(y)) if y.dtype.kind == "f" else np.ones(y.shape, bool)
-    wrong = ~whole | (y < 0) | (y >= num_classes)
-    if wrong.any():
+    array = as_array("`y`", y)
+    if array.ndim != 1:
+        hint = _shape_hint(array, num_examples, "y.to_numpy()" if hasattr(y, "columns") else "y")
+        raise ValueError(f"`y` must be one-dimensional, got shape {array.shape}.{hint}")
+    if len(array) != num_examples:
+        raise ValueError(f"`x` and `y` must be equally long, got {num_examples} and {len(array)}.")
+    if array.dtype.kind in "US":
         raise ValueError(
-            f"`y` must hold whole numbers in [0, {num_classes}), got {y[wrong][0]} "
-            f"in row {wrong.argmax()}."
+            f"`y` must be whole numbers, got dtype {array.dtype}, such as "
+            f"{array.tolist()[0]!r:.40}. `names, y = np.unique(y, return_inverse=True)` numbers "
+            "the classes: do so once, for training and test labels together."
         )
-    return y.astype(np.int32, copy=False)
+    if not (array.dtype == bool or is_whole(array.dtype) or is_floating(array.dtype)):
+        raise ValueError(f"`y` must be whole numbers, got {first_not_number(array)}.")
+    if array.dtype.kind not in "iub":
+        array = array.astype(np.float64)
+    wrong = ~((array >= 0) & (array < num_classes) & (array == np.floor(array)))
+    if wrong.any():
+        from_one = array.min() == 1 and array.max() == num_classes
+        raise ValueError(
+            f"`y` must hold whole numbers in [0, {num_classes}), got {array[wrong][0]} "
+            f"in row {wrong.argmax()}.{' Classes count from 0: pass y - 1.' if from_one else ''}"
+        )
+    return array.astype(np.int32, copy=False)
 
 
-def _flatten(dataset: Dataset) -> tuple[tuple[tuple[Any, Any], ...], tuple[int, int | None]]:
-    key = jax.tree_util.GetAttrKey
-    static = (dataset.num_classes, dataset.vocabulary_size)
-    return ((key("x"), dataset.x), (key("y"), dataset.y)), static
+def _shape_hint(y: np.ndarray, num_examples: int, name: str) -> str:
+    """Says what to do about labels that are not `[n]`."""
+    if y.size == num_examples:
+        return f" Pass {name}.ravel()."
+    if y.ndim != 2 or not ((y == 0) | (y == 1)).all():
+        return ""
+    if (y.sum(1) == 1).all():
+        return f" Pass {name}.argmax(1) for one-hot labels."
+    return " An example must be of one class; those here are of several, or of none (multi-hot)."
 
 
-def _unflatten(static: tuple[int, int | None], leaves: Any) -> Dataset:
-    # JAX rebuilds pytrees from tracers, shapes and placeholders. Those are not a user's
-    # data, so the checks of `__init__` are passed by; `register_dataclass` would run them.
-    dataset = object.__new__(Dataset)
-    names = ("x", "y", "num_classes", "vocabulary_size")
-    for name, value in zip(names, (*leaves, *static), strict=True):
-        object.__setattr__(dataset, name, value)
-    return dataset
-
-
-jax.tree_util.register_pytree_with_keys(Dataset, _flatten, _unflatten)
+register_unchecked(Dataset, leaves=("x", "y"), static=("num_classes", "vocabulary_size"))

@@ -9,32 +9,36 @@ of classes. An agent's padding repeats its own first row, so that whoever gather
 reads nobody else's data.
 """
 
+import copy
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from fairjax.data.dataset import Dataset, row_numbers
+from fairjax import checks
+from fairjax.data.arrays import as_array, check_rows, described, is_known, is_whole, row_numbers
+from fairjax.data.dataset import MADE_BY, Dataset, register_unchecked
+
+MOST_AGENTS = 10**6
+MOST_INDICES = 2**28  # that N times M may be: 1 GiB of int32
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["data", "indices", "sizes", "validation"],
-    meta_fields=[],
-)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shards:
     """The agents' data, as rows of one dataset. Made by a split or by `from_indices`.
 
     Args:
-      data: the dataset that all shards are rows of.
-      indices: `[N, M]` int32 row numbers.
-      sizes: `[N]` int32 numbers of rows, 1 to M.
+      data: the dataset that all shards are rows of, n examples.
+      indices: `[N, M]` row numbers in [0, n), kept as int32.
+      sizes: `[N]` numbers of rows, 1 to M, kept as int32.
       validation: held-out data that belongs to nobody, for mechanisms that score models
         on it; None: there is none.
+
+    Raises:
+      ValueError: a known array breaks its rule, or `validation` has not the shape, kind of
+        numbers, classes or tokens of `data`. Traced arrays pass as they are.
 
     Examples:
       >>> data = Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
@@ -47,6 +51,28 @@ class Shards:
     indices: Any  # [N, M]
     sizes: Any  # [N]
     validation: Dataset | None = None
+
+    def __post_init__(self):
+        """Checks and converts what is known; traced arrays pass as they are."""
+        checks.kind("data", self.data, Dataset, MADE_BY)
+        if self.validation is not None:
+            checks.kind("validation", self.validation, Dataset, MADE_BY)
+            self.data.check_alike("validation", self.validation)
+        if is_known(self.indices) and is_known(self.sizes):
+            indices, sizes = as_array("`indices`", self.indices), as_array("`sizes`", self.sizes)
+            _check_indices(indices, sizes, len(self.data))
+            object.__setattr__(self, "indices", _as_int32(self.indices, indices))
+            object.__setattr__(self, "sizes", _as_int32(self.sizes, sizes))
+
+    def __repr__(self) -> str:
+        """Returns two lines: counts, shapes and dtypes, not the numbers."""
+        sizes = described(self.sizes)
+        if is_known(self.sizes) and np.size(self.sizes) and hasattr(self.sizes, "dtype"):
+            sizes += f" from {self.sizes.min()} to {self.sizes.max()}"
+        return (
+            f"Shards(data={self.data!r}, indices={described(self.indices)},\n"
+            f"       sizes={sizes}, validation={self.validation!r})"
+        )
 
     @classmethod
     def from_indices(cls, data: Dataset, rows: Sequence[Any]) -> "Shards":
@@ -61,8 +87,8 @@ class Shards:
           Shards of `len(rows)` agents.
 
         Raises:
-          ValueError: there are no agents, an agent has no rows, or a row is not a whole
-            number in [0, n).
+          ValueError: there are no agents, an agent has no rows, a row is not a whole
+            number in [0, n), or the largest shard times N is above 2**28.
 
         Examples:
           >>> data = Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
@@ -70,13 +96,23 @@ class Shards:
           [[3 3]
            [1 4]]
         """
-        if len(rows) == 0:
-            raise ValueError("`rows` must hold the rows of at least one agent, got none.")
+        checks.kind("data", data, Dataset, MADE_BY)
+        if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | dict):
+            raise ValueError(
+                f"`rows` must be a sequence of agents' row numbers, got {rows!r:.100}."
+            )
         owned = [
             row_numbers(f"`rows` of agent {agent}", of_agent, len(data))
             for agent, of_agent in enumerate(rows)
         ]
+        if not owned:
+            raise ValueError("`rows` must hold the rows of at least one agent, got none.")
         sizes = np.array([len(of_agent) for of_agent in owned], dtype=np.int32)
+        if len(owned) * int(sizes.max()) > MOST_INDICES:
+            raise ValueError(
+                f"`rows` must be at most {MOST_INDICES:,}, the number of agents times the rows of "
+                f"the largest shard, got {len(owned)} * {sizes.max()}."
+            )
         indices = np.empty((len(owned), sizes.max()), dtype=np.int32)
         for padded, of_agent in zip(indices, owned, strict=True):
             padded[: len(of_agent)] = of_agent
@@ -87,6 +123,12 @@ class Shards:
     def num_agents(self) -> int:
         """N, the number of agents."""
         return self.sizes.shape[0]
+
+    def with_sizes(self, sizes: Any) -> "Shards":
+        """Returns the shards with other sizes, unchecked: 0 for who does not train in a round."""
+        changed = copy.copy(self)
+        object.__setattr__(changed, "sizes", sizes)
+        return changed
 
     def rows(self, agent: int) -> np.ndarray:
         """Returns the row numbers of one agent's examples, without padding.
@@ -105,8 +147,7 @@ class Shards:
           >>> print(Shards.from_indices(data, [[0, 1, 2], [5]]).rows(1))
           [5]
         """
-        if not 0 <= agent < self.num_agents:
-            raise ValueError(f"`agent` must be in [0, {self.num_agents}), got agent={agent!r}.")
+        checks.count("agent", agent, least=0, most=self.num_agents - 1)
         return np.asarray(self.indices[agent])[: int(self.sizes[agent])]
 
     def class_counts(self) -> np.ndarray:
@@ -128,6 +169,30 @@ class Shards:
         return np.bincount(agents * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
 
 
+def _check_indices(indices: np.ndarray, sizes: np.ndarray, num_rows: int) -> None:
+    if indices.ndim != 2 or indices.size == 0:
+        raise ValueError(
+            "`indices` must be [N, M], the row numbers of at least one agent, got shape "
+            f"{indices.shape}."
+        )
+    checks.shape("sizes", sizes, indices.shape[:1])
+    check_rows("`indices`, padding included,", indices, num_rows)
+    if not is_whole(sizes.dtype):
+        raise ValueError(f"`sizes` must be whole numbers, got dtype {sizes.dtype}.")
+    wrong = (sizes < 1) | (sizes > indices.shape[1])
+    if wrong.any():
+        raise ValueError(
+            f"`sizes` must be in [1, {indices.shape[1]}], the number of columns of `indices`, got "
+            f"{sizes[wrong][0]} of agent {wrong.argmax()}."
+        )
+
+
+def _as_int32(value: Any, array: np.ndarray) -> Any:
+    """Returns `value` where it is an int32 array, wherever that lies, else `array` as one."""
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    return value if is_array and value.dtype == np.int32 else array.astype(np.int32)
+
+
 def stacked(shards: Sequence[Shards]) -> Shards:
     """Returns several shards of one number of agents as one, to be vmapped over.
 
@@ -140,6 +205,10 @@ def stacked(shards: Sequence[Shards]) -> Shards:
     Returns:
       Shards with leaves `[S, ...]`, on the host.
 
+    Raises:
+      ValueError: there are none, or their numbers of agents, the shape, kind or classes of
+        their examples, or the sizes of their validation data differ.
+
     Examples:
       >>> data = Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
       >>> two = [Shards.from_indices(data, rows) for rows in ([[1, 2], [5]], [[3], [4]])]
@@ -147,6 +216,7 @@ def stacked(shards: Sequence[Shards]) -> Shards:
       >>> both.data.x.shape, both.indices.tolist()
       ((2, 3, 2), [[[0, 1], [2, 2]], [[0, 0], [1, 1]]])
     """
+    _check_stackable(shards)
     held = [np.unique(one.indices) for one in shards]
     num_rows = max(len(rows) for rows in held)
     width = max(one.indices.shape[1] for one in shards)
@@ -159,3 +229,26 @@ def stacked(shards: Sequence[Shards]) -> Shards:
             dataclasses.replace(one, data=data, indices=np.concatenate([indices, padding], 1))
         )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+
+
+def _check_stackable(shards: Any) -> None:
+    if not isinstance(shards, Sequence) or len(shards) == 0:
+        raise ValueError(
+            f"`shards` must be a sequence of at least one Shards, got {shards!r:.100}."
+        )
+    for number, one in enumerate(shards):
+        name = f"shards[{number}]"
+        checks.kind(name, one, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
+        shards[0].data.check_alike(name, one.data)
+        checks.shape(f"{name}.sizes", one.sizes, shards[0].sizes.shape)
+        sizes = [
+            None if two.validation is None else len(two.validation) for two in (one, shards[0])
+        ]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"`{name}.validation` must have as many examples as those of the first shards, "
+                f"{sizes[1]}, got {sizes[0]}."
+            )
+
+
+register_unchecked(Shards, leaves=("data", "indices", "sizes", "validation"))

@@ -9,14 +9,15 @@ In shapes, N is the number of agents, n of examples, C of classes. Every split t
 training data, hands every agent at least one example, and is fixed by its seed.
 """
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from fairjax import checks
 from fairjax.data.apportion import apportion, at_least_one
-from fairjax.data.dataset import Dataset
-from fairjax.data.shards import Shards
+from fairjax.data.dataset import MADE_BY, MOST_SEED, Dataset
+from fairjax.data.shards import MOST_AGENTS, MOST_INDICES, Shards
 
 # The exponent of the authors' program. The quantile of x^a, 0 < x < 1, at level p is p^(1/a).
 _POWER = 1.65911332899
@@ -100,7 +101,8 @@ def class_imbalance(
       train: n examples, some of every class.
       num_agents: N, at least 1.
       seed: a whole number, not negative.
-      samples_per_agent: the size of every shard, which may exceed n; None: n // N.
+      samples_per_agent: the size of every shard, which may exceed n, though 2**28 rows are
+        the most that are dealt; None: n // N.
 
     Returns:
       Shards of N agents.
@@ -176,8 +178,14 @@ def dirichlet(
       >>> int(shards.sizes.min()), int(shards.sizes.sum())
       (1, 60)
     """
-    checks.above("concentration", concentration, 0)
     total = _total(train, num_agents, seed, samples_per_agent)
+    # Any positive number of float64 will do: none of it is computed in float32.
+    number = concentration.item() if isinstance(concentration, np.generic) else concentration
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not 0 < number <= sys.float_info.max:
+        raise ValueError(
+            f"`concentration` must be a finite number above 0, got {concentration!r:.100}."
+        )
     rng = np.random.default_rng(seed)
     dealt = rng.permutation(len(train))[:total]
     owner = np.empty(total, dtype=np.int64)  # [total], of each dealt row
@@ -227,20 +235,23 @@ def _total(
     train: Dataset, num_agents: int, seed: int, samples_per_agent: int | None, replace: bool = False
 ) -> int:
     """Checks the options that all splits share; returns how many examples are dealt."""
-    checks.count("num_agents", num_agents)
-    checks.count("seed", seed, least=0)
-    if samples_per_agent is not None:
-        checks.count("samples_per_agent", samples_per_agent)
-        total = samples_per_agent * num_agents
-        if total > len(train) and not replace:
+    checks.kind("train", train, Dataset, MADE_BY)
+    checks.count("seed", seed, least=0, most=MOST_SEED)
+    if samples_per_agent is None:
+        checks.count("num_agents", num_agents)
+        if num_agents > len(train):
             raise ValueError(
-                f"`samples_per_agent` * `num_agents` must be at most the {len(train)} examples "
-                f"of `train`, got {samples_per_agent} * {num_agents} = {total}."
+                f"`num_agents` must be at most the {len(train)} examples of `train`, "
+                f"got num_agents={num_agents}."
             )
-        return total
-    if num_agents > len(train):
+        return len(train)
+    checks.count("num_agents", num_agents, most=MOST_AGENTS)
+    checks.count("samples_per_agent", samples_per_agent)
+    total, most = int(samples_per_agent) * int(num_agents), MOST_INDICES if replace else len(train)
+    if total > most:
+        limit = f"{most:,} row numbers" if replace else f"the {most} examples of `train`"
         raise ValueError(
-            f"`num_agents` must be at most the {len(train)} examples of `train`, "
-            f"got num_agents={num_agents}."
+            f"`samples_per_agent` * `num_agents` must be at most {limit}, got "
+            f"{samples_per_agent} * {num_agents} = {total}."
         )
-    return len(train)
+    return total
