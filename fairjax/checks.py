@@ -5,7 +5,9 @@ Only known values are checked. A value that is being traced by `jit`, `vmap` or
 """
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,10 +66,37 @@ def shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
 def choice(name: str, value: Any, known: Iterable[str]) -> None:
     """Raises unless `value` is one of the `known` names; suggests the nearest one."""
     names = sorted(known)
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         near = difflib.get_close_matches(str(value), names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown {name} {value!r}.{hint} Known: {', '.join(names)}.")
+        raise ValueError(f"Unknown {name} {value!r:.100}.{hint} Known: {', '.join(names)}.")
+
+
+def numbers(name: str, value: Any, rule: str, num_axes: int | None = None) -> np.ndarray:
+    """Returns a known `value` as an array of real numbers, or raises: it must hold `rule`."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # of unequal lengths, or traced
+        array = np.empty((), object)
+    real = array.dtype.kind in "biuf" or jax.dtypes.issubdtype(array.dtype, np.floating)
+    if not real or (num_axes is not None and array.ndim != num_axes):
+        raise ValueError(f"`{name}` must hold {rule}, got {name}={value!r:.100}.")
+    return array
+
+
+def function(name: str, value: Any, what: str) -> None:
+    """Raises unless `value` can be called."""
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function, {what}, got {name}={value!r:.100}.")
+
+
+def path(name: str, value: Any) -> Path:
+    """Returns `value` as a path, or raises where it is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(
+            f"`{name}` must be a path such as 'runs/first', got {name}={value!r:.100}."
+        )
+    return Path(value)
 
 
 def kind(name: str, value: Any, wanted: type, made_by: str) -> None:

@@ -55,11 +55,13 @@ class Record(NamedTuple):
 
     trained: Stacked  # parameters after the local epochs
     updates: Stacked  # what local training changed, before any behaviour
-    uploads: Stacked  # what the mechanism saw: after behaviours, broken ones as zero
+    uploads: Stacked  # what the mechanism saw: after behaviours, excluded ones as zero
     contributions: PerAgent
     importance: PerAgent
     fractions: PerAgent
-    excluded: PerAgent  # whose upload held NaN or infinity, and counted as zero
+    excluded: (
+        PerAgent  # whose upload could not be added (`trees.addable_rows`), and counted as zero
+    )
     broken: Scalar  # did the mechanism pay NaN or infinity
 
 
@@ -211,11 +213,11 @@ def federation(
             upload_key = jax.random.fold_in(train_key, 1)
             uploads = change_uploads(upload_key, updates, memory, state.round, behaviours)
             memory = memory._replace(first=trees.where(state.round == 0, updates, memory.first))
-        finite = trees.finite_rows(uploads)
+        addable = trees.addable_rows(uploads, (start, state.server))
         # An agent whose training broke starts the next round as it started this one.
         trained_well = trees.finite_rows(updates)
         optimizer_states = trees.where(trained_well, optimizer_states, state.optimizer)
-        usable = trees.where(finite, uploads, jax.tree.map(jnp.zeros_like, uploads))
+        usable = trees.where(addable, uploads, jax.tree.map(jnp.zeros_like, uploads))
         answer = mechanism.update(usable, state.mechanism, seen)
         outcome, mechanism_state = checked_answer(answer, updates, state.mechanism, mechanism.name)
         state = State(
@@ -233,7 +235,7 @@ def federation(
         server_fine = trees.finite_rows(trees.broadcast(1, state.server)) | ~trained_well.all()
         broken = ~(agents_fine.all() & server_fine.all())
         judged = (outcome.contributions, outcome.importance, outcome.fractions)
-        record = Record(trained, updates, usable, *judged, excluded=~finite, broken=broken)
+        record = Record(trained, updates, usable, *judged, excluded=~addable, broken=broken)
         return _placed(mesh, state), record
 
     def evaluate(params: Stacked, data: Dataset) -> PerAgent:

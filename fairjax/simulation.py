@@ -34,7 +34,7 @@ class History(NamedTuple):
     contributions: PerRound  # [T, N]
     importance: PerRound  # [T, N]
     fractions: PerRound  # [T, N] before rounding to whole entries
-    excluded: PerRound  # [T, N] whose update was dropped since it was not finite
+    excluded: PerRound  # [T, N] whose upload was dropped: NaN, infinite, or too large to be added
     servers: Params | None = None  # [T, ...] the server's parameters at rounds' starts
     updates: Stacked | None = None  # [T, N, ...] what was uploaded; both where recorded
 
