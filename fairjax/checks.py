@@ -127,6 +127,24 @@ def choice(name: str, value: Any, known: Iterable[str]) -> None:
         raise ValueError(f"Unknown {name} {shown(value)}.{hint} Known: {', '.join(names)}.")
 
 
+def numbers(name: str, value: Any, rule: str, num_axes: int | None = None) -> np.ndarray:
+    """Returns a known `value` as an array of real numbers, or raises: it must hold `rule`."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # of unequal lengths, or traced
+        array = np.empty((), object)
+    real = array.dtype.kind in "biuf" or jax.dtypes.issubdtype(array.dtype, np.floating)
+    if not real or (num_axes is not None and array.ndim != num_axes):
+        raise ValueError(f"`{name}` must hold {rule}, got {name}={shown(value)}.")
+    return array
+
+
+def function(name: str, value: Any, what: str) -> None:
+    """Raises unless `value` can be called."""
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function, {what}, got {name}={shown(value)}.")
+
+
 def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
     """Raises unless `value` is of a type; the message says what makes one."""
     if not isinstance(value, wanted):
@@ -151,14 +169,8 @@ def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> N
 def path(name: str, value: Any) -> Path:
     """Returns a path, or raises where `value` is not one."""
     if not isinstance(value, str | os.PathLike) or "\0" in str(value):
-        raise ValueError(f"`{name}` must be a path, got {shown(value)}.")
+        raise ValueError(f"`{name}` must be a path such as 'runs/first', got {shown(value)}.")
     return Path(value)
-
-
-def function(name: str, value: Any) -> None:
-    """Raises unless `value` is a function or None."""
-    if value is not None and not callable(value):
-        raise ValueError(f"`{name}` must be a function or None, got {shown(value)}.")
 
 
 def suggestion(value: Any, names: Iterable[str]) -> str:

@@ -134,7 +134,10 @@ class Federation:
             agents_at_once=self.agents_at_once(shards),
             mesh=self.mesh,
         )
-        uploads = upload(upload_key, trained.updates, self.behaviours, state.memory, state.round)
+        held = (trained.start, state.server)
+        uploads = upload(
+            upload_key, trained.updates, held, self.behaviours, state.memory, state.round
+        )
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
         paid = pay(trained, state.server, outcome)
         memory = uploads.memory

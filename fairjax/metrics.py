@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from fairjax import checks
 from fairjax.types import PerAgent
 
 
@@ -37,7 +38,7 @@ def fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> flo
     """
     if why_undefined(standalone_accuracies, final_accuracies):
         return float("nan")
-    standalone, final = np.float64(standalone_accuracies), np.float64(final_accuracies)
+    standalone, final = _pair(standalone_accuracies, final_accuracies)
     correlation: Any = stats.pearsonr(standalone, final)
     return float(correlation.statistic)
 
@@ -70,7 +71,7 @@ def fairness_interval(
     """
     if why_undefined(standalone_accuracies, final_accuracies) or len(final_accuracies) < 4:
         return float("nan"), float("nan")
-    standalone, final = np.float64(standalone_accuracies), np.float64(final_accuracies)
+    standalone, final = _pair(standalone_accuracies, final_accuracies)
     correlation: Any = stats.pearsonr(standalone, final)
     interval = correlation.confidence_interval()
     return float(interval.low), float(interval.high)
@@ -83,17 +84,14 @@ def why_undefined(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -
       >>> why_undefined(np.array([0.5, 0.7]), np.array([0.9, 0.9]))
       'all final accuracies are equal'
     """
-    pair = {"standalone": standalone_accuracies, "final": final_accuracies}
-    arrays = {name: np.asarray(values, np.float64) for name, values in pair.items()}
-    shapes = [values.shape for values in arrays.values()]
-    if shapes[0] != shapes[1] or len(shapes[0]) != 1:
-        raise ValueError(f"Accuracies must both have shape [N], got shapes {shapes}.")
-    if shapes[0][0] < 2:
+    standalone, final = _pair(standalone_accuracies, final_accuracies)
+    if len(final) < 2:
         return "there are fewer than two agents"
-    for name, values in arrays.items():
+    for name, values in {"standalone": standalone, "final": final}.items():
         if not np.isfinite(values).all():
             return f"some {name} accuracies are not known"
-        if np.ptp(values) == 0:
+        # Up to rounding: of what is left, a correlation would be noise.
+        if np.ptp(values) <= 1e-12 * np.abs(values).max():
             return f"all {name} accuracies are equal"
     return ""
 
@@ -109,11 +107,33 @@ def detection_auc(importance: PerAgent, honest: PerAgent) -> float:
       A number in [0, 1]; nan where all agents are honest, or none, or where a
       mechanism does not judge.
 
+    Raises:
+      ValueError: they are not numbers and booleans of one shape `[N]`.
+
     Examples:
       >>> detection_auc(np.array([0.1, 0.4, 0.5]), np.array([False, True, True]))
       1.0
     """
-    honest, importance = np.asarray(honest, bool), np.asarray(importance, np.float64)
+    rule = "a boolean per agent [N]"
+    told = checks.numbers("honest", honest, rule, num_axes=1)
+    importance = _per_agent("importance", importance)
+    checks.shape("importance", importance, told.shape)
+    if not np.isin(told, (0, 1)).all():
+        raise ValueError(f"`honest` must hold {rule}, got honest={honest!r:.100}.")
+    honest = told.astype(bool)
     if honest.all() or not honest.any() or not np.isfinite(importance).all():
         return float("nan")
     return float(sklearn_metrics.roc_auc_score(honest, importance))
+
+
+def _pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two accuracies per agent, or says what is wrong with them."""
+    pair = _per_agent("standalone_accuracies", standalone), _per_agent("final_accuracies", final)
+    if len(pair[0]) != len(pair[1]):
+        shapes = [values.shape for values in pair]
+        raise ValueError(f"Accuracies must both have shape [N], got shapes {shapes}.")
+    return pair
+
+
+def _per_agent(name: str, values: PerAgent) -> np.ndarray:
+    return checks.numbers(name, values, "a number per agent [N]", num_axes=1).astype(np.float64)

@@ -107,23 +107,28 @@ def train(
 def upload(
     key: Key,
     updates: Stacked,
+    held: Any,
     behaviours: Sequence[Behaviour],
     memory: Memory | None,
     round: Scalar,
 ) -> Uploads:
-    """Returns what agents send in place of their updates, and who sends what can be used."""
+    """Returns what agents send in place of their updates, and who sends what can be used.
+
+    Args:
+      key: PRNG key.
+      updates: leaves `[N, ...]`, honest.
+      held: all parameters that uploads may be added to.
+      behaviours: of agents that are not honest.
+      memory: what they remember, if there are any.
+      round: number of the round, from 0.
+    """
     uploads = updates
     if memory is not None:
         uploads = change_uploads(key, updates, memory, round, behaviours)
         memory = memory._replace(first=trees.where(round == 0, updates, memory.first))
-    usable = usable_rows(uploads)
+    usable = trees.addable_rows(uploads, held)
     zeros = jax.tree.map(jnp.zeros_like, uploads)
     return Uploads(trees.where(usable, uploads, zeros), usable, memory)
-
-
-def usable_rows(uploads: Stacked) -> PerAgent:
-    """Returns `[N]` booleans: whose upload counts, since all of its entries are finite."""
-    return trees.finite_rows(uploads)
 
 
 def judge(

@@ -157,7 +157,8 @@ def sweep(
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     if points_at_once is not None:
         checks.count("points_at_once", points_at_once)
-    checks.function("watch", watch)
+    if watch is not None:
+        checks.function("watch", watch, "watch(name, rounds played, their number)")
     if standalone is not None:
         checks.kind("standalone", standalone, Sweep, "`fairjax.sweep`")
     given = {"alpha": alpha, "beta": beta, "gamma": gamma, "learning_rate": learning_rate}
@@ -391,7 +392,8 @@ def compare(
       ['cgsv', 'fedavg']
     """
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
-    checks.function("watch", watch)
+    if watch is not None:
+        checks.function("watch", watch, "watch(name, rounds played, their number)")
     names = _different("mechanisms", names, "names", experiment.with_mechanism)
     out = None if out is None else checks.path("out", out)
     if out is not None and (out / records.EXPERIMENT).exists():

@@ -62,8 +62,8 @@ def print_result(result: Result) -> None:
     excluded = history.excluded.sum(0)
     for agent in excluded.nonzero()[0]:
         console.print(
-            f"Agent {agent}'s upload held NaN or infinity, and was dropped, in "
-            f"{excluded[agent]} of {experiment.rounds} rounds."
+            f"Agent {agent}'s upload held NaN, infinity or numbers too large to be added, and was "
+            f"dropped, in {excluded[agent]} of {experiment.rounds} rounds."
         )
 
 

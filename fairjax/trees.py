@@ -37,6 +37,11 @@ def rows(leaf: Array) -> Array:
     return leaf.reshape(leaf.shape[0], -1)
 
 
+def summable_rows(leaf: Array) -> Array:
+    """Returns a leaf `[N, ...]` as a matrix `[N, d]` of float32 at least, for sums."""
+    return rows(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
 def per_agent(values: PerAgent, leaf: Array) -> Array:
     """Returns `[N]` values shaped to broadcast against a leaf `[N, ...]`."""
     return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
@@ -80,17 +85,17 @@ def largest_exponent(values: Array) -> Array:
 
 def squared_norms(stacked: Stacked) -> PerAgent:
     """Returns `[N]` squared lengths."""
-    return sum_leaves(lambda leaf: jnp.square(rows(leaf)).sum(1), stacked)
+    return sum_leaves(lambda leaf: jnp.square(summable_rows(leaf)).sum(1), stacked)
 
 
 def inner_products(stacked: Stacked, tree: Params) -> PerAgent:
     """Returns `[N]` inner products of every agent's row with one pytree."""
-    return sum_leaves(lambda leaf, one: dot(rows(leaf), one.reshape(-1)), stacked, tree)
+    return sum_leaves(lambda leaf, one: dot(summable_rows(leaf), one.reshape(-1)), stacked, tree)
 
 
 def gram(stacked: Stacked) -> Array:
     """Returns the `[N, N]` inner products between agents."""
-    return sum_leaves(lambda leaf: dot(rows(leaf), rows(leaf).T), stacked)
+    return sum_leaves(lambda leaf: dot(summable_rows(leaf), summable_rows(leaf).T), stacked)
 
 
 def weighted_sum(weights: PerAgent, stacked: Stacked) -> Params:
@@ -112,7 +117,7 @@ def scaled(factors: PerAgent, stacked: Stacked) -> Stacked:
     """Returns every agent's row times its factor; a row of factor 0 is zero even if broken."""
     return jax.tree.map(
         lambda leaf: jnp.where(
-            per_agent(factors != 0, leaf), leaf * per_agent(factors, leaf).astype(leaf.dtype), 0
+            per_agent(factors != 0, leaf), (leaf * per_agent(factors, leaf)).astype(leaf.dtype), 0
         ),
         stacked,
     )
@@ -132,6 +137,30 @@ def finite_rows(stacked: Stacked) -> PerAgent:
         return jnp.isfinite(rows(magnitudes).max(1, initial=0))
 
     return functools.reduce(jnp.logical_and, map(finite, jax.tree.leaves(stacked)))
+
+
+def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
+    """Returns `[N]` booleans: is the agent's row finite, and small enough to be added.
+
+    N rows as large, added to the largest parameter, must stay below a quarter of the largest
+    number of their dtype. Then no sum of uploads overflows, nor does one with parameters, nor
+    the difference of two, however many rounds are played.
+
+    Args:
+      stacked: leaves `[N, ...]`, what agents upload.
+      held: a pytree of all parameters that rows may be added to. Those that are not finite do
+        not count: nothing can save them.
+    """
+
+    def largest(leaf: Array, broken: float) -> Array:
+        # A maximum of XLA's CPU loses a NaN among many numbers.
+        return rows(jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), broken)).max(1, initial=0)
+
+    leaves, parameters = jax.tree.leaves(stacked), map(jnp.atleast_1d, jax.tree.leaves(held))
+    uploaded = functools.reduce(jnp.maximum, [largest(leaf, jnp.inf) for leaf in leaves])
+    taken = functools.reduce(jnp.maximum, [largest(leaf, 0).max() for leaf in parameters])
+    room = min(float(jnp.finfo(leaf.dtype).max) for leaf in leaves) / 4 - taken
+    return uploaded * num_agents(stacked) <= room
 
 
 def zero_broken(stacked: Stacked) -> Stacked:

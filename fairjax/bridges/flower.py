@@ -53,7 +53,7 @@ class Judgements(NamedTuple):
     importance: PerRound  # [T, N]
     fractions: PerRound  # [T, N] of the aggregate that was paid
     replied: PerRound  # [T, N] whose reply could be read
-    excluded: PerRound  # [T, N] whose update counted as zero: no reply, or NaN or infinity in it
+    excluded: PerRound  # [T, N] whose update counted as zero: no reply, or one that cannot be added
 
 
 class CGSV(FedAvg):
@@ -264,7 +264,9 @@ def _play(
     updates = jax.tree.map(jnp.subtract, trained, state.agents)
     held = {"server": state.server, "agents": state.agents}
     context = Context(shard_sizes=state.num_examples, round=number - 1, **held)
-    answer = mechanism.update(trees.zero_broken(updates), state.mechanism, context)
+    addable = trees.addable_rows(updates, (state.agents, state.server))
+    uploads = trees.scaled(addable.astype(jnp.float32), updates)
+    answer = mechanism.update(uploads, state.mechanism, context)
     outcome, after = checked_answer(answer, updates, state.mechanism, mechanism.name)
     paid = trees.where(replied, outcome.rewards, jax.tree.map(jnp.zeros_like, updates))
     state = state._replace(
@@ -278,7 +280,7 @@ def _play(
         importance=outcome.importance,
         fractions=jnp.where(replied, outcome.fractions, 0),
         replied=replied,
-        excluded=~(replied & trees.finite_rows(updates)),
+        excluded=~(replied & addable),
     )
     return state, judged
 

@@ -14,11 +14,12 @@ Of more than twenty agents three are shown, and a band for the others.
 
 from fairjax.figures.ends import comparison, fairness, partition
 from fairjax.figures.rounds import accuracy, contributions, importance, reward_fractions
-from fairjax.figures.style import COLUMN, name_lines, styled, svg, write
+from fairjax.figures.style import COLUMN, check_results, name_lines, styled, svg, write
 
 __all__ = [
     "COLUMN",
     "accuracy",
+    "check_results",
     "comparison",
     "contributions",
     "fairness",

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
+from fairjax import checks
 from fairjax.data import Shards
 from fairjax.figures import style
 from fairjax.results import Result
@@ -32,6 +33,7 @@ def partition(shards: Shards, ax: Axes | None = None) -> Axes:
       >>> partition(fj.data.Shards.from_indices(train, [[0, 1, 2], [5]])).get_xlabel()
       'class'
     """
+    checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
     counts = shards.class_counts()
     num_agents, num_classes = counts.shape
     with style.styled():
@@ -79,6 +81,7 @@ def fairness(result: Result, ax: Axes | None = None) -> Axes:
       >>> fairness(result).get_xlabel()
       'standalone test accuracy (%)'
     """
+    style.check_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         alone, final = 100 * result.standalone_accuracies, 100 * result.accuracies
@@ -116,6 +119,7 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
       >>> comparison(fj.compare(experiment, ["cgsv", "fedavg"])).get_xlabel()
       'final test accuracy (%)'
     """
+    style.check_results(results)
     first = next(iter(results.values()))
     rows = {"standalone": first.standalone_accuracies}
     rows |= {name: result.accuracies for name, result in results.items() if name not in rows}

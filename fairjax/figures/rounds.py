@@ -31,6 +31,7 @@ def accuracy(result: Result, ax: Axes | None = None) -> Axes:
       >>> accuracy(result).get_ylabel()
       'test accuracy (%)'
     """
+    style.check_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         _lines(ax, result, 100 * result.history.accuracies)
@@ -61,6 +62,7 @@ def contributions(result: Result, ax: Axes | None = None) -> Axes:
       >>> contributions(result).get_ylabel()
       'contribution'
     """
+    style.check_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
@@ -85,6 +87,7 @@ def importance(result: Result, ax: Axes | None = None) -> Axes:
       >>> importance(result).get_ylabel()
       'importance'
     """
+    style.check_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         equal = 1 / len(result.shard_sizes)
@@ -110,6 +113,7 @@ def reward_fractions(result: Result, ax: Axes | None = None) -> Axes:
       >>> reward_fractions(result).get_ylabel()
       'reward fraction'
     """
+    style.check_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         _judged(ax, result, result.history.fractions, "reward fraction")

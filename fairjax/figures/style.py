@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fairjax import files
+from fairjax import checks, files
 from fairjax.results import Result
 
 COLUMN = 3.4  # inches, one column of a two-column paper
@@ -43,9 +43,29 @@ def styled() -> Iterator[None]:
     matplotlib.interactive(interactive)
 
 
+def check_result(result: Any) -> None:
+    """Raises unless there is a result to draw."""
+    checks.kind("result", result, Result, "`fairjax.Experiment(...).run()`")
+
+
+def check_results(results: Any) -> None:
+    """Raises unless there are results by mechanism, of one number of agents."""
+    if not isinstance(results, Mapping) or not results:
+        raise ValueError(
+            "`results` must be a dict of results by mechanism, at least one, as "
+            f"`fairjax.compare` makes one, got {results!r:.100}."
+        )
+    for name, result in results.items():
+        checks.kind(f"results[{name!r}]", result, Result, "`fairjax.compare`")
+    numbers = {name: len(result.shard_sizes) for name, result in results.items()}
+    if len(set(numbers.values())) > 1:
+        raise ValueError(f"`results` must be of the same agents, got {numbers} agents.")
+
+
 def axes_of(ax: Axes | None, height: float = 2.6) -> Axes:
     """Returns the axes, or those of a new figure one column wide and some inches high."""
     if ax is not None:
+        checks.kind("ax", ax, Axes, "`matplotlib.pyplot.subplots`")
         return ax
     return plt.subplots(figsize=(COLUMN, height), layout="constrained")[1]
 
@@ -101,7 +121,17 @@ def number_ticks(axis: Axis, num: int) -> None:
 
 
 def write(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG, closes it, and returns the path."""
+    """Writes a figure in the format that the path's ending names, closes it, returns the path.
+
+    Raises:
+      ValueError: there is no figure, or the path is no file of a known format in a directory.
+    """
+    checks.kind("figure", figure, Figure, "`matplotlib.pyplot.figure`")
+    path = checks.path("path", path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"`path` must be a file in a directory that exists, got {path}.")
+    known = figure.canvas.get_supported_filetypes()
+    checks.choice("ending of `path`", path.suffix[1:] or "png", known)
     with styled(), files.replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:] or "png")
     plt.close(figure)
@@ -115,6 +145,8 @@ def svg(figure: Figure, prefix: str) -> str:
       figure: the figure; it is not closed.
       prefix: what its ids begin with, unlike those of other figures on the page.
     """
+    checks.kind("figure", figure, Figure, "`matplotlib.pyplot.figure`")
+    checks.kind("prefix", prefix, str, "'name'")
     page, metadata = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with plt.rc_context({**STYLE, "svg.fonttype": "none", "svg.hashsalt": "fairjax"}):
         figure.savefig(page, format="svg", metadata=metadata)

@@ -5,15 +5,18 @@
     update(updates, state, context)  -> (Outcome, state)
 
 All are pure functions, traced into the compiled round. The federation gives finite
-`updates` (a row with NaN or infinity arrives as zeros) and adds `rewards` to what agents
-trained from: the parameters that they held at the round's start, unless a plan says else.
+`updates` (a row that cannot be added arrives as zeros, see `trees.addable_rows`) and adds
+`rewards` to what agents trained from: the parameters that they held at the round's start,
+unless a plan says else.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax import checks, trees
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
@@ -28,6 +31,7 @@ SOURCES = {
     "head": "give the `Model` the name of its output layer",
     "utility": "set held-out data aside as `validation` of the shards",
 }
+FUNCTIONS = {"losses": "losses() -> [N]", "utility": "utility(params) -> a number"}
 
 GAMMA = 0.5  # the length of uploads on MNIST in the paper
 Length = Scalar | Callable[[Scalar], Scalar] | str  # of uploads; see `length_at`
@@ -82,17 +86,126 @@ class Plan(NamedTuple):
     start: Stacked | None = None  # what agents train from, in place of what they hold
 
 
-class Mechanism(NamedTuple):
-    """Pure functions; see the module's first lines."""
-
+class _Functions(NamedTuple):
     init: Callable[[int], Any]
     update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]]
     plan: Callable[[Any, Context], Plan] | None = None
 
+
+class Mechanism(_Functions):
+    """Pure functions; see the module's first lines.
+
+    `update` says which of its arguments does not fit before it judges anything.
+
+    Raises:
+      ValueError: one of them is no function.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        init: Callable[[int], Any],
+        update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]],
+        plan: Callable[[Any, Context], Plan] | None = None,
+    ) -> "Mechanism":
+        """Returns the mechanism of these functions."""
+        checks.function("init", init, "init(num_agents) -> state")
+        checks.function("update", update, "update(updates, state, context) -> (Outcome, state)")
+        if plan is not None:
+            checks.function("plan", plan, "plan(state, context) -> Plan")
+
+        @functools.wraps(update)
+        def checked(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
+            context = checked_context(context)
+            updates = checked_updates(updates, context)
+            check_state(state, init(trees.num_agents(updates)))
+            return update(updates, state, context)
+
+        return super().__new__(cls, init, checked, plan)
+
     @property
     def name(self) -> str:
         """The name of the factory, of which `update` is an inner function."""
-        return self.update.__qualname__.removesuffix(".<locals>.update").split(".")[-1]
+        named = getattr(self.update, "__qualname__", type(self.update).__name__)
+        return named.removesuffix(".<locals>.update").split(".")[-1]
+
+
+def checked_context(context: Any) -> Context:
+    """Returns the context with shard sizes as an array, or says which field does not fit.
+
+    Raises:
+      ValueError: it is no `Context`, or a known field breaks its rule.
+    """
+    checks.kind("context", context, Context, "`Context(shard_sizes=jnp.array([10, 20]))`")
+    sizes = context.shard_sizes
+    if checks.is_known(sizes):
+        rule = "a number of examples per agent [N], from 0 to 2^31 - 1 and not all zero"
+        sizes = checks.numbers("shard_sizes", sizes, rule, num_axes=1)
+        if not ((sizes >= 0) & (sizes < 2**31)).all() or not sizes.any():
+            raise ValueError(f"`shard_sizes` must hold {rule}, got {context.shard_sizes!r:.100}.")
+    if context.shard_classes is not None and checks.is_known(context.shard_classes):
+        checks.numbers("shard_classes", context.shard_classes, "a number per agent [N]", num_axes=1)
+    for name in ("round", "num_rounds"):
+        checks.at_least(name, getattr(context, name), 0)
+    if context.learning_rate is not None:
+        checks.at_least("learning_rate", context.learning_rate, 0)
+    if context.key is not None:
+        checks.kind("key", context.key, jax.Array, "`jax.random.key(0)`")
+    if context.head is not None:
+        checks.kind("head", context.head, str, "the `head` of a `Model`")
+    for name in ("losses", "utility"):
+        if getattr(context, name) is not None:
+            checks.function(name, getattr(context, name), FUNCTIONS[name])
+    return context._replace(shard_sizes=jnp.asarray(sizes))
+
+
+def checked_updates(updates: Any, context: Context) -> Stacked:
+    """Returns updates as floating arrays, or says why they do not fit the context.
+
+    Raises:
+      ValueError: a leaf does not hold one row of real numbers per agent, or the context's
+        parameters have other shapes.
+    """
+    sizes = context.shard_sizes
+    leaves, structure = jax.tree.flatten(updates)
+    kinds = [getattr(leaf, "dtype", np.dtype(object)) for leaf in leaves]
+    floating = [jnp.issubdtype(kind, jnp.floating) for kind in kinds]
+    whole = [jnp.issubdtype(kind, jnp.integer) for kind in kinds]
+    shapes = [np.shape(leaf) for leaf in leaves]
+    if (
+        not leaves
+        or not all(map(max, floating, whole))
+        or any(shape[:1] != sizes.shape for shape in shapes)
+    ):
+        found = [getattr(leaf, "shape", type(leaf).__name__) for leaf in leaves]
+        raise ValueError(
+            "`updates` must be an array [N, ...] of real numbers, or a pytree of them, with "
+            f"N = {len(sizes)} as in `shard_sizes`, got {found!r:.200}."
+        )
+    held = {"server": [shape[1:] for shape in shapes], "agents": shapes}
+    for name, wanted in held.items():
+        found = [np.shape(leaf) for leaf in jax.tree.leaves(getattr(context, name))]
+        if found and found != wanted:
+            raise ValueError(
+                f"`{name}` must have the updates' shapes {wanted}, got {found!r:.200}."
+            )
+    return structure.unflatten(
+        [
+            jnp.asarray(leaf, None if is_floating else jnp.float32)
+            for leaf, is_floating in zip(leaves, floating, strict=True)
+        ]
+    )
+
+
+def check_state(state: Any, first: Any) -> None:
+    """Raises unless a mechanism's state has the shapes of its first one."""
+    wanted, found = (jax.tree.map(np.shape, tree) for tree in (first, state))
+    if wanted != found:
+        raise ValueError(
+            f"`state` must be what `init`, or `update` in the round before, returned, of shapes "
+            f"{wanted}, got {found!r:.200}."
+        )
 
 
 def check_length(name: str, length: Length) -> None:
@@ -145,6 +258,8 @@ def unjudged(num_agents: int) -> PerAgent:
 def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tuple[Outcome, Any]:
     """Returns what a mechanism's `update` returned, or says how it breaks the protocol.
 
+    Rewards and aggregate get the dtypes of the updates, and numbers per agent the default one.
+
     Args:
       answer: (Outcome, state).
       updates: leaves `[N, ...]`, what it was given.
@@ -161,6 +276,7 @@ def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tup
             kinds = f"({', '.join(type(part).__name__ for part in answer)})"
         raise ValueError(f"{rule} (Outcome, state), got {kinds}.")
     outcome, state = answer
+    answered: dict[str, Any] = {}
     one = jax.tree.map(lambda leaf: leaf[0], updates)
     expected = {"aggregate": one, "rewards": updates}
     for field in ("contributions", "importance", "fractions"):
@@ -172,10 +288,14 @@ def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tup
         for leaf in jax.tree.leaves(getattr(outcome, field)):
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise ValueError(f"{rule} `{field}` of floating numbers, got {_kind(leaf)}.")
+        # Whatever they were computed in, parameters and history keep their dtypes.
+        answered[field] = jax.tree.map(
+            lambda leaf, like: jnp.asarray(leaf, like.dtype), getattr(outcome, field), tree
+        )
     wanted, found = (jax.tree.map(_kind, tree) for tree in (before, state))
     if wanted != found:
         raise ValueError(f"{rule} a state of the kind that `init` gives, {wanted}, got {found}.")
-    return outcome, state
+    return Outcome(**answered), state
 
 
 def _shapes(tree: Any) -> Any:

@@ -29,6 +29,8 @@ def cffl(
 ) -> Mechanism:
     """Returns collaborative fairness by reputation.
 
+    Entries of updates are clipped, which bounds what a huge one does.
+
     With few agents the reputable set can shrink to one agent: that is the rule as
     published. An agent that left it has importance 0 and trains alone. The state is
     `(reputation [N], reputable [N])`.

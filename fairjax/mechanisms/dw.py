@@ -12,6 +12,9 @@ from fairjax.types import Stacked
 def dw(*, over: str = "max") -> Mechanism:
     """Returns rewards by data weight, an ablation of CGSV. It has no state.
 
+    Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
+    models of all that receive them.
+
     It does not judge updates: contributions and importance are nan.
 
     Args:

@@ -33,6 +33,8 @@ def eci(
 ) -> Mechanism:
     """Returns rewards by the contribution index.
 
+    Uploads are rescaled to one length, which bounds what a huge one does.
+
     With at most 12 agents the models of all 2^N coalitions are scored in every round;
     with more, those of sampled and truncated permutations. Its state is the importance
     coefficients `[N]`, zeros at first.

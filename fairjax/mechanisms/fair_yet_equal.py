@@ -37,6 +37,9 @@ def fair_yet_equal(
 ) -> Mechanism:
     """Returns explore-then-exploit participation by contribution.
 
+    Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
+    model for all.
+
     Reward fractions are 1 for those who take part and 0 for others. Importance is the
     probability from which participants are drawn, and equal while exploring.
 

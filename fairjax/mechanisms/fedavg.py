@@ -13,6 +13,9 @@ from fairjax.types import Stacked
 def fedavg() -> Mechanism:
     """Returns federated averaging, weighted by the sizes of shards. It has no state.
 
+    Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
+    model for all.
+
     It does not judge: contributions and importance are nan. Reward fractions are 1.
 
     References:

@@ -4,26 +4,30 @@ share    g_i  =  (p_i / max_j p_j)^(1 - kappa)
 reward   mean of dw_i and of ceil(g_i (N - 1)) other agents' updates
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax import checks, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
 from fairjax.types import PerAgent, Scalar, Stacked
 
 
-def iafl(*, kappa: Scalar = 0.0, performance: Sequence[float] | None = None) -> Mechanism:
+def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechanism:
     """Returns incentive-aware federated learning with training-time rewards. It has no state.
+
+    Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
+    models of all that receive them.
 
     It does not judge updates: contributions are nan; importance is p_i, normalised. The
     server holds the mean of all updates. Draws follow from the round's key.
 
     Args:
       kappa: how far rewards are evened out, in [0, 1]. May be traced.
-      performance: `[N]` p, such as standalone accuracies on held-out data; None: shard
-        sizes.
+      performance: `[N]` p, not negative and not all zero, such as standalone accuracies on
+        held-out data; None: shard sizes.
 
     Raises:
       ValueError: a known value breaks its rule.
@@ -40,25 +44,23 @@ def iafl(*, kappa: Scalar = 0.0, performance: Sequence[float] | None = None) -> 
     """
     checks.between("kappa", kappa, 0, 1)
     if performance is not None:
-        checks.finite("performance", performance)
-        if min(performance) < 0 or max(performance) <= 0:
-            raise ValueError(
-                f"`performance` must not be negative, nor all zero, got {performance}."
-            )
+        rule = "a number per agent [N], finite, not negative and not all zero"
+        known = checks.numbers("performance", performance, rule, num_axes=1).astype(np.float64)
+        if not np.isfinite(known).all() or (known < 0).any() or not known.any():
+            raise ValueError(f"`performance` must hold {rule}, got {performance!r:.100}.")
+        performance = known / known.max()  # float32 holds these
 
     def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
         updates = trees.zero_broken(updates)
         num_agents = trees.num_agents(updates)
-        measured = jnp.asarray(context.shard_sizes if performance is None else performance)
+        measured: Any = context.shard_sizes if performance is None else jnp.asarray(performance)
         checks.shape("performance", measured, (num_agents,))
         fractions = rewards.share_of_largest(measured) ** (1 - kappa)
         # A hair less than the product, so that rounding cannot turn a whole number up.
         others = jnp.ceil(fractions * (num_agents - 1) - 1e-5)
         received = _drawn(context.require("key", "iafl"), others)
         weights = received / received.sum(1, keepdims=True)
-        paid = jax.tree.map(
-            lambda leaf: trees.dot(weights, trees.rows(leaf)).reshape(leaf.shape), updates
-        )
+        paid = trees.weighted_sums(weights, updates)
         aggregate = trees.weighted_sum(jnp.full(num_agents, 1 / num_agents), updates)
         importance = measured / measured.sum()
         return Outcome(aggregate, paid, unjudged(num_agents), importance, fractions), state

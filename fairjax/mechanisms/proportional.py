@@ -32,7 +32,9 @@ def proportional(
     its data hardly moves. Judged at one length, as in CGSV, fairness falls to between .84
     and .90, and importance turns around. Hence an agent gains by stretching its upload, and
     one that uploads noise counts as the most important of all; `longest` bounds what
-    others lose by it. Agents that upload nothing, or their update reversed, are found.
+    others lose by it. That takes a majority: of two agents, or where half of all upload huge
+    numbers, these set the median, and ruin the model for all. Agents that upload nothing, or
+    their update reversed, are found.
 
     Fairness, as mean and standard deviation over five seeds, and accuracy in percent:
 

@@ -18,6 +18,9 @@ TINY = 1e-10  # added to losses, as in the authors' program
 def qffl(*, q: Scalar = 0.1) -> Mechanism:
     """Returns q-fair federated learning. It has no state.
 
+    Nothing bounds the length of an update: one agent that uploads huge numbers makes the sum
+    of h_k huge, so that nobody learns; at q = 0 it ruins the model for all.
+
     All agents receive one model; q = 0 is FedAvg with equal weights. It does not judge:
     contributions and importance are nan. Reward fractions are 1.
 
@@ -46,7 +49,9 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
         num_agents = trees.num_agents(updates)
         # An agent whose data are broken has no loss, and its update is zero.
         losses = jnp.where(jnp.isfinite(losses), losses, 0) + TINY
-        squares = trees.squared_norms(updates) / rate**2
+        # Not infinite, or q = 0 times it would be NaN.
+        most = jnp.finfo(losses.dtype).max
+        squares = jnp.minimum(trees.squared_norms(updates) / rate**2, most)
         steps = q * losses ** (q - 1) * squares + losses**q / rate
         weights = losses**q / rate / steps.sum()
         aggregate = trees.weighted_sum(weights, updates)

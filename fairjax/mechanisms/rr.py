@@ -33,6 +33,9 @@ def rr(
 ) -> Mechanism:
     """Returns robust and fair federated learning by reputation.
 
+    The length of an upload is bounded, but an agent keeps its own update whole: one of huge
+    numbers ruins its own model alone.
+
     An agent that leaves the reputable set has importance 0, and keeps its own updates
     only. Its state is `(reputation [N], reputable [N])`.
 

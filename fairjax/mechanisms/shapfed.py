@@ -7,16 +7,21 @@ server       w     = sum_i (g_i / sum_j g_j) (w_i + dw_i)
 agent        w_i  <-  g'_i w + (1 - g'_i) (w_i + dw_i),  g'_i = g_i / max_j g_j
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome
-from fairjax.types import PerAgent, Scalar, Stacked
+from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 
 def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
     """Returns aggregation and rewards by similarity of output layers.
+
+    Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
+    model for all.
 
     Similarity is taken class by class. The state is its moving average `[N]`, zeros at
     first; the first round's aggregate is weighted by shares of data. Negative judgements
@@ -47,12 +52,7 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
 
     def update(updates: Stacked, average: PerAgent, context: Context) -> tuple[Outcome, PerAgent]:
         updates = trees.zero_broken(updates)
-        layer = updates[context.require("head", "shapfed")]
-        if not hasattr(layer, "keys") or not {"kernel", "bias"} <= set(layer.keys()):
-            raise ValueError(
-                "The mechanism 'shapfed' needs an output layer with `kernel` and `bias`, got "
-                f"{jax.tree.map(jnp.shape, layer)}."
-            )
+        layer = _output_layer(updates, context.require("head", "shapfed"))
         weights = rewards.normalised(jnp.where(average.sum() > 0, average, context.shares))
         rows = jnp.concatenate([layer["kernel"], layer["bias"][:, None]], axis=1)  # [N, d+1, C]
         by_class = jax.vmap(contributions.cosine, in_axes=(2, None))(rows, weights)  # [C, N]
@@ -67,9 +67,22 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
         def mixed(one: jax.Array, own: jax.Array, change: jax.Array) -> jax.Array:
             share = trees.per_agent(fractions, own)
             # As a change of what the agent held, w_i, in place of the model itself.
-            return share * (one - own) + (1 - share) * change
+            return (share * (one - own) + (1 - share) * change).astype(own.dtype)
 
         paid = jax.tree.map(mixed, server, context.agents, updates)
         return Outcome(aggregate, paid, judged, importance, fractions), average
 
     return Mechanism(jnp.zeros, update)
+
+
+def _output_layer(updates: Stacked, head: str) -> Mapping[str, Array]:
+    """Returns the entry of the updates that `head` names, or says what it lacks."""
+    layer = updates.get(head) if isinstance(updates, Mapping) else None
+    shapes = jax.tree.map(jnp.shape, layer)
+    whole = isinstance(layer, Mapping) and {"kernel", "bias"} <= set(layer)
+    if not whole or (len(shapes["kernel"]), len(shapes["bias"])) != (3, 2):
+        raise ValueError(
+            f"The mechanism 'shapfed' needs an output layer {head!r} with `kernel` [d, C] and "
+            f"`bias` [C] per agent, got {shapes!r:.200}."
+        )
+    return layer

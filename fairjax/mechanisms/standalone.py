@@ -14,6 +14,8 @@ from fairjax.types import Stacked
 def standalone() -> Mechanism:
     """Returns training on one's own data only, the yardstick of fairness. It has no state.
 
+    A huge update ruins the agent's own model alone.
+
     There is no aggregate: the server's model stays what it was, and contributions,
     importance and reward fractions are nan.
 

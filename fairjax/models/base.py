@@ -3,23 +3,35 @@
 init(key) -> params            apply(params, x, key=None) -> logits [B, C]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
+from fairjax import checks
 from fairjax.data import Dataset
 from fairjax.types import Array, Params
 
+BROKEN = (TypeError, LookupError, AttributeError)  # what functions raise on shapes they misread
 
-class Model(NamedTuple):
+
+class _Functions(NamedTuple):
+    init: Callable[..., Params]
+    apply: Callable[..., Array]
+    head: str | None = None
+
+
+class Model(_Functions):
     """A network: `init(key) -> params` and `apply(params, x, key=None) -> logits`.
 
     `x` is a batch `[B, ...]` of examples as the data set stores them, logits are
     `[B, C]`. A key given to `apply` means training: dropout is on. `head` names
     the entry of `params` that is the output layer, for those who look at it.
+
+    Raises:
+      ValueError: `init` or `apply` is no function, or `head` no name.
 
     Examples:
       >>> def init(key):
@@ -31,9 +43,17 @@ class Model(NamedTuple):
       (2, 3)
     """
 
-    init: Callable[..., Params]
-    apply: Callable[..., Array]
-    head: str | None = None
+    __slots__ = ()
+
+    def __new__(
+        cls, init: Callable[..., Params], apply: Callable[..., Array], head: str | None = None
+    ) -> "Model":
+        """Returns the model of these functions."""
+        checks.function("init", init, "init(key) -> params")
+        checks.function("apply", apply, "apply(params, x, key=None) -> logits")
+        if head is not None:
+            checks.kind("head", head, str, "an entry of the parameters' dict")
+        return super().__new__(cls, init, apply, head)
 
 
 class NeedsExample(NamedTuple):
@@ -53,26 +73,57 @@ def initial_params(model: Model, key: Array, data: Dataset) -> Params:
     """Returns a model's first parameters, checked against the data it is to be trained on.
 
     Raises:
-      ValueError: the model does not take the examples, or its logits are not `[B, C]`.
+      ValueError: the model does not take the examples, its parameters are not floating
+        numbers or lack its `head`, or its logits are not floating numbers `[B, C]`.
     """
+    checks.kind("model", model, Model, "`fairjax.models.mlp(train)`")
     x = data.x[:1]
     try:
         if isinstance(model.init, NeedsExample):
             params = model.init.init_from(x, key)
         else:
             params = model.init(key)
-        logits = jax.eval_shape(model.apply, params, x)
-    except (TypeError, FlaxError) as error:
+    except (*BROKEN, FlaxError) as error:
         raise ValueError(
-            f"The model does not take the data set's examples of shape {x.shape[1:]}: {error}"
+            f"`model.init` does not make parameters for the data set's examples of shape "
+            f"{x.shape[1:]}: {type(error).__name__}: {error!s:.300}"
+        ) from error
+    params = _checked_params(params, model.head)
+    try:
+        logits = jax.eval_shape(model.apply, params, x)
+    except (*BROKEN, ValueError, FlaxError) as error:
+        raise ValueError(
+            f"The model does not take the data set's examples of shape {x.shape[1:]}: "
+            f"{type(error).__name__}: {error!s:.300}"
         ) from error
     wanted = (1, data.num_classes)
-    if getattr(logits, "shape", None) != wanted:
+    dtype = getattr(logits, "dtype", jnp.dtype(bool))
+    if getattr(logits, "shape", None) != wanted or not jnp.issubdtype(dtype, jnp.floating):
+        found = logits if hasattr(logits, "shape") else type(logits).__name__
         raise ValueError(
-            f"`model.apply` must return logits of shape {wanted} for one example of shape "
-            f"{x.shape[1:]}, got {getattr(logits, 'shape', type(logits).__name__)}."
+            f"`model.apply` must return floating logits of shape {wanted} for one example of shape "
+            f"{x.shape[1:]}, got {found!s:.100}."
         )
     return params
+
+
+def _checked_params(params: Any, head: str | None) -> Params:
+    """Returns parameters as arrays, or says why they cannot be trained."""
+    leaves, structure = jax.tree.flatten(params)
+    kinds = [getattr(leaf, "dtype", type(leaf)) for leaf in leaves]
+    if not leaves or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise ValueError(
+            "`model.init` must return a pytree of arrays of floating numbers, "
+            f"got leaves of {[getattr(kind, '__name__', str(kind)) for kind in kinds]!r:.100}."
+        )
+    if head is not None and not (isinstance(params, Mapping) and head in params):
+        known = (
+            ", ".join(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
+        )
+        raise ValueError(
+            f"`head` must name an entry of the parameters, got head={head!r}. Known: {known}."
+        )
+    return structure.unflatten([jnp.asarray(leaf) for leaf in leaves])
 
 
 def computing_in(model: Model, dtype: Any) -> Model:
@@ -85,6 +136,9 @@ def computing_in(model: Model, dtype: Any) -> Model:
       model: any model.
       dtype: such as `jnp.bfloat16`, which accelerators multiply several times faster.
 
+    Raises:
+      ValueError: `model` is no `Model`, or `dtype` is not of floating numbers.
+
     Examples:
       >>> from flax import linen as nn
       >>> import fairjax as fj
@@ -94,7 +148,10 @@ def computing_in(model: Model, dtype: Any) -> Model:
       >>> print(params["kernel"].dtype, model.apply(params, jnp.ones((1, 4))).dtype)
       float32 float32
     """
-    if jnp.dtype(dtype) == jnp.float32:
+    checks.kind("model", model, Model, "`fairjax.models.mlp(train)`")
+    name = getattr(dtype, "__name__", str(dtype))
+    checks.choice("dtype", name, ("bfloat16", "float16", "float32", "float64"))
+    if name == "float32":
         return model
 
     def converted(tree: Any) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx, traverse_util
 
+from fairjax import checks
 from fairjax.data import Dataset
 from fairjax.models.base import Model, NeedsExample
 from fairjax.types import Array, Key, Params
@@ -43,7 +44,7 @@ def from_flax(
 
     Raises:
       ValueError: `module` is none of these, or keeps state besides parameters, such as batch
-        statistics, which averaging of updates would not cover.
+        statistics, which averaging of updates would not cover; or `example` is no batch.
 
     Examples:
       >>> model = from_flax(nn.Dense(3), example=jnp.ones((1, 4)))
@@ -96,8 +97,19 @@ def _from_linen(module: nn.Module, example: Dataset | Array | None, head: str | 
 
     if example is None:
         return Model(NeedsExample(init_from), apply, head)
-    x = example.x[:1] if isinstance(example, Dataset) else jnp.asarray(example)[:1]
+    x = _one_of(example)
     return Model(lambda key: init_from(x, key), apply, head)
+
+
+def _one_of(example: Dataset | Array) -> Array:
+    """Returns the first example `[1, ...]` of a data set or a batch."""
+    if isinstance(example, Dataset):
+        return example.x[:1]
+    rule = "a data set, or a batch [B, ...] of numbers"
+    batch = example if isinstance(example, jax.Array) else checks.numbers("example", example, rule)
+    if not batch.size or not batch.ndim:
+        raise ValueError(f"`example` must hold {rule}, got shape {batch.shape}.")
+    return jnp.asarray(batch[:1])
 
 
 def _from_nnx(module: nnx.Module, head: str | None) -> Model:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax import checks
 from fairjax.data import Dataset
@@ -22,8 +23,8 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
       hidden: widths of the hidden layers.
 
     Raises:
-      ValueError: a width is not a whole number above 0, or `train` holds tokens, whose
-        numbers mean nothing to a perceptron.
+      ValueError: a width is not a whole number above 0, or `train` is no data set or holds
+        tokens, whose numbers mean nothing to a perceptron.
 
     Examples:
       >>> import jax
@@ -32,6 +33,9 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
       >>> jax.tree.map(jnp.shape, model.init(jax.random.key(0)))["head"]["kernel"]
       (8, 5)
     """
+    checks.kind("train", train, Dataset, "`fairjax.data.load`")
+    if isinstance(hidden, str) or not np.iterable(hidden):
+        raise ValueError(f"`hidden` must be widths such as (64,), got hidden={hidden!r:.100}.")
     for width in hidden:
         checks.count("hidden", width)
     if train.vocabulary_size is not None:
@@ -65,7 +69,7 @@ def mnist_cnn(
       convolution: what convolves, with the arguments of `jax.lax.conv_general_dilated`.
 
     Raises:
-      ValueError: the images are too small for the network.
+      ValueError: `train` is no data set, or its images are too small for the network.
 
     Examples:
       >>> import jax
@@ -87,7 +91,7 @@ def cifar_cnn(
       convolution: what convolves, with the arguments of `jax.lax.conv_general_dilated`.
 
     Raises:
-      ValueError: the images are too small for the network.
+      ValueError: `train` is no data set, or its images are too small for the network.
 
     Examples:
       >>> import jax
@@ -105,9 +109,11 @@ def _image_model(
     channels: int,
     smallest: int,
 ) -> Model:
+    checks.function("convolution", convolution, "such as jax.lax.conv_general_dilated")
     if train is None:
         example = jnp.zeros((1, 32, 32, channels))
         return from_flax(module(convolution=convolution), example, head="head")
+    checks.kind("train", train, Dataset, "`fairjax.data.load`")
     shape = train.x.shape[1:]
     if len(shape) != 3 or min(shape[:2]) < smallest:
         raise ValueError(
@@ -156,6 +162,7 @@ def _text_cnn_for(train: Dataset) -> Model:
     Raises:
       ValueError: `train` does not hold tokens `[n, length]` with a vocabulary size.
     """
+    checks.kind("train", train, Dataset, "`fairjax.data.load`")
     if train.vocabulary_size is None or train.x.ndim != 2 or train.x.shape[1] < 3:
         raise ValueError(
             "`train` must hold tokens [n, length], of length 3 or more, and their "

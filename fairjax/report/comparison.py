@@ -19,7 +19,12 @@ def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
     Args:
       results: by mechanism, on the same shards.
       out: the comparison's directory, with one run per mechanism below it.
+
+    Raises:
+      ValueError: `results` are no results, or `out` is not their directory.
     """
+    figures.check_results(results)
+    out = page.checked_folder(out)
     first = next(iter(results.values()))
     experiment = _common(results)
     sections = (

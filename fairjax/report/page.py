@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from fairjax import figures, files
+from fairjax import checks, figures, files
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_ROWS = 50  # agents that tables have one by one
@@ -24,6 +24,14 @@ class Section(NamedTuple):
     name: str
     heading: str
     pieces: Sequence[str]
+
+
+def checked_folder(out: Any) -> Path:
+    """Returns the directory of a run as a path, or says that it is none."""
+    folder = checks.path("out", out)
+    if not folder.is_dir():
+        raise ValueError(f"`out` must be the directory of a run, with its records, got {folder}.")
+    return folder
 
 
 def text(sentence: str, soft: bool = False) -> str:

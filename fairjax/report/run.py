@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fairjax import figures, records
+from fairjax import checks, figures, records
 from fairjax.behaviours import DATA, HONEST, UPLOADS
 from fairjax.report import page, settings
 from fairjax.report.page import Section
@@ -35,7 +35,12 @@ def write_run(result: Result, out: Path) -> Path:
     Args:
       result: of the run.
       out: the run's directory, with its records.
+
+    Raises:
+      ValueError: `result` is no result, or `out` is not its directory.
     """
+    checks.kind("result", result, Result, "`fairjax.Experiment(...).run()`")
+    out = page.checked_folder(out)
     experiment = result.experiment
     sections = (
         _outcome(result),
@@ -185,7 +190,11 @@ def _dishonest(result: Result) -> Section:
             (str(agent), str(excluded[:, agent].sum()), str(excluded[:, agent].argmax() + 1))
             for agent in np.flatnonzero(excluded.any(0))
         ]
-        pieces.append(page.text("Uploads with NaN or infinity were dropped and count as nothing."))
+        sentence = (
+            "Uploads that held NaN, infinity or numbers too large to be added were dropped and "
+            "count as nothing."
+        )
+        pieces.append(page.text(sentence))
         headings = ("agent", f"of {len(excluded):,} rounds", "first in round")
         pieces.append(page.table(headings, rows))
     else:
