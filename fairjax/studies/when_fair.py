@@ -17,9 +17,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from fairjax import metrics, trees
+from fairjax import metrics, sweeps, trees
 from fairjax.experiment import Experiment
-from fairjax.figures import name_lines, styled
+from fairjax.figures import (
+    correlation_axis,
+    draw_correlation,
+    draw_spread,
+    name_lines,
+    name_series,
+    styled,
+)
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan
 from fairjax.results import Result
 from fairjax.studies import grid
@@ -30,6 +37,11 @@ from fairjax.types import Stacked
 
 SPLITS = ("power_law", "class_imbalance")
 LINKS = ("contribution", "fraction", "fairness", "best_%", "mean_%", "spread_%")
+WORDS = {
+    "contribution": "not judged",
+    "fraction": "all equal",
+    "fairness": sweeps.WORDS["fairness"],
+}
 LABELS = {
     "contribution": "correlation of standalone\naccuracy and contribution",
     "fraction": "... and reward fraction",
@@ -188,7 +200,8 @@ def _links(result: Result) -> dict[str, float]:
 
 def tables(rows: Rows) -> dict[str, Table]:
     """Returns the whole, and per data set and split one row for every variant."""
-    whole = spreads(rows, ("setting", "split", "variant"), LINKS)
+    panel = ("setting", "split")
+    whole = spreads(rows, (*panel, "variant"), LINKS, apart=panel, words=WORDS)
     found = {"all": whole}
     for place in dict.fromkeys((row["setting"], row["split"]) for row in whole.rows):
         found[", ".join(place)] = Table(
@@ -217,17 +230,16 @@ def draw(found: Mapping[str, Table]) -> Figure:
                     place = names.index(row["variant"]) + (
                         0.14 if row["split"] == SPLITS[1] else -0.14
                     )
-                    axis.errorbar(
-                        row[link].mean, place, xerr=row[link].std, fmt="o", ms=3.5, elinewidth=1,
-                        color=grid.COLOURS[row["split"]],
-                    )  # fmt: skip
+                    add = draw_correlation if link in WORDS else draw_spread
+                    colour = grid.COLOURS[row["split"]]
+                    add(axis, row[link], place, color=colour, marker="o", markersize=3.5)
                 axis.set(xlabel=label, title=setting if axis is line[0] else "")
-                if link != "spread_%":
-                    axis.set_xlim(-1.05, 1.05)
+                if link in WORDS:
+                    correlation_axis(axis, WORDS[link])
                 name_lines(axis, names)
         for split in SPLITS:
             axes[0, 0].plot([], [], "o", color=grid.COLOURS[split], label=split.replace("_", " "))
-        figure.legend(loc="outside lower center", ncols=2)
+        name_series(figure, ncols=3)
     return figure
 
 
@@ -238,8 +250,8 @@ WHEN_FAIR = Study(
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks="Contributions are means over the last quarter of the rounds. `spread_%` is the best "
-    "less the worst final accuracy: where it is small, fairness is noise. Measuring at the "
-    "server's model hands that model out, and shows what contributions would be without the "
-    "differences that rewards made.",
+    remarks=f"{grid.UNDEFINED_FAIRNESS} Contributions are means over the last quarter of the "
+    "rounds. `spread_%` is the best less the worst final accuracy: where it is small, fairness is "
+    "noise. Measuring at the server's model hands that model out, and shows what contributions "
+    "would be without the differences that rewards made.",
 )
