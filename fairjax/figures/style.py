@@ -114,7 +114,7 @@ def draw_spread(
 
     Args:
       axis: where to draw.
-      spread: what to draw; nothing is drawn where it has no mean.
+      spread: what to draw; where it has no mean, its words are written at the axis's start.
       place: where along the axis that has no values.
       color: of all that is drawn.
       upright: values go up; False: to the right.
@@ -122,6 +122,11 @@ def draw_spread(
       marker: how the mean is drawn, as in `Axes.plot`.
     """
     if not spread.num:
+        start, coordinates = _in_order([0.03], [place], upright), ["axes fraction", "data"]
+        axis.annotate(
+            str(spread), (start[0][0], start[1][0]), color=color, fontsize=5, va="center",
+            xycoords=tuple(coordinates[::-1] if upright else coordinates),
+        )  # fmt: skip
         return
     whole = (spread.mean - spread.std, spread.mean + spread.std)
     ends = np.clip(whole, *limits)
@@ -154,7 +159,8 @@ def draw_correlation(
       marker: how the mean is drawn, as in `Axes.plot`.
     """
     how: Any = {"color": color, "upright": upright, **marker}
-    draw_spread(axis, spread, place, limits=CORRELATIONS, **how)
+    if spread.num:
+        draw_spread(axis, spread, place, limits=CORRELATIONS, **how)
     if spread.undefined or not spread.num:
         count = f"{spread.undefined} of {spread.of}" if spread.undefined else "no common seed"
         (across,), (up,) = _in_order([aside], [place], upright)

@@ -100,11 +100,6 @@ def draw(found: Mapping[str, Table]) -> Figure:
                         axis, row[name], place, color=colour, marker="o", markersize=4,
                         markerfacecolor=face,
                     )  # fmt: skip
-                    if not row[name].num and name == column:
-                        axis.annotate(
-                            WORDS[name], (0.02, place), xycoords=("axes fraction", "data"),
-                            color=colour, fontsize=6, va="center",
-                        )  # fmt: skip
             axis.set_xlabel(label)
             name_lines(axis, names)
         axes[0].axvline(0.5, color="0.6", linewidth=0.8)
