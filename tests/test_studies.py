@@ -154,6 +154,20 @@ def test_altruism_has_no_trend_from_other_seeds():
     assert [label.get_text() for label in top.get_yticklabels()][0] == "all\nequal"
 
 
+def test_variants_are_compared_with_the_first_over_the_seeds_in_which_both_are_defined():
+    fairness = {when_fair.FIRST: [0.9, float("nan"), 0.8], "alpha .95": [0.9, -0.9, 0.8]}
+    known = dict.fromkeys(when_fair.LINKS, 0.5)
+    rows = [
+        {**known, "setting": "s", "split": "uniform", "variant": name, "seed": seed, "fairness": x}
+        for name, values in fairness.items()
+        for seed, x in enumerate(values)
+    ]
+    published, other = when_fair.tables(rows)["all"].rows
+    assert str(published["fairness"]) == "0.850 ± 0.071 (2 of 3; 1 all equal)"
+    assert other["fairness"].num == 3
+    assert str(other["fairness_change"]) == "0.000 ± 0.000 (2 of 3; 1 all equal)"
+
+
 def test_a_place_without_a_mean_says_why_in_the_figure():
     nan = float("nan")
     rows = made_up([[0.9, nan], [nan, 0.9], *[[0.1, 0.2]] * 3, [nan, nan]])
