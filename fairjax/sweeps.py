@@ -32,6 +32,7 @@ from fairjax.tables import Table, spreads
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
 MOST_VALUES = 10_000  # of an axis of a sweep
 CACHE_BYTES = 2**25  # of a CPU, that local steps of all points share
+WORDS = {"fairness": "all equal", "fairness_trained": "all equal"}  # of seeds without one
 DEVICE_BYTES = 2**34  # of an accelerator that does not say
 
 
@@ -85,10 +86,15 @@ class Sweep:
         ]
 
     def table(self) -> Table:
-        """Returns one row per combination of values: means and spreads over the seeds."""
+        """Returns one row per combination of values: means and spreads over the seeds.
+
+        Rows of one split are compared, so their means are over the same seeds; of a sweep
+        over splits alone, all are.
+        """
         rows = self.rows()
         values = [name for name in rows[0] if name not in self.axes]
-        return spreads(rows, self.axes[:-1], values)
+        apart = [name for name in self.axes[:-1] if name == "split" and len(self.axes) > 2]
+        return spreads(rows, self.axes[:-1], values, apart=apart, words=WORDS)
 
 
 def _summarised(result: Result) -> dict[str, float]:

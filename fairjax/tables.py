@@ -2,45 +2,70 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+
+UNDEFINED = "undefined"  # a seed without a value, where nothing better is known
 
 
 class Spread(NamedTuple):
     """A mean over seeds and how far single ones are from it.
 
-    Seeds for which a figure is undefined (nan) do not enter; `num` says how many did.
+    A seed whose value is undefined (nan) enters no mean: it is counted, and called what it is.
     """
 
-    mean: float
+    mean: float  # nan where `num` is 0
     std: float  # of a sample: divided by num - 1; nan for fewer than two
-    num: int
+    num: int  # how many seeds the mean is over
     of: int  # how many seeds there were
+    undefined: int = 0  # of these
+    word: str = UNDEFINED  # what such a seed is
 
     @classmethod
-    def over(cls, values: Sequence[float]) -> "Spread":
+    def over(
+        cls,
+        values: Sequence[float],
+        used: Sequence[bool] | None = None,
+        word: str = UNDEFINED,
+    ) -> "Spread":
         """Returns the spread of one value per seed.
+
+        Args:
+          values: one per seed; nan where undefined.
+          used: the seeds that the mean is over; None: all that are defined.
+          word: what an undefined seed is.
 
         Examples:
           >>> print(Spread.over([1.0, 2.0, 3.0]))
           2.000 ± 1.000
-          >>> print(Spread.over([1.0, float("nan")]))
-          1.000 (1 of 2)
+          >>> print(Spread.over([1.0, 3.0, float("nan")], word="all equal"))
+          2.000 ± 1.414 (2 of 3; 1 all equal)
+          >>> print(Spread.over([float("nan")] * 3, word="all equal"))
+          all equal (3 of 3)
         """
-        known = np.array([value for value in values if np.isfinite(value)], np.float64)
-        mean = known.mean() if len(known) else np.nan
-        std = known.std(ddof=1) if len(known) > 1 else np.nan
-        return cls(float(mean), float(std), len(known), len(values))
+        numbers = np.array(values, np.float64)
+        defined = np.isfinite(numbers)
+        chosen = numbers[defined if used is None else defined & np.array(used, bool)]
+        mean = chosen.mean() if len(chosen) else np.nan
+        std = chosen.std(ddof=1) if len(chosen) > 1 else np.nan
+        undefined = int((~defined).sum())
+        return cls(float(mean), float(std), len(chosen), len(numbers), undefined, word)
 
     def __str__(self) -> str:
+        if self.num == 0 and _has_no_mean(self.undefined, self.of):
+            return f"{self.word} ({self.undefined} of {self.of})"
         if self.num == 0:
-            return "–"
+            few = f" ({self.undefined} of {self.of} {self.word})" if self.undefined else ""
+            return f"no common seed{few}"
         decimals = 3 if abs(self.mean) < 10 else 2
         tiny = 0 < abs(self.mean) < 0.001
         mean, std = (f"{x:.1e}" if tiny else f"{x:.{decimals}f}" for x in (self.mean, self.std))
-        few = f" ({self.num} of {self.of})" if self.num < self.of else ""
+        few = f"; {self.undefined} {self.word}" if self.undefined else ""
+        few = f" ({self.num} of {self.of}{few})" if self.num < self.of else ""
         return f"{mean} ± {std}{few}" if self.num > 1 else f"{mean}{few}"
 
 
@@ -54,8 +79,8 @@ class Table(NamedTuple):
       |---|---|
       | 1 | 0.950 ± 0.071 |
       >>> print(table.csv().strip())
-      beta,fairness,fairness_std,fairness_num
-      1.0,0.95,0.07071067811865474,2
+      beta,fairness,fairness_std,fairness_num,fairness_undefined
+      1.0,0.95,0.07071067811865474,2,0
     """
 
     rows: list[dict[str, Any]]
@@ -96,13 +121,17 @@ class Table(NamedTuple):
         return "\n".join(texts + [f"| {' | '.join(row)} |" for row in rest])
 
     def csv(self) -> str:
-        """Returns the table as CSV; a spread is three columns: mean, std and number of seeds."""
+        """Returns the table as CSV.
+
+        A spread is four columns: mean, std, the seeds that they are over, and how many of all
+        seeds are undefined.
+        """
         with_spread = {
             name for row in self.rows for name, cell in row.items() if isinstance(cell, Spread)
         }
         header = []
         for name in self.columns:
-            header += [name, f"{name}_std", f"{name}_num"] if name in with_spread else [name]
+            header += _spread_columns(name) if name in with_spread else [name]
         file = io.StringIO()
         writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()
@@ -110,43 +139,93 @@ class Table(NamedTuple):
             flat = {}
             for name, cell in row.items():
                 if isinstance(cell, Spread):
-                    flat |= {name: cell.mean, f"{name}_std": cell.std, f"{name}_num": cell.num}
+                    numbers = (cell.mean, cell.std, cell.num, cell.undefined)
+                    flat |= dict(zip(_spread_columns(name), numbers, strict=True))
                 else:
                     flat[name] = cell
             writer.writerow(flat)
         return file.getvalue()
 
 
-def spreads(rows: Sequence[Mapping[str, Any]], by: Sequence[str], values: Sequence[str]) -> Table:
+def spreads(
+    rows: Sequence[Mapping[str, Any]],
+    by: Sequence[str],
+    values: Sequence[str],
+    *,
+    apart: Sequence[str] = (),
+    words: Mapping[str, str] = MappingProxyType({}),
+) -> Table:
     """Returns one row per group: its number of seeds, and the spread of every value.
 
+    Groups are compared, so their means are over the same seeds: a seed in which a value is
+    undefined (nan) in one group is left out of that value's mean in all. A group that is
+    undefined in more than half of its seeds has no mean, and so leaves the others theirs.
+
     Args:
-      rows: one per seed.
+      rows: one per seed, which the column "seed" names.
       by: the columns that tell groups apart.
       values: the columns to average; one that a group has nowhere is left out of its row.
+      apart: those of `by` whose values are not compared: the groups of each are on their own.
+      words: what an undefined seed is, by column of `values`; else it is just undefined.
 
     Examples:
-      >>> rows = [{"beta": 1, "seed": 0, "gain": 2.0}, {"beta": 1, "seed": 1, "gain": 4.0}]
-      >>> print(spreads(rows, by=["beta"], values=["gain"]).cells())
-      [['1', '2', '3.000 ± 1.414']]
+      >>> nan = float("nan")
+      >>> gains = {0.5: (1.0, 2.0, nan), 1: (2.0, 4.0, 6.0), 1e7: (nan, nan, 5.0)}
+      >>> rows = [
+      ...     {"beta": beta, "seed": seed, "gain": gain}
+      ...     for beta, row in gains.items()
+      ...     for seed, gain in enumerate(row)
+      ... ]
+      >>> for row in spreads(rows, by=["beta"], values=["gain"]).cells():
+      ...     print(row)
+      ['0.5', '3', '1.500 ± 0.707 (2 of 3; 1 undefined)']
+      ['1', '3', '3.000 ± 1.414 (2 of 3)']
+      ['1e+07', '3', 'undefined (2 of 3)']
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    undefined = {
+        (group, name): {row["seed"] for row in members if not math.isfinite(row[name])}
+        for group, members in groups.items()
+        for name in values
+        if name in members[0]
+    }
+
+    def block(group: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+        return name, *(value for column, value in zip(by, group, strict=True) if column in apart)
+
+    left_out: dict[tuple[Any, ...], set[Any]] = {}
+    for (group, name), seeds in undefined.items():
+        if not _has_no_mean(len(seeds), len(groups[group])):
+            left_out.setdefault(block(group, name), set()).update(seeds)
+
+    def spread(group: tuple[Any, ...], name: str) -> Spread:
+        members = groups[group]
+        averaged = not _has_no_mean(len(undefined[group, name]), len(members))
+        without = left_out.get(block(group, name), set())
+        used = [averaged and row["seed"] not in without for row in members]
+        return Spread.over([row[name] for row in members], used, words.get(name, UNDEFINED))
+
     return Table(
         [
             {
                 **dict(zip(by, group, strict=True)),
                 "seeds": len(members),
-                **{
-                    name: Spread.over([row[name] for row in members])
-                    for name in values
-                    if name in members[0]
-                },
+                **{name: spread(group, name) for name in values if name in members[0]},
             }
             for group, members in groups.items()
         ]
     )
+
+
+def _has_no_mean(num_undefined: int, num_seeds: int) -> bool:
+    """Returns whether a mean over what is left of the seeds would say little."""
+    return 2 * num_undefined > num_seeds
+
+
+def _spread_columns(name: str) -> list[str]:
+    return [name, f"{name}_std", f"{name}_num", f"{name}_undefined"]
 
 
 def _text(cell: Any) -> str:

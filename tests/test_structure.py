@@ -10,11 +10,11 @@ import fairjax as fj
 PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms above it.
 ROOMS = [
-    "types", "checks", "fields", "fingerprint", "files", "inputs", "trees", "devices", "data",
-    "fourier", "layers", "networks", "models", "behaviours", "optimizers", "training",
+    "types", "checks", "fields", "fingerprint", "files", "inputs", "trees", "devices", "tables",
+    "data",    "fourier", "layers", "networks", "models", "behaviours", "optimizers", "training",
     "contributions", "rewards", "metrics", "mechanisms", "states", "round", "federations",
     "progress", "simulation", "results", "records", "checkpoints", "tracking", "playing",
-    "figures", "presets", "experiment", "tables", "sweeps", "studies", "terminal", "report",
+    "figures", "presets", "experiment", "sweeps", "studies", "terminal", "report",
     "flags", "endings", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -3,15 +3,16 @@
 import json
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import fairjax as fj
-from fairjax import contributions
+from fairjax import contributions, figures
 from fairjax.cli import main
-from fairjax.studies import STUDIES, Cell, Study, approximation, conduct, when_fair
-from fairjax.tables import Table, spreads
+from fairjax.studies import STUDIES, Cell, Study, altruism, approximation, conduct, when_fair
+from fairjax.tables import Spread, Table, spreads
 
 matplotlib.use("Agg")
 
@@ -125,6 +126,80 @@ def test_an_unknown_study_is_named(capsys):
     assert "Did you mean 'fairness'?" in capsys.readouterr().err
 
 
-def test_a_pivot_has_a_row_and_a_column_for_every_value():
-    rows = [{"a": a, "b": b, "c": a + b} for a in "xy" for b in "uv"]
-    assert Table(rows).pivot("a", ["b"], "c").cells() == [["x", "xu", "xv"], ["y", "yu", "yv"]]
+def made_up(fairness):
+    """Rows of a sweep over the altruism degree: fairness by beta and seed; the rest is known."""
+    return [
+        {
+            "dataset": "digits", "num_agents": 5, "split": "power_law", "beta": beta, "seed": seed,
+            "fairness": value, "fairness_trained": 0.5, "best_%": 90.0, "mean_%": 85.0 + seed,
+            "worst_%": 80.0,
+        }
+        for beta, values in zip(altruism.BETAS, fairness, strict=True)
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+
+
+def test_altruism_has_no_trend_from_other_seeds():
+    """Seeds that differ among betas by being all equal alone leave the means equal."""
+    levels, nan = [0.9, 0.7, -0.9], float("nan")
+    rows = made_up([[0.9, 0.7, nan]] * 2 + [levels] * 3 + [[nan] * 3])
+    (table,) = altruism.tables(rows).values()
+    assert [row["fairness"].mean for row in table.rows[:5]] == pytest.approx([0.8] * 5)
+    assert [str(row["fairness"]) for row in table.rows[1::2]] == [
+        "0.800 ± 0.141 (2 of 3; 1 all equal)", "0.800 ± 0.141 (2 of 3)", "all equal (3 of 3)",
+    ]  # fmt: skip
+    figure = altruism.draw({"Altruism": table})
+    top = figure.axes[0]
+    assert [text.get_text() for text in top.texts] == ["1 of 3", "1 of 3", "3 of 3"]
+    assert [label.get_text() for label in top.get_yticklabels()][0] == "all\nequal"
+
+
+def test_variants_are_compared_with_the_first_over_the_seeds_in_which_both_are_defined():
+    fairness = {when_fair.FIRST: [0.9, float("nan"), 0.8], "alpha .95": [0.9, -0.9, 0.8]}
+    known = dict.fromkeys(when_fair.LINKS, 0.5)
+    rows = [
+        {**known, "setting": "s", "split": "uniform", "variant": name, "seed": seed, "fairness": x}
+        for name, values in fairness.items()
+        for seed, x in enumerate(values)
+    ]
+    published, other = when_fair.tables(rows)["all"].rows
+    assert str(published["fairness"]) == "0.850 ± 0.071 (2 of 3; 1 all equal)"
+    assert other["fairness"].num == 3
+    assert str(other["fairness_change"]) == "0.000 ± 0.000 (2 of 3; 1 all equal)"
+
+
+def test_a_place_without_a_mean_says_why_in_the_figure():
+    nan = float("nan")
+    rows = made_up([[0.9, nan], [nan, 0.9], *[[0.1, 0.2]] * 3, [nan, nan]])
+    (table,) = altruism.tables(rows).values()
+    texts = [text.get_text() for text in altruism.draw({"Altruism": table}).axes[0].texts]
+    assert texts == ["1 of 2", "1 of 2", *["no common seed"] * 3, "2 of 2"]
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_bar_that_leaves_the_axis_ends_in_an_arrow_that_the_legend_explains(upright):
+    figure, axis = plt.subplots()
+    figures.correlation_axis(axis, "all equal", upright=upright)
+    wide, narrow = Spread.over([1.0, 1.0, -0.5]), Spread.over([0.1, 0.2])
+    for place, spread in enumerate((wide, narrow)):
+        figures.draw_correlation(axis, spread, place, color="k", marker="o", upright=upright)
+    figures.name_series(figure, ncols=2)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["bar goes beyond the axis"]
+    arrows = [line for line in axis.lines if line.get_marker() == ("^" if upright else ">")]
+    assert [line.get_xydata()[0].tolist() for line in arrows] == [
+        [0, 1.05] if upright else [1.05, 0]
+    ]
+    low, high = axis.get_ylim() if upright else axis.get_xlim()
+    ends = [line.get_ydata() if upright else line.get_xdata() for line in axis.lines]
+    assert all(low < value < high for end in ends for value in end)
+    plt.close(figure)
+
+
+def test_a_bar_of_accuracies_is_drawn_whole():
+    figure, axis = plt.subplots()
+    figures.draw_spread(axis, Spread.over([10.0, 90.0]), 0, color="k", marker="o")
+    bar, mean = axis.lines
+    np.testing.assert_allclose(bar.get_xdata(), [50 - 40 * 2**0.5, 50 + 40 * 2**0.5])
+    assert mean.get_xdata() == [50]
+    plt.close(figure)

@@ -1,12 +1,12 @@
 """A sweep is its single runs, in one program; its table is their means and spreads."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax.tables import Spread, Table
 
 SMALL = fj.Experiment(num_agents=3, rounds=3, model="logistic", samples_per_agent=20)
 
@@ -59,20 +59,37 @@ def test_a_sweep_has_every_combination_and_a_row_for_each_but_the_seeds():
         assert row["seeds"] == 2
 
 
-def test_a_spread_leaves_out_what_is_undefined_and_says_so():
-    spread = Spread.over([0.5, float("nan"), 1.0])
-    assert (spread.mean, spread.num, spread.of) == (0.75, 2, 3)
-    assert str(spread) == "0.750 ± 0.354 (2 of 3)"
-    assert str(Spread.over([float("nan")])) == "–"
+def swept(ends, **axes):
+    """A sweep of two agents with made-up ends: the second has so much more than the first."""
+    names = tuple(axes)
+    points = [
+        dataclasses.replace(SMALL, num_agents=2, **dict(zip(names, values, strict=True))).resolved()
+        for values in itertools.product(*axes.values())
+    ]
+    accuracies = 0.5 + np.multiply.outer(np.ravel(ends), [0.0, 0.1])[:, None]  # [P, 1, 2]
+    history = fj.History(
+        accuracies, accuracies, *[accuracies] * 4, np.zeros(accuracies.shape, bool)
+    )
+    alone = np.tile([0.4, 0.5], (len(points), 1))
+    order = (*(name for name in names if name != "seed"), "seed")
+    return fj.Sweep(tuple(points), order, history, np.full(alone.shape, 20), alone)
 
 
-def test_a_table_is_markdown_for_people_and_csv_for_programs():
-    table = Table([{"name": "a", "value": Spread.over([1.0, 2.0])}, {"name": "b, c"}])
-    assert table.markdown().splitlines()[2:] == ["| a | 1.500 ± 0.707 |", "| b, c |  |"]
-    header, first, second = table.csv().splitlines()
-    assert header == "name,value,value_std,value_num"
-    assert first.startswith("a,1.5,0.7071")
-    assert second == '"b, c",,,'
+def test_a_table_of_a_sweep_averages_points_of_one_split_over_the_same_seeds():
+    # By split, seed and beta: all agents end equal where the number is 0.
+    ends = [[[1, 1], [0, -1], [1, 1]], [[1, 0], [1, 0], [1, 0]]]
+    result = swept(ends, split=["uniform", "power_law"], seed=[0, 1, 2], beta=[0.5, 1e7])
+    assert [str(row["fairness"]) for row in result.table().rows] == [
+        "1.000 ± 0.000 (2 of 3; 1 all equal)", "1.000 ± 0.000 (2 of 3)",
+        "1.000 ± 0.000", "all equal (3 of 3)",
+    ]  # fmt: skip
+
+
+def test_a_table_of_a_sweep_over_splits_alone_compares_them():
+    result = swept([[1, 0], [-1, 1]], split=["uniform", "power_law"], seed=[0, 1])
+    assert [str(row["fairness"]) for row in result.table().rows] == [
+        "1.000 (1 of 2; 1 all equal)", "-1.000 (1 of 2)",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

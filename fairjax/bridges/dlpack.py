@@ -26,9 +26,9 @@ def shared(tensors: Any) -> Stacked:
       The same pytree of JAX arrays, for the functions of `fairjax.contributions`.
 
     Raises:
-      ValueError: a tensor belongs to a gradient, has gaps in memory, does not start at a
-        multiple of 64 bytes (PyTorch's do, numpy's often do not), is read-only, or has 64 bits
-        while jax_enable_x64 is off.
+      ValueError: a tensor belongs to a gradient, has gaps or repeats in memory, does not
+        start at a multiple of 64 bytes (PyTorch's do, numpy's often do not), is read-only (JAX
+        0.12 shares those too), or has 64 bits while jax_enable_x64 is off.
 
     Examples:
       >>> import fairjax as fj
@@ -73,11 +73,14 @@ def _shared(path: Any, tensor: Any) -> Array:
         ) from error
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"{name} must lie in memory without gaps to be shared: make a copy with "
-            f"`.contiguous()` or `numpy.ascontiguousarray`. JAX says: {error}"
+            f"{name} cannot be shared: its entries must lie in memory without gaps or repeats. "
+            "Make a copy with `.contiguous()` or `numpy.ascontiguousarray`. JAX says: "
+            f"{error}"
         ) from error
     except BufferError as error:
-        raise ValueError(f"{name} cannot be shared: {error}") from error
+        raise ValueError(
+            f"{name} cannot be shared: {error} Copy it with `jax.numpy.array`."
+        ) from error
     dtype = str(tensor.dtype).removeprefix("torch.")
     if array.dtype.name != dtype:
         raise ValueError(

@@ -14,17 +14,34 @@ Of more than twenty agents three are shown, and a band for the others.
 
 from fairjax.figures.ends import comparison, fairness, partition
 from fairjax.figures.rounds import accuracy, contributions, importance, reward_fractions
-from fairjax.figures.style import COLUMN, check_results, name_lines, styled, svg, write
+from fairjax.figures.style import (
+    ASIDE,
+    COLUMN,
+    check_results,
+    correlation_axis,
+    draw_correlation,
+    draw_spread,
+    name_lines,
+    name_series,
+    styled,
+    svg,
+    write,
+)
 
 __all__ = [
+    "ASIDE",
     "COLUMN",
     "accuracy",
     "check_results",
     "comparison",
     "contributions",
+    "correlation_axis",
+    "draw_correlation",
+    "draw_spread",
     "fairness",
     "importance",
     "name_lines",
+    "name_series",
     "partition",
     "reward_fractions",
     "styled",

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fairjax import checks, files
 from fairjax.results import Result
+from fairjax.tables import Spread
 
 COLUMN = 3.4  # inches, one column of a two-column paper
 STYLE: Any = {
@@ -30,6 +31,9 @@ STYLE: Any = {
     "lines.linewidth": 1.4,
     "savefig.dpi": 200,
 }
+CORRELATIONS = (-1.05, 1.05)  # the ends of their bars
+BEYOND: Any = {"color": "0.2", "markersize": 3, "label": "bar goes beyond the axis"}
+ASIDE = (-1.78, -1.46)  # where, below correlations, undefined seeds are counted
 MOST_LINES, MOST_NAMES = 20, 6  # agents that are drawn, and named, one by one
 
 
@@ -97,11 +101,16 @@ def legend(ax: Axes, result: Result, points: bool = False) -> None:
     figure: Any = ax.figure
     for old in figure.legends:
         old.remove()
+    name_series(figure, ncols=2)
+
+
+def name_series(figure: Figure, ncols: int) -> None:
+    """Names all that is labelled on the axes of a figure, once each, below them."""
     entries = {}
-    for one in figure.axes:
-        handles, labels = one.get_legend_handles_labels()
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
         entries.update(zip(labels, handles, strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols)
 
 
 def name_lines(axis: Axes, names: Sequence[str]) -> None:
@@ -110,6 +119,102 @@ def name_lines(axis: Axes, names: Sequence[str]) -> None:
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(axis="y", color="0.92", zorder=0)
     axis.tick_params(axis="y", length=0)
+
+
+def draw_spread(
+    axis: Axes,
+    spread: Spread,
+    place: float,
+    *,
+    color: Any,
+    upright: bool = False,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+    **marker: Any,
+) -> None:
+    """Draws a mean and a bar of one standard deviation to either side.
+
+    Args:
+      axis: where to draw.
+      spread: what to draw; where it has no mean, its words are written at the axis's start.
+      place: where along the axis that has no values.
+      color: of all that is drawn.
+      upright: values go up; False: to the right.
+      limits: where the bar ends; an arrow there says that it goes on.
+      marker: how the mean is drawn, as in `Axes.plot`.
+    """
+    if not spread.num:
+        start, coordinates = _in_order([0.03], [place], upright), ["axes fraction", "data"]
+        axis.annotate(
+            str(spread), (start[0][0], start[1][0]), color=color, fontsize=5, va="center",
+            xycoords=tuple(coordinates[::-1] if upright else coordinates),
+        )  # fmt: skip
+        return
+    whole = (spread.mean - spread.std, spread.mean + spread.std)
+    ends = np.clip(whole, *limits)
+    axis.plot(*_in_order(ends, [place] * 2, upright), color=color, linewidth=1, zorder=1.8)
+    for end, beyond, arrow in zip(ends, whole, "v^" if upright else "<>", strict=True):
+        if np.isfinite(beyond) and end != beyond:
+            axis.plot(*_in_order([end], [place], upright), arrow, **BEYOND)
+    axis.plot(*_in_order([spread.mean], [place], upright), color=color, linestyle="", **marker)
+
+
+def draw_correlation(
+    axis: Axes,
+    spread: Spread,
+    place: float,
+    *,
+    color: Any,
+    upright: bool = False,
+    aside: float = ASIDE[0],
+    **marker: Any,
+) -> None:
+    """Draws a spread of correlations on a `correlation_axis`, and counts undefined seeds aside.
+
+    Args:
+      axis: where to draw.
+      spread: what to draw.
+      place: where along the axis that has no values.
+      color: of all that is drawn.
+      upright: values go up; False: to the right.
+      aside: where along the axis of values undefined seeds are counted.
+      marker: how the mean is drawn, as in `Axes.plot`.
+    """
+    how: Any = {"color": color, "upright": upright, **marker}
+    if spread.num:
+        draw_spread(axis, spread, place, limits=CORRELATIONS, **how)
+    if spread.undefined or not spread.num:
+        count = f"{spread.undefined} of {spread.of}" if spread.undefined else "no common seed"
+        (across,), (up,) = _in_order([aside], [place], upright)
+        axis.plot(across, up, color=color, linestyle="", **marker)
+        axis.annotate(
+            count, (across, up), (4, 0), textcoords="offset points", color=color, fontsize=5,
+            va="center",
+        )  # fmt: skip
+
+
+def correlation_axis(axis: Axes, word: str, *, upright: bool = False) -> None:
+    """Makes the axis of values one of correlations, with a place aside for undefined seeds.
+
+    Args:
+      axis: whose axis it is.
+      word: what an undefined seed is.
+      upright: values go up; False: to the right.
+    """
+    ticks, texts = [np.mean(ASIDE), -1, 0, 1], [word.replace(" ", "\n"), "−1", "0", "1"]
+    how: Any = {"color": "0.85", "linewidth": 0.8, "zorder": 0}
+    if upright:
+        axis.set_ylim(-1.9, 1.12)
+        axis.set_yticks(ticks, texts)
+        axis.axhline(CORRELATIONS[0] - 0.07, **how)
+    else:
+        axis.set_xlim(-1.9, 1.12)
+        axis.set_xticks(ticks, texts)
+        axis.axvline(CORRELATIONS[0] - 0.07, **how)
+
+
+def _in_order(values: Sequence[float], places: Sequence[float], upright: bool) -> Any:
+    """Returns what `Axes.plot` takes: places and values, or values and places."""
+    return (places, values) if upright else (values, places)
 
 
 def number_ticks(axis: Axis, num: int) -> None:

@@ -1,20 +1,39 @@
 """Altruism: what the altruism degree beta does to fairness and accuracy."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fairjax.experiment import Experiment
-from fairjax.figures import styled
+from fairjax.figures import (
+    ASIDE,
+    correlation_axis,
+    draw_correlation,
+    draw_spread,
+    name_series,
+    styled,
+)
 from fairjax.studies import grid
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
-from fairjax.sweeps import sweep
-from fairjax.tables import Table, spreads
+from fairjax.sweeps import WORDS, sweep
+from fairjax.tables import Spread, Table, spreads
 
 BETAS = (0.5, 1.0, 1.2, 1.5, 2.0, 1e7)  # the paper's
-MARKERS = ("o", "s", "^")
+FAIRNESS = {
+    "fairness": ("paid models", "#0072b2"),
+    "fairness_trained": ("after local epochs", "#999999"),
+}
+ACCURACIES = {
+    "best_%": ("best agent", "o"),
+    "mean_%": ("mean", "s"),
+    "worst_%": ("worst agent", "^"),
+}
+SHIFTS = (-0.09, 0.0, 0.09)  # so that the bars of accuracies do not hide each other
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -55,8 +74,8 @@ def _run(experiment: Experiment) -> Rows:
 
 def tables(rows: Rows) -> dict[str, Table]:
     """Returns one row for every data set, split and beta."""
-    by = ("dataset", "num_agents", "split", "beta")
-    return {"Altruism": spreads(rows, by, grid.VALUES)}
+    panel = ("dataset", "num_agents", "split")
+    return {"Altruism": spreads(rows, (*panel, "beta"), grid.VALUES, apart=panel, words=WORDS)}
 
 
 def draw(found: Mapping[str, Table]) -> Figure:
@@ -74,32 +93,30 @@ def draw(found: Mapping[str, Table]) -> Figure:
         for column, panel in enumerate(panels):
             rows = [row for row in table.rows if tuple(row[key] for key in keys) == panel]
             top, bottom = axes[:, column]
-            for name, colour in (("fairness", "#0072b2"), ("fairness_trained", "#999999")):
-                label = "paid models" if name == "fairness" else "after local epochs"
-                _line(top, places, [row[name] for row in rows], colour, "o", label)
-            for name, marker in zip(("best_%", "mean_%", "worst_%"), MARKERS, strict=True):
-                label = f"{name.removesuffix('_%')} agent" if name != "mean_%" else "mean"
-                _line(bottom, places, [row[name] for row in rows], "#d55e00", marker, label)
-            top.set(
-                ylim=(-1.05, 1.05),
-                title=f"{panel[0]}, {panel[1]} agents, {panel[2].replace('_', ' ')}",
-            )
+            for (name, (label, colour)), aside in zip(FAIRNESS.items(), ASIDE, strict=True):
+                add = functools.partial(draw_correlation, aside=aside, marker="o")
+                _line(top, [row[name] for row in rows], 0.0, add, color=colour, label=label)
+            correlation_axis(top, WORDS["fairness"], upright=True)
+            for (name, (label, marker)), shift in zip(ACCURACIES.items(), SHIFTS, strict=True):
+                add = functools.partial(draw_spread, marker=marker)
+                _line(bottom, [row[name] for row in rows], shift, add, color="#d55e00", label=label)
+            top.set_title(f"{panel[0]}, {panel[1]} agents, {panel[2].replace('_', ' ')}")
             bottom.set(xlabel="altruism degree beta", xticks=places, xticklabels=labels)
         axes[0, 0].set_ylabel("fairness")
         axes[1, 0].set_ylabel("test accuracy (%)")
-        both = [axis.get_legend_handles_labels() for axis in axes[:, 0]]
-        handles, names = both[0][0] + both[1][0], both[0][1] + both[1][1]
-        figure.legend(handles, names, loc="outside lower center", ncols=5)
+        name_series(figure, ncols=5)
     return figure
 
 
-def _line(axis, places, spreads_of, colour, marker, label) -> None:
-    axis.errorbar(
-        places,
-        [spread.mean for spread in spreads_of],
-        yerr=[spread.std for spread in spreads_of],
-        color=colour, marker=marker, ms=4, elinewidth=1, capsize=0, label=label,
-    )  # fmt: skip
+def _line(
+    axis: Axes, found: Sequence[Spread], shift: float, add: Any, *, color: str, label: str
+) -> None:
+    places = np.arange(len(found)) + shift
+    axis.plot(places, [spread.mean for spread in found], color=color)
+    for place, spread in zip(places, found, strict=True):
+        add(axis, spread, place, upright=True, color=color, markersize=4)
+    marker = add.keywords["marker"]
+    axis.plot([], [], color=color, marker=marker, markersize=4, label=label)
 
 
 ALTRUISM = Study(
@@ -108,6 +125,6 @@ ALTRUISM = Study(
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks="Fairness is undefined (–) where all agents hold the same model, and noise where they "
-    "hold nearly the same: look at it beside the distance of best and worst.",
+    remarks=f"{grid.UNDEFINED_FAIRNESS} It is noise where agents end nearly equal: look at it "
+    "beside the distance of best and worst.",
 )

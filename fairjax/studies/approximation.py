@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from fairjax import contributions, trees
 from fairjax.experiment import Experiment
-from fairjax.figures import styled
+from fairjax.figures import draw_spread, name_series, styled
 from fairjax.studies.base import Cell, Rows, Study
 from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
@@ -173,7 +173,8 @@ def _shares(values: PerAgent) -> np.ndarray:
 def tables(rows: Rows) -> dict[str, Table]:
     """Returns one row for every kind and shape of uploads."""
     by = ("effect", "uploads", "num_agents", "num_parameters")
-    table = spreads(rows, by, (*ESTIMATES, "correlation"))
+    # Seeds of drawn and of recorded uploads have nothing in common.
+    table = spreads(rows, by, (*ESTIMATES, "correlation"), apart=by)
     for row in table.rows:
         number = row[f"num_{row['effect']}"] if row["effect"] != "kind" else None
         if (row["effect"], number) in AUTHORS:
@@ -194,14 +195,14 @@ def draw(found: Mapping[str, Table]) -> Figure:
             lines = effect in labels
             places = [row[f"num_{effect}"] for row in rows] if lines else np.arange(len(rows))
             for name, marker in ESTIMATES.items():
-                means = np.array([row[name].mean for row in rows])
-                stds = np.array([row[name].std for row in rows])
-                # On a logarithmic axis a bar may not reach zero.
-                axis.errorbar(
-                    places, means, yerr=[np.minimum(stds, 0.9 * means), stds], fmt=marker, ms=4,
-                    color=COLOURS[name], elinewidth=1, linestyle="-" if lines else "",
-                    label=name.replace("_", " "),
-                )  # fmt: skip
+                how = {"color": COLOURS[name], "marker": marker, "markersize": 4}
+                for place, row in zip(places, rows, strict=True):
+                    # On a logarithmic axis a bar cannot reach zero.
+                    limits = (row[name].mean / 10, np.inf)
+                    draw_spread(axis, row[name], place, upright=True, limits=limits, **how)
+                if lines:
+                    axis.plot(places, [row[name].mean for row in rows], color=COLOURS[name])
+                axis.plot([], [], label=name.replace("_", " "), **how)
             axis.set_yscale("log")
             if lines:
                 authors = [row["authors_cosine"] for row in rows]
@@ -212,7 +213,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
                 axis.set_xticks(places, names, rotation=25, ha="right", fontsize=7)
         axes[1].set_xscale("log", base=2)
         axes[0].set_ylabel("L1 distance to exact values")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        name_series(figure, ncols=5)
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fairjax import behaviours
 from fairjax.experiment import Experiment
-from fairjax.figures import name_lines, styled
+from fairjax.figures import draw_spread, name_lines, styled
 from fairjax.results import Result
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.sweeps import sweep
@@ -19,6 +19,7 @@ from fairjax.tables import Table, spreads
 NUM_AGENTS, NUM_DISHONEST, ROUNDS = 10, 2, 20
 MEASURES = ("cosine", "mean_field")
 VALUES = ("detection_auc", "dishonest_fraction", "honest_%", "dishonest_%")
+WORDS = dict.fromkeys(VALUES, "all honest")  # of seeds without a value
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -70,7 +71,8 @@ def _figures(result: Result) -> dict[str, Any]:
 
 def tables(rows: Rows) -> dict[str, Table]:
     """Returns one row for every behaviour and measure."""
-    return {"Free-riders": spreads(rows, ("dataset", "measure", "behaviour"), VALUES)}
+    by = ("dataset", "measure", "behaviour")
+    return {"Free-riders": spreads(rows, by, VALUES, apart=("dataset",), words=WORDS)}
 
 
 def draw(found: Mapping[str, Table]) -> Figure:
@@ -93,9 +95,10 @@ def draw(found: Mapping[str, Table]) -> Figure:
                 offset = 0.2 * (measures.index(row["measure"]) - (len(measures) - 1) / 2)
                 place, colour = names.index(row["behaviour"]) + offset, colours[row["measure"]]
                 for name in (column, "dishonest_%") if column == "honest_%" else (column,):
-                    axis.errorbar(
-                        row[name].mean, place, xerr=row[name].std, fmt="o", ms=4, color=colour,
-                        markerfacecolor="white" if name == "dishonest_%" else colour, elinewidth=1,
+                    face = "white" if name == "dishonest_%" else colour
+                    draw_spread(
+                        axis, row[name], place, color=colour, marker="o", markersize=4,
+                        markerfacecolor=face,
                     )  # fmt: skip
             axis.set_xlabel(label)
             name_lines(axis, names)

@@ -9,18 +9,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.figure import Figure
 
 from fairjax import mechanisms
 from fairjax.experiment import Experiment
-from fairjax.figures import name_lines, styled
+from fairjax.figures import (
+    ASIDE,
+    correlation_axis,
+    draw_correlation,
+    draw_spread,
+    name_lines,
+    name_series,
+    styled,
+)
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
-from fairjax.sweeps import Sweep, sweep
-from fairjax.tables import Spread, Table, spreads
+from fairjax.sweeps import WORDS, Sweep, sweep
+from fairjax.tables import Table, spreads
 
 IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)
 VALUES = ("fairness", "fairness_trained", "best_%", "mean_%", "worst_%")
+UNDEFINED_FAIRNESS = (
+    "Rows are compared, so their means are over the same seeds. (3 of 5; 1 all equal) is a mean "
+    "over three of five seeds, those in which no row is undefined; this row is in one, in which "
+    "all agents end equal: no reward for contribution. A row that is undefined in most seeds has "
+    "no mean, and the others keep theirs."
+)
 COLOURS = {"power_law": "#0072b2", "uniform": "#999999", "class_imbalance": "#d55e00"}
 
 
@@ -106,8 +119,8 @@ def tables(rows: Rows, shown: Mapping[str, str]) -> dict[str, Table]:
       rows: of the cells.
       shown: columns of the whole that panels show, and how they call them.
     """
-    by = ("dataset", "num_agents", "split", "mechanism")
-    whole = spreads(rows, by, VALUES)
+    panel = ("dataset", "num_agents", "split")
+    whole = spreads(rows, (*panel, "mechanism"), VALUES, apart=panel, words=WORDS)
     found = {"all": whole}
     for dataset, num_agents in dict.fromkeys((row["dataset"], row["num_agents"]) for row in rows):
         panel = Table(
@@ -138,6 +151,9 @@ def draw(found: Mapping[str, Table], label: str, filled: str, hollow: str) -> Fi
     whole, panels = found["all"], [title for title in found if title != "all"]
     names = list(dict.fromkeys(row["mechanism"] for row in whole.rows))
     height = 0.3 * len(names) + 1.2
+    add: Any = [draw_spread, draw_spread]
+    if filled == "fairness":
+        add = [functools.partial(draw_correlation, aside=aside) for aside in ASIDE]
     with styled():
         figure, axes = plt.subplots(
             1, len(panels), figsize=(1.2 + 2.9 * len(panels), height), sharey=True, squeeze=False,
@@ -148,29 +164,21 @@ def draw(found: Mapping[str, Table], label: str, filled: str, hollow: str) -> Fi
             for row in (row for row in whole.rows if _title(row) == title):
                 offset = 0.24 * (splits.index(row["split"]) - (len(splits) - 1) / 2)
                 place = names.index(row["mechanism"]) + offset
-                colour = COLOURS[row["split"]]
-                _point(axis, row[filled], place, colour, colour)
-                _point(axis, row[hollow], place, colour, "white")
+                how = {"color": COLOURS[row["split"]], "marker": "o", "markersize": 4}
+                add[1](axis, row[hollow], place, markerfacecolor="white", **how)
+                add[0](axis, row[filled], place, **how)
             axis.set(title=title, xlabel=label)
             name_lines(axis, names)
             if filled == "fairness":
-                axis.set_xlim(-1.05, 1.05)
+                correlation_axis(axis, WORDS[filled])
         for split, colour in COLOURS.items():
             figure.axes[0].plot([], [], "o", color=colour, label=split.replace("_", " "))
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        name_series(figure, ncols=4)
     return figure
 
 
 def _title(row: Mapping[str, Any]) -> str:
     return f"{row['dataset']}, {row['num_agents']} agents"
-
-
-def _point(axis: Any, spread: Spread, place: float, colour: str, face: str) -> None:
-    axis.errorbar(
-        spread.mean, place, xerr=None if np.isnan(spread.std) else spread.std, fmt="o", ms=4,
-        color=colour, markerfacecolor=face, elinewidth=1, zorder=2 if face == colour else 1.5,
-    )  # fmt: skip
 
 
 FAIRNESS = Study(
@@ -186,9 +194,9 @@ FAIRNESS = Study(
         filled="fairness",
         hollow="fairness_trained",
     ),
-    remarks="Undefined (–) where all agents end equal. Under the uniform split standalone "
-    "accuracies are nearly equal, and their correlation with anything is noise. q-FFL is made for "
-    "plain SGD: with Adam (digits) its steps are too small.",
+    remarks=f"{UNDEFINED_FAIRNESS} Under the uniform split standalone accuracies are nearly "
+    "equal, and their correlation with anything is noise. q-FFL is made for plain SGD: with Adam "
+    "(digits) its steps are too small.",
 )
 PERFORMANCE = Study(
     question="How good do models get? Best and mean test accuracy (%) over agents, per mechanism, "

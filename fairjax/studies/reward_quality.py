@@ -23,6 +23,7 @@ from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.tables import Table, spreads
 from fairjax.types import Key, PerAgent, PerRound
 
+WORDS = {"distance": "no aggregate", "cosine": "paid nothing"}  # of seeds without a value
 MECHANISMS = ("cgsv", "cgsv_released", "rr", "dw", "proportional")
 
 
@@ -93,7 +94,7 @@ def _qualities(experiment: Experiment, shards: Shards, key: Key) -> tuple[PerRou
 def tables(rows: Rows) -> dict[str, Table]:
     """Returns one row per mechanism, round and agent; shown is the last round."""
     by = ("dataset", "split", "mechanism", "round", "agent")
-    whole = spreads(rows, by, ("distance", "cosine"))
+    whole = spreads(rows, by, tuple(WORDS), apart=by[:2], words=WORDS)
     found = {"all": whole}
     last = max(row["round"] for row in whole.rows)
     for split in dict.fromkeys(row["split"] for row in whole.rows):
@@ -133,14 +134,18 @@ def draw(found: Mapping[str, Table]) -> Figure:
                     for value, style in (("distance", "-"), ("cosine", ":")):
                         means = [row[value].mean for row in mine]
                         axis.plot(rounds, means, style, color=colour)
+                    nothing = [row["round"] for row in mine if row["cosine"].undefined]
+                    axis.plot(nothing, [0] * len(nothing), "x", color=colour, markersize=3)
                 axis.set_title(f"{name}, {split.replace('_', ' ')}", fontsize=7)
-                axis.set_ylim(-0.05, 1.25)
         for axis in axes[-1]:
             axis.set_xlabel("round")
         for agent, colour in enumerate(colours):
             axes[0, 0].plot([], [], color=colour, label=f"agent {agent}")
         axes[0, 0].plot([], [], "-", color="0.4", label="distance / |aggregate|")
         axes[0, 0].plot([], [], ":", color="0.4", label="cosine")
+        if any(row["cosine"].undefined for row in whole.rows):
+            label = "paid nothing in some seed: no cosine"
+            axes[0, 0].plot([], [], "x", color="0.4", markersize=3, label=label)
         figure.legend(loc="outside lower center", ncols=4)
     return figure
 

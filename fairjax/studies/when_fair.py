@@ -17,9 +17,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from fairjax import metrics, trees
+from fairjax import metrics, sweeps, trees
 from fairjax.experiment import Experiment
-from fairjax.figures import name_lines, styled
+from fairjax.figures import (
+    correlation_axis,
+    draw_correlation,
+    draw_spread,
+    name_lines,
+    name_series,
+    styled,
+)
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan
 from fairjax.results import Result
 from fairjax.studies import grid
@@ -29,11 +36,20 @@ from fairjax.tables import Table, spreads
 from fairjax.types import Stacked
 
 SPLITS = ("power_law", "class_imbalance")
-LINKS = ("contribution", "fraction", "fairness", "best_%", "mean_%", "spread_%")
+FIRST = "as published"
+CORRELATIONS = ("contribution", "fraction", "fairness")
+LINKS = (*CORRELATIONS, "fairness_change", "best_%", "mean_%", "spread_%")
+WORDS = {  # of seeds without a value
+    "contribution": "not judged",
+    "fraction": "all equal",
+    "fairness": sweeps.WORDS["fairness"],
+    "fairness_change": sweeps.WORDS["fairness"],
+}
 LABELS = {
     "contribution": "correlation of standalone\naccuracy and contribution",
     "fraction": "... and reward fraction",
     "fairness": "... and final accuracy:\nfairness",
+    "fairness_change": "fairness less that\nas published, same seeds",
     "spread_%": "best less worst\nfinal accuracy (%)",
 }
 
@@ -110,7 +126,7 @@ def variants(base: Variant) -> dict[str, Experiment]:
         return dataclasses.replace(base, **fields)
 
     return {
-        "as published": base,
+        FIRST: base,
         "alpha .5": changed(alpha=0.5),
         "alpha .95": changed(alpha=0.95),
         "gamma / 4": changed(gamma=gamma / 4),
@@ -187,8 +203,23 @@ def _links(result: Result) -> dict[str, float]:
 
 
 def tables(rows: Rows) -> dict[str, Table]:
-    """Returns the whole, and per data set and split one row for every variant."""
-    whole = spreads(rows, ("setting", "split", "variant"), LINKS)
+    """Returns the whole, and per data set and split one row for every variant.
+
+    Few seeds are defined in all variants, so each has its own, and is compared with the first
+    by `fairness_change`: the difference, over the seeds in which both are defined.
+    """
+    first = {
+        (row["setting"], row["split"], row["seed"]): row["fairness"]
+        for row in rows
+        if row["variant"] == FIRST
+    }
+
+    def change(row: Mapping[str, Any]) -> dict[str, float]:
+        difference = row["fairness"] - first[row["setting"], row["split"], row["seed"]]
+        return {"fairness_change": round(difference, 9)}  # equal ones differ by rounding
+
+    by = ("setting", "split", "variant")
+    whole = spreads([{**row, **change(row)} for row in rows], by, LINKS, apart=by, words=WORDS)
     found = {"all": whole}
     for place in dict.fromkeys((row["setting"], row["split"]) for row in whole.rows):
         found[", ".join(place)] = Table(
@@ -209,7 +240,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
     with styled():
         figure, axes = plt.subplots(
             len(settings), len(LABELS), sharey=True, squeeze=False, layout="constrained",
-            figsize=(10, (0.24 * len(names) + 0.8) * len(settings) + 0.4),
+            figsize=(11.5, (0.24 * len(names) + 0.8) * len(settings) + 0.4),
         )  # fmt: skip
         for line, setting in zip(axes, settings, strict=True):
             for axis, (link, label) in zip(line, LABELS.items(), strict=True):
@@ -217,17 +248,16 @@ def draw(found: Mapping[str, Table]) -> Figure:
                     place = names.index(row["variant"]) + (
                         0.14 if row["split"] == SPLITS[1] else -0.14
                     )
-                    axis.errorbar(
-                        row[link].mean, place, xerr=row[link].std, fmt="o", ms=3.5, elinewidth=1,
-                        color=grid.COLOURS[row["split"]],
-                    )  # fmt: skip
+                    add = draw_correlation if link in CORRELATIONS else draw_spread
+                    colour = grid.COLOURS[row["split"]]
+                    add(axis, row[link], place, color=colour, marker="o", markersize=3.5)
                 axis.set(xlabel=label, title=setting if axis is line[0] else "")
-                if link != "spread_%":
-                    axis.set_xlim(-1.05, 1.05)
+                if link in CORRELATIONS:
+                    correlation_axis(axis, WORDS[link])
                 name_lines(axis, names)
         for split in SPLITS:
             axes[0, 0].plot([], [], "o", color=grid.COLOURS[split], label=split.replace("_", " "))
-        figure.legend(loc="outside lower center", ncols=2)
+        name_series(figure, ncols=3)
     return figure
 
 
@@ -238,8 +268,11 @@ WHEN_FAIR = Study(
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks="Contributions are means over the last quarter of the rounds. `spread_%` is the best "
-    "less the worst final accuracy: where it is small, fairness is noise. Measuring at the "
-    "server's model hands that model out, and shows what contributions would be without the "
-    "differences that rewards made.",
+    remarks="(3 of 5; 2 all equal) is a mean over three of five seeds; in two all agents end "
+    "equal, no reward for contribution, and fairness is undefined. Variants have their own seeds "
+    f"there: they are compared by `fairness_change`, the difference to {FIRST!r} over the seeds in "
+    "which both are defined. Contributions are means over the last quarter of the rounds. "
+    "`spread_%` is the best less the worst final accuracy: where it is small, fairness is "
+    "noise. Measuring at the server's model hands that model out, and shows what contributions "
+    "would be without the differences that rewards made.",
 )
