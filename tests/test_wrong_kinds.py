@@ -93,7 +93,9 @@ CALLS = {  # what has to be given
     "figures.write": {"figure": "plt.gcf()", "path": "'a.png'"},
     "devices.mesh": {},
     "devices.start": {},
-    "federation": {"model": "model", "mechanism": "fj.mechanisms.cgsv()", "optimizer": "sgd"},
+    "federation": {
+        "model": "model", "mechanism": "fj.mechanisms.cgsv()", "optimizer": "optax.sgd(0.1)",
+    },
     "run": {
         "key": "jax.random.key(0)", "federation": "federation", "shards": "shards", "test": "test",
         "num_rounds": "1",
@@ -109,33 +111,30 @@ INNER = {  # what the package calls with values of its own
     "devices.placed", "figures.styled", "rewards.normalised", "rewards.share_of_largest",
 }  # fmt: skip
 
-WRONG = (
-    """
+WRONG = """
 None; True; False; 'abc'; ''; b'abc'; -1; 0; 1.5; -0.5; np.nan; np.inf; -np.inf; 1e300; 1e-300
 2**31; 2**64; 10**400; 1j; []; (); {}; {'a': 1}; {1: np.ones(3)}; [1, 'a']; [[1], [1, 2]]; [None]
-[[]]; ['abc']; [-1.0, 0.5, 2.0]; [1j, 1j, 1j]; [2**64, 0, 0]; ['a', 'b', 'c']; range(3); {'a', 'b'}
-iter([1, 2, 3]); (i for i in 'abc'); object(); int; print; lambda *a, **k: None; lambda x: x; ...
-np; slice(3); Path('.'); Fraction(1, 2); Decimal('0.5'); np.float16(0.5); np.int8(-1); np.bool_(True)
-np.str_('abc'); np.datetime64('2020-01-01'); np.array(1.0); np.ones(0); np.ones(2); np.ones(3)
-np.ones(4); -np.ones(3); np.ones((3, 3)); np.ones((3, 0)); np.ones((2, 2, 2)); np.zeros(3)
-np.full(3, np.nan); np.full(3, np.inf); np.full(3, 3e38); np.full((3, 3), 3e38); np.full(8, 3e38)
-np.full(3, 1e300); np.arange(3) > 1; np.eye(3, dtype=bool); np.array([1j, 2, 3]); np.eye(3) * 1j
-np.array(['a', 'b', 'c']); np.array([None, 1, 2]); np.array([1, 2, 3], object)
-np.eye(3).astype(object); np.ma.masked_array([1.0, 2, 3], [0, 1, 0])
-np.array(['2020'], 'datetime64[D]'); jnp.ones(3); jnp.eye(3); jnp.float32(0.5); jnp.bfloat16(0.5)
-jnp.ones((2, 3), bool); jax.random.key(0); jax.random.PRNGKey(0); jax.random.split(jax.random.key(0))
-jax.ShapeDtypeStruct((3,), float); [np.ones(3), np.ones(3), np.ones(3)]
-[{'a': np.ones(2)}, {'a': np.ones(2)}]; {'a': np.eye(3), 'b': 'c'}; {'a': {}}
-{'a': np.ones((3, 2)), 'b': np.ones((2, 2))}; scipy.sparse.eye(3); Frame(np.eye(3)); train; test
-shards; model; federation; experiment; result; plt.gcf(); fj; fj.mechanisms.cgsv
-fj.mechanisms.cgsv(); optax.sgd; optax.sgd(0.1); optax.lbfgs(); optax.cosine_decay_schedule(0.1, 5)
-flax.linen.Dense(3); (train, test); {'cgsv': result}; [shards, None]; {'sign_flip': 1}
-{'sign_flip': 'a'}; {'rescale': (1, 1e300)}; (('sign_flip', 1),); (1, 2, 3); (3, -1); (2.0**70,)
-[fj.behaviours.Behaviour(1, 'sign_flip', 1.0)]; jnp.sum; lambda w: w.sum() * np.nan
-""".strip()
-    .replace("\n", ";")
-    .split(";")
-)
+[[]]; ['abc']; [-1.0, 0.5, 2.0]; [1j, 1j, 1j]; [2**64, 0, 0]; ['a', 'b', 'c']; range(3)
+{'a', 'b'}; iter([1, 2, 3]); (i for i in 'abc'); object(); int; print; lambda *a, **k: None
+lambda x: x; ...; np; slice(3); Path('.'); Fraction(1, 2); Decimal('0.5'); np.float16(0.5)
+np.int8(-1); np.bool_(True); np.str_('abc'); np.datetime64('2020-01-01'); np.array(1.0)
+np.ones(0); np.ones(2); np.ones(3); np.ones(4); -np.ones(3); np.ones((3, 3)); np.ones((3, 0))
+np.ones((2, 2, 2)); np.zeros(3); np.full(3, np.nan); np.full(3, np.inf); np.full(3, 3e38)
+np.full((3, 3), 3e38); np.full(8, 3e38); np.full(3, 1e300); np.arange(3) > 1
+np.eye(3, dtype=bool); np.array([1j, 2, 3]); np.eye(3) * 1j; np.array(['a', 'b', 'c'])
+np.array([None, 1, 2]); np.array([1, 2, 3], object); np.eye(3).astype(object)
+np.ma.masked_array([1.0, 2, 3], [0, 1, 0]); np.array(['2020'], 'datetime64[D]'); jnp.ones(3)
+jnp.eye(3); jnp.float32(0.5); jnp.bfloat16(0.5); jnp.ones((2, 3), bool); jax.random.key(0)
+jax.random.PRNGKey(0); jax.random.split(jax.random.key(0)); jax.ShapeDtypeStruct((3,), float)
+[np.ones(3), np.ones(3), np.ones(3)]; [{'a': np.ones(2)}, {'a': np.ones(2)}]
+{'a': np.eye(3), 'b': 'c'}; {'a': {}}; {'a': np.ones((3, 2)), 'b': np.ones((2, 2))}
+scipy.sparse.eye(3); Frame(np.eye(3)); train; test; shards; model; federation; experiment; result
+plt.gcf(); fj; fj.mechanisms.cgsv; fj.mechanisms.cgsv(); optax.sgd; optax.sgd(0.1); optax.lbfgs()
+optax.cosine_decay_schedule(0.1, 5); flax.linen.Dense(3); (train, test); {'cgsv': result}
+[shards, None]; {'sign_flip': 1}; {'sign_flip': 'a'}; {'rescale': (1, 1e300)}; (('sign_flip', 1),)
+(1, 2, 3); (3, -1); (2.0**70,); [fj.behaviours.Behaviour(1, 'sign_flip', 1.0)]; jnp.sum
+lambda w: w.sum() * np.nan
+"""
 
 
 def arguments(name):
@@ -150,7 +149,7 @@ def wrong_calls(name):
     """Returns calls of a function with one wrong argument each, in an order of its own."""
     calls = []
     for argument in arguments(name):
-        for value in WRONG:
+        for value in WRONG.strip().replace("\n", ";").split(";"):
             given = {**CALLS[name], argument: value.strip()}
             text = ", ".join(f"{key}={text}" for key, text in given.items())
             calls.append(f"fj.{name}({text})" + ".name" * (name == "Experiment"))
@@ -167,9 +166,9 @@ def complaint(call):
         return "" if teaches else f"{type(error).__name__}: {error}"
     except RAW as error:
         return f"{type(error).__name__}: {error}"
-    if call.startswith(("fj.contributions.", "fj.rewards.")) and "num_permutations=2" not in call:
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(answer)):
-            return f"not finite: {answer}"
+    counts = call.startswith(("fj.contributions.", "fj.rewards."))
+    if counts and not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(answer)):
+        return f"not finite: {answer}"
     return ""
 
 
@@ -186,9 +185,7 @@ def test_every_public_function_is_called():
 @pytest.mark.parametrize(
     ("first", "last"), [(0, TRIES), pytest.param(TRIES, ALL_TRIES, marks=pytest.mark.slow)]
 )
-def test_a_wrong_value_works_or_is_refused_with_a_sentence(
-    name, first, last, tmp_path, monkeypatch
-):
+def test_a_wrong_value_works_or_is_refused(name, first, last, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     complaints = {call: complaint(call) for call in wrong_calls(name)[first:last]}
     plt.close("all")
