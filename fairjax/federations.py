@@ -6,6 +6,7 @@ Federation.step(state, shards) -> State, Record   what a person wants to see
 A federation is a value: two that were made of the same are equal, and share one program.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

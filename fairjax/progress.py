@@ -25,7 +25,7 @@ class History(NamedTuple):
       contributions: `[T, N]`; nan where the mechanism does not judge, as the next two.
       importance: `[T, N]`.
       fractions: `[T, N]` shares of the aggregate that agents earned, before rounding.
-      excluded: `[T, N]` booleans: whose upload was dropped: NaN, infinite, or too large to be added.
+      excluded: `[T, N]` booleans: whose upload was dropped: not finite, or too large to add.
       servers: the server's parameters at rounds' starts, leaves `[T, ...]`; None unless
         recorded, as the next.
       updates: what was uploaded, leaves `[T, N, ...]`.

@@ -230,7 +230,5 @@ def _shapes(tree: Any) -> Any:
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-
-
 def _append(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.concatenate([before, after])

@@ -58,7 +58,7 @@ class Record(NamedTuple):
       contributions: `[N]`, what the mechanism thinks of each upload.
       importance: `[N]`, what it thinks of each agent so far.
       fractions: `[N]` shares of the aggregate that agents earned, before rounding.
-      excluded: `[N]` booleans: whose upload was dropped: NaN, infinite, or too large to be added.
+      excluded: `[N]` booleans: whose upload was dropped: not finite, or too large to add.
       broken: a boolean: did the mechanism pay NaN or infinity.
       unchanged: `[N]` booleans: who trained and uploads honestly, yet an update of zeros.
     """
