@@ -135,9 +135,8 @@ class Federation:
             agents_at_once=self.agents_at_once(shards),
             mesh=self.mesh,
         )
-        held = (trained.start, state.server)
         uploads = upload(
-            upload_key, trained.updates, held, self.behaviours, state.memory, state.round
+            upload_key, trained, state.server, self.behaviours, state.memory, state.round
         )
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
         paid = pay(trained, state.server, outcome)

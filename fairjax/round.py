@@ -106,8 +106,8 @@ def train(
 
 def upload(
     key: Key,
-    updates: Stacked,
-    held: Any,
+    trained: Trained,
+    server: Params,
     behaviours: Sequence[Behaviour],
     memory: Memory | None,
     round: Scalar,
@@ -116,17 +116,17 @@ def upload(
 
     Args:
       key: PRNG key.
-      updates: leaves `[N, ...]`, honest.
-      held: all parameters that uploads may be added to.
+      trained: what local training came to.
+      server: the server's parameters.
       behaviours: of agents that are not honest.
       memory: what they remember, if there are any.
       round: number of the round, from 0.
     """
-    uploads = updates
+    updates = uploads = trained.updates
     if memory is not None:
         uploads = change_uploads(key, updates, memory, round, behaviours)
         memory = memory._replace(first=trees.where(round == 0, updates, memory.first))
-    usable = trees.addable_rows(uploads, held)
+    usable = trees.addable_rows(uploads, trained.start, server)
     zeros = jax.tree.map(jnp.zeros_like, uploads)
     return Uploads(trees.where(usable, uploads, zeros), usable, memory)
 

@@ -128,18 +128,22 @@ def where(which: Array, chosen: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(per_agent(which, a), a, b), chosen, other)
 
 
+def largest_magnitudes(stacked: Stacked, broken: float = jnp.inf) -> PerAgent:
+    """Returns `[N]` largest absolute entries; one that is not finite counts as `broken`."""
+
+    def largest(leaf: Array) -> PerAgent:
+        # A maximum of XLA's CPU loses a NaN among many numbers.
+        return rows(jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), broken)).max(1, initial=0)
+
+    return functools.reduce(jnp.maximum, map(largest, jax.tree.leaves(stacked)))
+
+
 def finite_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: are all entries of the agent's row finite."""
-
-    def finite(leaf: Array) -> PerAgent:
-        # A maximum of XLA's CPU loses a NaN among many numbers.
-        magnitudes = jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), jnp.inf)
-        return jnp.isfinite(rows(magnitudes).max(1, initial=0))
-
-    return functools.reduce(jnp.logical_and, map(finite, jax.tree.leaves(stacked)))
+    return jnp.isfinite(largest_magnitudes(stacked))
 
 
-def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
+def addable_rows(stacked: Stacked, agents: Stacked, server: Params) -> PerAgent:
     """Returns `[N]` booleans: is the agent's row finite, and small enough to be added.
 
     N rows as large, added to the largest parameter, must stay below a quarter of the largest
@@ -147,20 +151,15 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
     the difference of two, however many rounds are played.
 
     Args:
-      stacked: leaves `[N, ...]`, what agents upload.
-      held: a pytree of all parameters that rows may be added to. Those that are not finite do
-        not count: nothing can save them.
+      stacked: what agents upload, leaves `[N, ...]`.
+      agents: parameters that rows may be added to, leaves `[N, ...]`. Those that are not finite
+        do not count: nothing can save them.
+      server: likewise, without the agent axis.
     """
-
-    def largest(leaf: Array, broken: float) -> Array:
-        # A maximum of XLA's CPU loses a NaN among many numbers.
-        return rows(jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), broken)).max(1, initial=0)
-
-    leaves, parameters = jax.tree.leaves(stacked), map(jnp.atleast_1d, jax.tree.leaves(held))
-    uploaded = functools.reduce(jnp.maximum, [largest(leaf, jnp.inf) for leaf in leaves])
-    taken = functools.reduce(jnp.maximum, [largest(leaf, 0).max() for leaf in parameters])
-    room = min(float(jnp.finfo(leaf.dtype).max) for leaf in leaves) / 4 - taken
-    return uploaded * num_agents(stacked) <= room
+    held = (agents, jax.tree.map(lambda leaf: leaf[None], server))
+    taken = [largest_magnitudes(tree, broken=0).max() for tree in held]
+    room = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 4
+    return largest_magnitudes(stacked) * num_agents(stacked) <= room - jnp.maximum(*taken)
 
 
 def zero_broken(stacked: Stacked) -> Stacked:
