@@ -12,9 +12,9 @@ PACKAGE = Path(fj.__file__).parent
 ROOMS = [
     "types", "checks", "files", "trees", "devices", "data", "fourier", "layers", "networks",
     "models", "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
-    "federations", "simulation", "results", "records", "checkpoints", "tracking", "playing",
-    "figures", "presets", "experiment", "tables", "sweeps", "studies", "terminal", "report",
-    "flags", "endings", "cli", "bridges",
+    "federations", "simulation", "results", "records", "histories", "checkpoints", "tracking",
+    "playing", "figures", "presets", "experiment", "tables", "sweeps", "studies", "terminal",
+    "report", "flags", "endings", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
