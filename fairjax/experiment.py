@@ -22,7 +22,17 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fairjax import checks, data, fields, mechanisms, models, records, simulation, tracking
+from fairjax import (
+    checks,
+    data,
+    fields,
+    histories,
+    mechanisms,
+    models,
+    records,
+    simulation,
+    tracking,
+)
 from fairjax.behaviours import UPLOADS, Behaviour, assign, change_data, listed, names
 from fairjax.checkpoints import Checkpoints
 from fairjax.data import Dataset, Shards
@@ -378,7 +388,7 @@ class Experiment:
             tracker.finish(result)
         if out is not None:
             with clock.part("records"):
-                records.write_history(out, result.history)
+                histories.write(out, result.history)
             records.write_json(out / records.TIME, clock.seconds())
             records.write_json(out / records.RESULT, result.summary())
         return result
@@ -502,14 +512,14 @@ def load_run(out: str | Path) -> Result:
 def _history(out: Path, experiment: Experiment, like: Progress, last: Progress | None) -> History:
     """Returns the history of a run from its file, which the last checkpoint can mend."""
     try:
-        return records.read_history(out, like.rows, experiment.rounds)
+        return histories.read(out, like.rows, experiment.rounds)
     except DamagedError as damage:
         if last is None:
             raise
         warnings.warn(f"{damage} It is made anew from the last checkpoint.", stacklevel=3)
     history = simulation.history(last, experiment.rounds)
     with contextlib.suppress(OSError):  # a folder that is read only
-        records.write_history(out, history)
+        histories.write(out, history)
     return history
 
 

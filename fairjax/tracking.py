@@ -15,6 +15,7 @@ import io
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,28 +180,48 @@ def _csv(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> To
 def _tensorboard(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> Tool:
     """Event files below `tensorboard/`, written anew from the first round on.
 
-    By tensorboardX, which needs neither TensorFlow nor PyTorch nor TensorBoard itself.
+    By tensorboardX, which needs neither TensorFlow nor PyTorch nor TensorBoard itself. Its own
+    writer is a thread, which a full disk ends without a word.
     """
-    folder = out / "tensorboard"
-    for old in folder.rglob("events.out.tfevents.*"):
-        old.unlink()
+    package, folder = _package("tensorboard"), out / "tensorboard"
+    event = package.proto.event_pb2
+    with files.naming(folder):
+        for old in folder.rglob("events.out.tfevents.*"):
+            old.unlink()
+        (folder / "settings").mkdir(parents=True, exist_ok=True)
+        events = package.event_file_writer.EventsWriter(str(folder / "events"))
     # A TensorBoard that watches forgets what it has read of the files before.
-    writer = _package("tensorboard").SummaryWriter(str(folder), purge_step=0)
+    started = event.SessionLog(status=event.SessionLog.START)
+
+    def add(writer: Any, step: int, **content: Any) -> None:
+        writer.write_event(event.Event(wall_time=time.time(), step=step, **content))
 
     def write(rows: Sequence[Row]) -> None:
-        for row in rows:
-            for name, value in _scalars(row).items():
-                writer.add_scalar(name, value, row.round)
-        writer.flush()
+        with files.naming(folder):
+            for row in rows:
+                for name, value in _scalars(row).items():
+                    add(events, row.round, summary=package.summary.scalar(name, value))
+            events.flush()
 
     def finish(figures: Mapping[str, float]) -> None:
         plain = {
             name: value if isinstance(value, int | float | str) else json.dumps(value)
             for name, value in settings.items()
         }
-        writer.add_hparams(plain, dict(figures), name="settings")
+        with files.naming(folder):
+            writer = package.event_file_writer.EventsWriter(str(folder / "settings" / "events"))
+            for summary in package.summary.hparams(plain, dict(figures)):
+                add(writer, 0, summary=summary)
+            for name, value in figures.items():
+                add(writer, 0, summary=package.summary.scalar(name, value))
+            writer.close()
 
-    return Tool(write, finish, writer.close)
+    def close() -> None:
+        with files.naming(folder):
+            events.close()
+
+    add(events, 0, session_log=started)
+    return Tool(write, finish, close)
 
 
 def _wandb(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> Tool:

@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path):
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", SCRIPT]
     process = subprocess.Popen([*command, killed, "0.3"], env=environment)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
 
     def saved():
         return [path for path in (killed / "checkpoint").glob("*") if path.name.isdecimal()]

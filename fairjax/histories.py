@@ -1,0 +1,69 @@
+"""Histories: the rows of all rounds in `history.npz`, written, and read again."""
+
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fairjax import files
+from fairjax.files import DamagedError
+from fairjax.records import HISTORY
+from fairjax.simulation import History
+
+DAMAGED_ARCHIVE = (
+    ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+
+
+def write(out: Path, history: History) -> None:
+    """Writes a history to `history.npz`.
+
+    Recorded uploads are further arrays, named by their path: "updates['head']['bias']".
+    Of several processes, the first one writes.
+    """
+    if jax.process_index() > 0:
+        return
+    names, leaves, _ = _named(history)
+    with files.replacing(out / HISTORY) as file:
+        np.savez_compressed(file, **dict(zip(names, leaves, strict=True)))
+
+
+def read(out: Path, like: History, num_rounds: int) -> History:
+    """Returns the history in `history.npz`.
+
+    Args:
+      out: the run's directory.
+      like: rows of the same experiment, of any number of rounds.
+      num_rounds: how many rounds it must have.
+
+    Raises:
+      DamagedError: the file is not there, is damaged, or holds something else.
+    """
+    path = out / HISTORY
+    names, leaves, structure = _named(like)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise DamagedError(f"{path} is damaged in {broken}.")
+        with path.open("rb") as file, np.load(file) as arrays:
+            found = [arrays[name] for name in names]
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except DAMAGED_ARCHIVE as error:
+        raise DamagedError(f"{path} is damaged: {error}.") from error
+    wanted = [((num_rounds, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+    if [(array.shape, array.dtype) for array in found] != wanted:
+        raise DamagedError(f"{path} does not hold the {num_rounds} rounds of this run.")
+    return jax.tree.unflatten(structure, found)
+
+
+def _named(history: History) -> tuple[list[str], list[np.ndarray], Any]:
+    """Returns the arrays of a history with their names in `history.npz`, and its structure."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(history)
+    names = [jax.tree_util.keystr(path).removeprefix(".") for path, _ in paths]
+    return names, [leaf for _, leaf in paths], structure
