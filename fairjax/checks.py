@@ -89,8 +89,10 @@ def choice(name: str, value: Any, known: Iterable[str]) -> None:
 def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
     """Raises unless `value` is of a type; the message says what makes one."""
     if not isinstance(value, wanted):
+        article = "an" if wanted.__name__[0] in "AEIO" else "a"
         raise ValueError(
-            f"`{name}` must be a {wanted.__name__}, as {made_by} makes one, got {shown(value)}."
+            f"`{name}` must be {article} {wanted.__name__}, as {made_by} makes one, "
+            f"got {shown(value)}."
         )
 
 
@@ -102,10 +104,17 @@ def _number(name: str, value: Any, holds: Any, rule: str) -> None:
 
 
 def path(name: str, value: Any) -> Path:
-    """Returns a path, or raises where `value` is not one."""
-    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+    """Returns a path, or raises where `value` is not one, or one that no file system takes."""
+    is_path = isinstance(value, str | os.PathLike) and "\0" not in str(value)
+    if not is_path or max(map(len, Path(value).parts), default=0) > 255:
         raise ValueError(f"`{name}` must be a path, got {shown(value)}.")
     return Path(value)
+
+
+def flag(name: str, value: Any) -> None:
+    """Raises unless `value` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, got {shown(value)}.")
 
 
 def function(name: str, value: Any) -> None:

@@ -19,7 +19,17 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fairjax import checks, data, fields, mechanisms, models, records, simulation, tracking
+from fairjax import (
+    checks,
+    data,
+    devices,
+    fields,
+    mechanisms,
+    models,
+    records,
+    simulation,
+    tracking,
+)
 from fairjax.behaviours import Behaviour, assign, change_data, listed, names
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, federation
@@ -133,10 +143,7 @@ class Experiment:
             checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
         if not isinstance(self.dataset, str):
             raise ValueError(f"`dataset` must be a name, got {checks.shown(self.dataset)}.")
-        if not isinstance(self.record_updates, bool):
-            raise ValueError(
-                f"`record_updates` must be True or False, got {checks.shown(self.record_updates)}."
-            )
+        checks.flag("record_updates", self.record_updates)
         checks.choice("split", self.split, data.SPLITS)
         checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
         checks.choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
@@ -306,6 +313,11 @@ class Experiment:
           ValueError: `out` belongs to another experiment or cannot be written, or the
             data are not to be had, or a tool of `track` is not installed.
         """
+        checks.flag("resume", resume)
+        checks.function("watch", watch)
+        if standalone is not None:
+            checks.kind("standalone", standalone, Result, "`fairjax.Experiment(...).run()`")
+        mesh = devices.checked(mesh)
         description = self.description()
         out = None if out is None else checks.path("out", out)
         tools = tracking.checked(track, out)

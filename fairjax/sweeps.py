@@ -214,7 +214,7 @@ def _different(name: str, given: Any, kind: str, check: Callable[[Any], object])
     values = fields.plain(values)
     if not values or len(set(values)) < len(values):
         shown = checks.shown(list(values) if many else given)
-        raise ValueError(f"`{name}` must be different {kind}, at least one, got {shown}.")
+        raise ValueError(f"`{name}` must be different {kind}, a list of at least one, got {shown}.")
     return values
 
 
@@ -383,6 +383,7 @@ def compare(
       ['cgsv', 'fedavg']
     """
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
+    checks.flag("resume", resume)
     checks.function("watch", watch)
     names = _different("mechanisms", names, "names", experiment.with_mechanism)
     out = None if out is None else checks.path("out", out)
