@@ -139,17 +139,20 @@ def numbers(name: str, value: Any, rule: str, num_axes: int | None = None) -> np
     return array
 
 
-def function(name: str, value: Any, what: str) -> None:
-    """Raises unless `value` can be called."""
-    if not callable(value):
-        raise ValueError(f"`{name}` must be a function, {what}, got {name}={shown(value)}.")
+def function(name: str, value: Any, what: str, *, optional: bool = False) -> None:
+    """Raises unless `value` can be called, or is None where it is optional."""
+    if not callable(value) and not (optional and value is None):
+        or_none = " or None" * optional
+        raise ValueError(f"`{name}` must be a function{or_none}, {what}, got {shown(value)}.")
 
 
 def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
     """Raises unless `value` is of a type; the message says what makes one."""
     if not isinstance(value, wanted):
+        article = "an" if wanted.__name__[0] in "AEIO" else "a"
         raise ValueError(
-            f"`{name}` must be a {wanted.__name__}, as {made_by} makes one, got {shown(value)}."
+            f"`{name}` must be {article} {wanted.__name__}, as {made_by} makes one, "
+            f"got {shown(value)}."
         )
 
 
@@ -167,10 +170,17 @@ def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> N
 
 
 def path(name: str, value: Any) -> Path:
-    """Returns a path, or raises where `value` is not one."""
-    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+    """Returns a path, or raises where `value` is not one, or one that no file system takes."""
+    is_path = isinstance(value, str | os.PathLike) and "\0" not in str(value)
+    if not is_path or max(map(len, Path(value).parts), default=0) > 255:
         raise ValueError(f"`{name}` must be a path such as 'runs/first', got {shown(value)}.")
     return Path(value)
+
+
+def flag(name: str, value: Any) -> None:
+    """Raises unless `value` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, got {shown(value)}.")
 
 
 def suggestion(value: Any, names: Iterable[str]) -> str:

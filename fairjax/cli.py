@@ -96,9 +96,13 @@ def _run(
       num_processes: how many processes run, at least 1.
       process_id: which of them this is, from 0; the first writes and prints.
     """
-    mesh = start(
-        devices, coordinator=coordinator, num_processes=num_processes, process_id=process_id
-    )
+    try:
+        mesh = start(
+            devices, coordinator=coordinator, num_processes=num_processes, process_id=process_id
+        )
+    except TimeoutError as error:
+        _complain(str(error))
+        os._exit(2)  # at an orderly exit XLA would tell of it, too
     experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name
     if track and resume and (out / records.RESULT).exists():

@@ -10,6 +10,8 @@ uploads, such as their Gram matrix, XLA distributes as it sees fit, and may gath
 """
 
 import contextlib
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fairjax import checks
 
 AXIS = "agents"
+CONNECT_SECONDS = 300  # that processes wait for each other
 
 
 def start(
@@ -43,13 +46,15 @@ def start(
       process_id: which of them this is, from 0.
 
     Raises:
-      ValueError: a value breaks its rule, or only some of the last three are given.
+      ValueError: a value breaks its rule, only some of the last three are given, or JAX runs
+        already.
+      TimeoutError: the processes are not all there within 300 seconds.
     """
     if num_devices is not None:
         checks.count("num_devices", num_devices)
         # JAX that runs already keeps the devices that it has; `mesh` says so if they are too few.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", num_devices)
+            jax.config.update("jax_num_cpu_devices", int(num_devices))
     together = {
         "coordinator": coordinator,
         "num_processes": num_processes,
@@ -63,10 +68,61 @@ def start(
             f"Several processes need all of {', '.join(together)}, got no {missing[0]}."
         )
     checks.count("num_processes", num_processes)
-    if not (isinstance(process_id, int) and 0 <= process_id < int(num_processes or 0)):
+    checks.count("process_id", process_id, least=0)
+    if int(process_id or 0) >= int(num_processes or 0):
         raise ValueError(f"`process_id` must be in [0, {num_processes}), got {process_id}.")
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    _check_address(coordinator, process_id == 0)
+    _connect(str(coordinator), int(num_processes or 0), int(process_id or 0))
     return mesh(num_devices)
+
+
+def _check_address(coordinator: Any, is_first: bool) -> None:
+    """Raises where no process can be reached at an address, since JAX would abort this one."""
+    host, _, port = coordinator.rpartition(":") if isinstance(coordinator, str) else ("", "", "")
+    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(
+            "`coordinator` must be HOST:PORT of the first process, such as 192.168.0.7:5678, "
+            f"got {checks.shown(coordinator)}."
+        )
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+        if is_first:
+            socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise ValueError(
+            f"`coordinator` must be an address that can be used, got {coordinator}: {error}."
+        ) from error
+
+
+def _connect(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Connects the processes; raises where they are not all there in time.
+
+    Where JAX itself waits in vain it aborts the process, so it waits in a thread, for longer.
+    """
+    failures: list[RuntimeError] = []
+
+    def connect() -> None:
+        try:
+            jax.distributed.initialize(
+                coordinator, num_processes, process_id, initialization_timeout=10**6
+            )
+        except RuntimeError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if thread.is_alive():
+        raise TimeoutError(
+            f"Not all {num_processes} processes came together at {coordinator} within "
+            f"{CONNECT_SECONDS} seconds. Start all of them with the same `coordinator` and "
+            "`num_processes`, each with a `process_id` of its own."
+        )
+    if failures:
+        raise ValueError(
+            "Processes must be connected once, and before JAX computes anything: call "
+            "`fairjax.devices.start` first."
+        ) from failures[0]
 
 
 def mesh(num_devices: int | None = None) -> Mesh:

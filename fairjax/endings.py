@@ -66,8 +66,9 @@ def complain(sentence: str) -> None:
     """Prints a sentence to standard error; if that cannot be written, nothing."""
     with contextlib.suppress(OSError):
         Console(stderr=True).print(
-            f"fairjax: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+            f"fairjax: {sentence}", style="red", markup=False, emoji=False, highlight=False,
+            soft_wrap=True,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 from fairjax import (
     checks,
     data,
+    devices,
     fields,
     histories,
     mechanisms,
@@ -38,7 +39,7 @@ from fairjax.checkpoints import Checkpoints
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation, State, federation
 from fairjax.files import DamagedError
-from fairjax.playing import Rounds, Watcher
+from fairjax.playing import WATCHES, Rounds, Watcher
 from fairjax.presets import PRESETS, settings
 from fairjax.results import Result
 from fairjax.simulation import History, Progress
@@ -158,10 +159,7 @@ class Experiment:
         checks.choice("preset", self.preset, PRESETS)
         if not isinstance(self.dataset, str):
             raise ValueError(f"`dataset` must be a name, got {checks.shown(self.dataset)}.")
-        if not isinstance(self.record_updates, bool):
-            raise ValueError(
-                f"`record_updates` must be True or False, got {checks.shown(self.record_updates)}."
-            )
+        checks.flag("record_updates", self.record_updates)
         checks.choice("split", self.split, data.SPLITS)
         checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
         checks.choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
@@ -342,6 +340,11 @@ class Experiment:
           OSError: there is no room left, or no permission, to write a record; the same call
             goes on from the last checkpoint.
         """
+        checks.flag("resume", resume)
+        checks.function("watch", watch, WATCHES, optional=True)
+        if standalone is not None:
+            checks.kind("standalone", standalone, Result, "`fairjax.Experiment(...).run()`")
+        mesh = devices.checked(mesh)
         description = self.description()
         out = None if out is None else checks.path("out", out)
         tools = tracking.checked(track, out)

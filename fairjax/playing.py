@@ -20,6 +20,7 @@ from fairjax.tracking import Tracker
 
 CHECKPOINT_SECONDS = 2.0
 
+WATCHES = "watch(name, rounds played, their number)"
 Watcher = Callable[[str, int, int], None]  # what runs, rounds played, rounds in all
 
 

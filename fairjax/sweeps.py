@@ -21,10 +21,11 @@ import numpy as np
 from fairjax import checks, data, fields, records, simulation
 from fairjax.behaviours import HONEST, names
 from fairjax.data import Dataset, Shards
-from fairjax.experiment import Experiment, Watcher, load_run
+from fairjax.experiment import Experiment, load_run
 from fairjax.federations import Federation
 from fairjax.files import DamagedError
 from fairjax.mechanisms import REGISTRY
+from fairjax.playing import WATCHES, Watcher
 from fairjax.progress import Events, History, Progress, check_paid, warn_of_unchanged
 from fairjax.results import Result
 from fairjax.tables import Table, spreads
@@ -163,8 +164,7 @@ def sweep(
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     if points_at_once is not None:
         checks.count("points_at_once", points_at_once)
-    if watch is not None:
-        checks.function("watch", watch, "watch(name, rounds played, their number)")
+    checks.function("watch", watch, WATCHES, optional=True)
     if standalone is not None:
         checks.kind("standalone", standalone, Sweep, "`fairjax.sweep`")
     given = {"alpha": alpha, "beta": beta, "gamma": gamma, "learning_rate": learning_rate}
@@ -222,7 +222,7 @@ def _different(name: str, given: Any, kind: str, check: Callable[[Any], object])
     values = fields.plain(values)
     if not values or len(set(values)) < len(values):
         shown = checks.shown(list(values) if many else given)
-        raise ValueError(f"`{name}` must be different {kind}, at least one, got {shown}.")
+        raise ValueError(f"`{name}` must be different {kind}, a list of at least one, got {shown}.")
     return values
 
 
@@ -398,8 +398,8 @@ def compare(
       ['cgsv', 'fedavg']
     """
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
-    if watch is not None:
-        checks.function("watch", watch, "watch(name, rounds played, their number)")
+    checks.flag("resume", resume)
+    checks.function("watch", watch, WATCHES, optional=True)
     names = _different("mechanisms", names, "names", experiment.with_mechanism)
     out = None if out is None else checks.path("out", out)
     if out is not None and (out / records.EXPERIMENT).exists():
