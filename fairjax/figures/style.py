@@ -143,10 +143,9 @@ def draw_spread(
       marker: how the mean is drawn, as in `Axes.plot`.
     """
     if not spread.num:
-        start, coordinates = _in_order([0.03], [place], upright), ["axes fraction", "data"]
         axis.annotate(
-            str(spread), (start[0][0], start[1][0]), color=color, fontsize=5, va="center",
-            xycoords=tuple(coordinates[::-1] if upright else coordinates),
+            str(spread), _in_order(0.03, place, upright), color=color, fontsize=5, va="center",
+            xycoords=_in_order("axes fraction", "data", upright),
         )  # fmt: skip
         return
     whole = (spread.mean - spread.std, spread.mean + spread.std)
@@ -154,8 +153,8 @@ def draw_spread(
     axis.plot(*_in_order(ends, [place] * 2, upright), color=color, linewidth=1, zorder=1.8)
     for end, beyond, arrow in zip(ends, whole, "v^" if upright else "<>", strict=True):
         if np.isfinite(beyond) and end != beyond:
-            axis.plot(*_in_order([end], [place], upright), arrow, **BEYOND)
-    axis.plot(*_in_order([spread.mean], [place], upright), color=color, linestyle="", **marker)
+            axis.plot(*_in_order(end, place, upright), arrow, **BEYOND)
+    axis.plot(*_in_order(spread.mean, place, upright), color=color, linestyle="", **marker)
 
 
 def draw_correlation(
@@ -184,12 +183,11 @@ def draw_correlation(
         draw_spread(axis, spread, place, limits=CORRELATIONS, **how)
     if spread.undefined or not spread.num:
         count = f"{spread.undefined} of {spread.of}" if spread.undefined else "no common seed"
-        (across,), (up,) = _in_order([aside], [place], upright)
-        axis.plot(across, up, color=color, linestyle="", **marker)
+        point = _in_order(aside, place, upright)
+        axis.plot(*point, color=color, linestyle="", **marker)
         axis.annotate(
-            count, (across, up), (4, 0), textcoords="offset points", color=color, fontsize=5,
-            va="center",
-        )  # fmt: skip
+            count, point, (4, 0), textcoords="offset points", color=color, fontsize=5, va="center"
+        )
 
 
 def correlation_axis(axis: Axes, word: str, *, upright: bool = False) -> None:
@@ -212,9 +210,9 @@ def correlation_axis(axis: Axes, word: str, *, upright: bool = False) -> None:
         axis.axvline(CORRELATIONS[0] - 0.07, **how)
 
 
-def _in_order(values: Sequence[float], places: Sequence[float], upright: bool) -> Any:
-    """Returns what `Axes.plot` takes: places and values, or values and places."""
-    return (places, values) if upright else (values, places)
+def _in_order(value: Any, place: Any, upright: bool) -> Any:
+    """Returns what belongs to the horizontal axis, then what belongs to the vertical one."""
+    return (place, value) if upright else (value, place)
 
 
 def number_ticks(axis: Axis, num: int) -> None:

@@ -19,7 +19,7 @@ from fairjax.tables import Table, spreads
 NUM_AGENTS, NUM_DISHONEST, ROUNDS = 10, 2, 20
 MEASURES = ("cosine", "mean_field")
 VALUES = ("detection_auc", "dishonest_fraction", "honest_%", "dishonest_%")
-WORDS = dict.fromkeys(VALUES, "all honest")  # of seeds without a value
+WORDS = {name: "all honest" for name in VALUES}  # of seeds without a value
 
 
 def cells(quick: bool) -> list[Cell]:
