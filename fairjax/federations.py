@@ -273,16 +273,9 @@ def federation(
     if schedule_counts is not None:
         checks.choice("schedule_counts", schedule_counts, COUNTS)
     optimizer_at, rate_at = by_rounds(optimizer, learning_rate)
+    steps = (local_epochs, batch_size, decay_per, local_steps, schedule_counts)
     return Federation(
-        training=LocalTraining(
-            model,
-            optimizer_at,
-            local_epochs,
-            batch_size,
-            decay_per=decay_per,
-            local_steps=local_steps,
-            schedule_counts=schedule_counts,
-        ),
+        training=LocalTraining(model, optimizer_at, *steps),
         mechanism=mechanism,
         rate_at=rate_at,
         behaviours=_upload_behaviours(behaviours),

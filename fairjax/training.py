@@ -36,8 +36,7 @@ class LocalTraining(NamedTuple):
       local_epochs: passes over the shard.
       batch_size: examples per local step.
       decay_per: "round" or "epoch".
-      local_steps: "all" or, as in early versions of the authors' program, "last_batch": one
-        step per local epoch.
+      local_steps: "all" or, as in the authors' early program, "last_batch": one per local epoch.
       schedule_counts: what schedules within the optimizer count: "rounds" (or local epochs,
         as `decay_per` says), or None or "steps", the agent's own local steps.
     """
