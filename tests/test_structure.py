@@ -11,10 +11,10 @@ PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms above it.
 ROOMS = [
     "types", "checks", "fingerprint", "trees", "devices", "data", "fourier", "layers", "networks",
-    "models", "behaviours", "optimizers", "training", "contributions", "rewards", "metrics",
-    "mechanisms", "states", "round", "federations", "progress", "simulation", "results", "records",
-    "tracking", "playing", "figures", "presets", "experiment", "tables", "sweeps", "studies",
-    "terminal", "report", "flags", "cli", "bridges",
+    "models", "behaviours", "optimizers", "training", "memory", "contributions", "rewards",
+    "metrics", "mechanisms", "states", "round", "federations", "progress", "simulation", "results",
+    "records", "tracking", "playing", "figures", "presets", "experiment", "tables", "sweeps",
+    "studies", "terminal", "report", "flags", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
