@@ -3,8 +3,7 @@
     data      an agent trains on rows of its own, changed once before the first round
     uploads   an agent trains honestly, and uploads something else than its update
 
-Agents without a behaviour are honest. Each behaviour has one `strength`, whose meaning
-`STRENGTHS` gives.
+Agents without a behaviour are honest. Each behaviour has one `strength`; see `STRENGTHS`.
 """
 
 import dataclasses
@@ -257,12 +256,7 @@ def strength_of(name: str, strength: Scalar | None = None) -> Scalar:
 
 
 def changing_uploads(behaviours: Sequence[Behaviour], num_agents: int) -> PerAgent:
-    """Returns `[N]` booleans: who uploads something else than its update.
-
-    Examples:
-      >>> print(changing_uploads([Behaviour(1, "sign_flip")], num_agents=3))
-      [False  True False]
-    """
+    """Returns `[N]` booleans: who uploads something else than its update."""
     agents = [one.agent for one in behaviours if one.name in UPLOADS]
     return jnp.zeros(num_agents, bool).at[jnp.array(agents, int)].set(True)
 

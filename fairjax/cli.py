@@ -101,7 +101,7 @@ def _run(
             devices, coordinator=coordinator, num_processes=num_processes, process_id=process_id
         )
     except TimeoutError as error:
-        _complain(str(error))
+        endings.complain(str(error))
         os._exit(2)  # at an orderly exit XLA would tell of it, too
     experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name

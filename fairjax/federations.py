@@ -19,8 +19,9 @@ from fairjax import checks, devices
 from fairjax.behaviours import DATA, UPLOADS, Behaviour, changing_uploads
 from fairjax.behaviours import checked as checked_behaviours
 from fairjax.data import Dataset, Shards
-from fairjax.fingerprint import fingerprint
+from fairjax.fingerprint import ByContents
 from fairjax.mechanisms.base import Context, Mechanism, Plan
+from fairjax.memory import bytes_per_agent, pick_agents_at_once
 from fairjax.models import Model
 from fairjax.optimizers import COUNTS, by_rounds
 from fairjax.round import judge, pay, train, upload
@@ -29,16 +30,14 @@ from fairjax.training import (
     LocalTraining,
     accuracies,
     accuracy,
-    bytes_per_agent,
     classes_held,
     mean_losses,
-    pick_agents_at_once,
 )
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Federation:
+class Federation(ByContents):
     """Agents that train, are judged, and are paid; made by `fairjax.federation`.
 
     It is hashable, and equal to another one that was made of the same: of functions with the
@@ -60,22 +59,6 @@ class Federation:
     behaviours: tuple[Behaviour, ...] = ()
     group_size: int | None = None
     mesh: Mesh | None = None
-
-    @functools.cached_property
-    def fingerprint(self) -> str | None:
-        """The digest of what the federation is made of; None where there is none."""
-        try:
-            return fingerprint(self, "federation")
-        except ValueError:
-            return None
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Federation) or self.fingerprint is None:
-            return self is other
-        return self.fingerprint == other.fingerprint
-
-    def __hash__(self) -> int:
-        return id(self) if self.fingerprint is None else hash(self.fingerprint)
 
     def __repr__(self) -> str:
         training = self.training
@@ -275,16 +258,9 @@ def federation(
     if schedule_counts is not None:
         checks.choice("schedule_counts", schedule_counts, COUNTS)
     optimizer_at, rate_at = by_rounds(optimizer, learning_rate)
+    steps = (local_epochs, batch_size, decay_per, local_steps, schedule_counts)
     return Federation(
-        training=LocalTraining(
-            model,
-            optimizer_at,
-            local_epochs,
-            batch_size,
-            decay_per=decay_per,
-            local_steps=local_steps,
-            schedule_counts=schedule_counts,
-        ),
+        training=LocalTraining(model, optimizer_at, *steps),
         mechanism=mechanism,
         rate_at=rate_at,
         behaviours=_upload_behaviours(behaviours),

@@ -18,6 +18,7 @@ from jax import lax
 from fairjax import checks, devices, trees
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation
+from fairjax.memory import shapes
 from fairjax.progress import Events, History, Progress, check_paid, no_rows, warn_of_unchanged
 from fairjax.states import MOST_ROUNDS, State
 from fairjax.types import Key, Params, PerAgent, Scalar
@@ -117,7 +118,7 @@ def rounds(
     # One round more than asked: its local epochs are what `trained_accuracies` of the
     # last round is about, and nothing else of it is kept.
     length = math.ceil((num_rounds + 1) / CHUNKS)
-    program = _program(federation, length, record_updates, _shapes((shards, test)))
+    program = _program(federation, length, record_updates, shapes((shards, test)))
     warned = False
     while progress.num_rounds <= num_rounds:
         (state, events), rows = program(
@@ -216,18 +217,13 @@ def play(
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _program(federation: Federation, length: int, record_updates: bool, shapes: Any) -> Any:
+def _program(federation: Federation, length: int, record_updates: bool, arguments: Any) -> Any:
     """Returns `play` compiled for a federation, and for all that are equal to it.
 
     The last programs used are kept. What is dropped from here JAX frees, with its memory maps.
     """
-    del shapes  # of the arguments: another program for others
+    del arguments  # their shapes: another program for others
     return jax.jit(functools.partial(play, federation, length, record_updates=record_updates))
-
-
-def _shapes(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def _append(before: np.ndarray, after: np.ndarray) -> np.ndarray:

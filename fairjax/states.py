@@ -16,9 +16,10 @@ from fairjax import checks, devices, trees
 from fairjax.behaviours import Memory
 from fairjax.data import Shards
 from fairjax.mechanisms.base import Mechanism
+from fairjax.memory import check_memory
 from fairjax.models import initial_params
 from fairjax.optimizers import check_optimizer
-from fairjax.training import LocalTraining, check_memory
+from fairjax.training import LocalTraining
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 MOST_ROUNDS = 2**31 - 2  # rounds are counted in int32, and one more is played

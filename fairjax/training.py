@@ -7,9 +7,9 @@ An agent takes ceil(n_i / B) local steps per epoch: more data, more steps. Its p
 never enters a gradient.
 """
 
+import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,14 +19,16 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from fairjax import devices, trees
+from fairjax import devices
 from fairjax.data import Dataset, Shards
-from fairjax.models import Model, initial_params
+from fairjax.fingerprint import ByContents
+from fairjax.models import Model
 from fairjax.optimizers import hold_counts
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
 
-class LocalTraining(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class LocalTraining(ByContents):
     """What one agent does with its shard in a round; all static.
 
     Attributes:
@@ -36,8 +38,7 @@ class LocalTraining(NamedTuple):
       local_epochs: passes over the shard.
       batch_size: examples per local step.
       decay_per: "round" or "epoch".
-      local_steps: "all" or, as in early versions of the authors' program, "last_batch": one
-        step per local epoch.
+      local_steps: "all" or, as in the authors' early program, "last_batch": one per local epoch.
       schedule_counts: what schedules within the optimizer count: "rounds" (or local epochs,
         as `decay_per` says), or None or "steps", the agent's own local steps.
     """
@@ -224,68 +225,6 @@ def accuracy(model: Model, params: Params, data: Dataset) -> Scalar:
 def evaluation_batch() -> int:
     """Returns how many examples are evaluated at once: on a CPU, what its caches hold."""
     return 100 if jax.default_backend() == "cpu" else 1000
-
-
-def pick_agents_at_once(training: LocalTraining, shards: Shards, num_devices: int = 1) -> int:
-    """Returns how many agents to vectorise: one on a CPU, else as many as memory holds.
-
-    On a CPU the matrix products of one agent already use all cores, and an agent that
-    trains alone takes only its own number of steps. On an accelerator half of the
-    device's memory is left for data and uploads.
-    """
-    if jax.default_backend() == "cpu":
-        return 1
-    fitting = device_memory() / 2 // (2 * bytes_per_agent(training, shards))
-    return int(max(1, min(math.ceil(shards.num_agents / num_devices), fitting)))
-
-
-def bytes_per_agent(training: LocalTraining, shards: Shards) -> int:
-    """Returns what a local step of one agent works on, in bytes.
-
-    What its backward pass keeps, its optimizer state, its parameters, gradient and change.
-    """
-    batch_size = min(training.batch_size, shards.indices.shape[1])
-
-    def kept() -> Any:
-        params = initial_params(training.model, jax.random.key(0), shards.data)
-        x, y = examples(shards.data, shards.indices[0, :batch_size])
-        present = jnp.ones(batch_size, bool)
-        residuals = jax.vjp(lambda params: training.loss(params, x, y, present), params)[1]
-        return residuals, training.init(params), params, params, params
-
-    return _num_bytes(jax.eval_shape(kept))
-
-
-def check_memory(training: LocalTraining, shards: Shards, num_devices: int = 1) -> None:
-    """Raises where a device cannot hold a round of its agents.
-
-    Raises:
-      ValueError: says how much is needed, how much there is, and what to change.
-    """
-    params = jax.eval_shape(lambda: initial_params(training.model, jax.random.key(0), shards.data))
-    states = jax.eval_shape(training.init, params)
-    # Held, trained, uploaded and paid parameters; optimizer states before and after.
-    per_agent = 4 * _num_bytes(params) + 2 * _num_bytes(states)
-    own = math.ceil(shards.num_agents / num_devices)
-    needed = own * per_agent + bytes_per_agent(training, shards) + _num_bytes(shards)
-    available = device_memory() / (num_devices if jax.default_backend() == "cpu" else 1)
-    if needed > available:
-        raise ValueError(
-            f"`shards` must hold no more agents than fit into memory: {shards.num_agents} agents "
-            f"of {trees.num_parameters(params):,} parameters need {needed / 2**30:.1f} GiB on each "
-            f"of {num_devices} devices, which have {available / 2**30:.1f} GiB. Take fewer "
-            "agents, a smaller model, or more devices (`mesh`)."
-        )
-
-
-def device_memory() -> int:
-    """Returns the memory of a device in bytes; of a CPU, that of the machine."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _num_bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def examples(data: Dataset, rows: Array) -> tuple[Array, Array]:

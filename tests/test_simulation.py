@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 import fairjax as fj
-from fairjax import simulation, training
+from fairjax import memory, simulation
 
 SIZES = (1, 4, 5, 9)
 
@@ -372,18 +372,18 @@ def test_a_mechanism_that_pays_nan_is_named_with_the_round():
 
 def test_a_run_of_many_chunks_is_compiled_once(digits):
     shards, test = digits
-    federation = digits_federation(shards)
-    before = simulation._play_compiled._cache_size()
-    key = jax.random.key(0)
+    simulation._program.cache_clear()
+    federation, key = digits_federation(shards), jax.random.key(0)
     chunks = list(simulation.rounds(key, federation, shards, test, num_rounds=30, eval_every=7))
     assert len(chunks) > 3
-    assert simulation._play_compiled._cache_size() == before + 1
+    program = simulation._program(federation, 2, False, memory.shapes((shards, test)))
+    assert simulation._program.cache_info().misses == program._cache_size() == 1
 
 
 def test_agents_that_do_not_fit_into_memory_are_counted(digits, monkeypatch):
     shards, _ = digits
     federation = digits_federation(shards)
-    monkeypatch.setattr(training, "device_memory", lambda: 2**10)
+    monkeypatch.setattr("fairjax.memory.device_memory", lambda: 2**10)
     with pytest.raises(ValueError, match=r"4 agents of [0-9,]+ parameters need .* have 0.0 GiB"):
         federation.init(jax.random.key(0), shards)
 

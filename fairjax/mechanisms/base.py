@@ -38,19 +38,33 @@ Length = Scalar | Callable[[Scalar], Scalar] | str  # of uploads; see `length_at
 
 
 class Context(NamedTuple):
-    """What a mechanism may look at besides the updates."""
+    """What a mechanism may look at besides the updates.
 
-    shard_sizes: PerAgent  # [N] examples
-    shard_classes: PerAgent | None = None  # [N] how many classes each agent holds
+    Attributes:
+      shard_sizes: `[N]` examples.
+      shard_classes: `[N]` how many classes each agent holds.
+      round: the number of the round, from 0.
+      num_rounds: how many the whole run has; 0 where that is not known.
+      key: PRNG key of this round.
+      learning_rate: at the round's start; None where optax holds it.
+      server: the server's parameters at the round's start.
+      agents: the agents' parameters at the round's start, leaves `[N, ...]`.
+      head: the name of the output layer in the parameters.
+      losses: a function that returns `[N]` losses of `agents` on their own shards.
+      utility: a function of parameters that returns their accuracy on held-out data, if any.
+    """
+
+    shard_sizes: PerAgent
+    shard_classes: PerAgent | None = None
     round: Scalar = 0
-    num_rounds: Scalar = 0  # of the whole run; 0 where it is not known
-    key: Key | None = None  # of this round
-    learning_rate: Scalar | None = None  # at the round's start; None where optax holds it
-    server: Params | None = None  # the server's parameters at the round's start
-    agents: Stacked | None = None  # what the agents hold at the round's start
-    head: str | None = None  # the name of the output layer in the parameters
-    losses: Callable[[], PerAgent] | None = None  # [N] of `agents` on their own shards
-    utility: Callable[[Params], Scalar] | None = None  # accuracy on held-out data, if any
+    num_rounds: Scalar = 0
+    key: Key | None = None
+    learning_rate: Scalar | None = None
+    server: Params | None = None
+    agents: Stacked | None = None
+    head: str | None = None
+    losses: Callable[[], PerAgent] | None = None
+    utility: Callable[[Params], Scalar] | None = None
 
     @property
     def shares(self) -> PerAgent:

@@ -1,0 +1,227 @@
+"""Fingerprints: the same for the same contents, in every process; refused where there is none."""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+import threading
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import fairjax as fj
+from fairjax.fingerprint import fingerprint
+
+SCALE = 2.0
+
+
+class Pair(NamedTuple):
+    a: object
+    b: object
+
+
+class Other(NamedTuple):
+    a: object
+    b: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    width: int = 3
+    names: list = dataclasses.field(default_factory=list)
+
+
+class Net(nn.Module):
+    width: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(nn.relu(nn.Dense(self.width)(x)))
+
+
+class Plain:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def apply(self, x):
+        return self.scale * x
+
+
+def even(n):
+    return n == 0 or odd(n - 1)
+
+
+def odd(n):
+    return n != 0 and even(n - 1)
+
+
+def adder(number, *, by=1):
+    def add(x, more=by):
+        return x + number + more
+
+    return add
+
+
+def class_with(method):
+    return type("Made", (), {"apply": method})
+
+
+DATA = fj.data.Dataset(x=np.ones((4, 3)), y=[0, 1, 0, 1], num_classes=2)
+# Values made anew at every call; no two of them are alike.
+VALUES = [
+    lambda: None, lambda: True, lambda: 1, lambda: 1.0, lambda: 1j, lambda: "1", lambda: b"1",
+    lambda: 0.0, lambda: -0.0, lambda: float("nan"), lambda: ..., lambda: (), lambda: [],
+    lambda: (1,), lambda: [1], lambda: {1}, lambda: frozenset({1}), lambda: {"a": 1},
+    lambda: {"a": 2}, lambda: {1: "a"}, lambda: [1, (2, 3)], lambda: [(1, 2), 3],
+    lambda: {"a": {"b": [1]}}, lambda: Pair(1, 2), lambda: Pair(2, 1), lambda: Other(1, 2),
+    lambda: Settings(), lambda: Settings(4), lambda: Settings(names=["a"]), lambda: Settings,
+    lambda: np.float32(1), lambda: np.float64(1), lambda: np.ones(3), lambda: np.ones((3, 1)),
+    lambda: np.ones(3, np.float32), lambda: np.array(["a", 1], object), lambda: jnp.ones(3),
+    lambda: jnp.asarray(1.0), lambda: jnp.asarray(np.float32(1)), lambda: jnp.ones(3, jnp.bfloat16),
+    lambda: np.dtype("f4"), lambda: jnp.float32, lambda: jnp.bfloat16, lambda: jax.random.key(0),
+    lambda: jax.random.key(1), lambda: jax.random.PRNGKey(0), lambda: fj.devices.mesh(1),
+    lambda: np, lambda: print, lambda: len, lambda: [].append, lambda: [1].append, lambda: jnp.sin,
+    lambda: adder(1), lambda: adder(2), lambda: adder(1, by=2), lambda: adder(np.ones(2)),
+    lambda: (lambda x: x + 1), lambda: (lambda x: x + 2), lambda: (lambda x: x - 1),
+    lambda: (lambda x: SCALE * x), lambda: (lambda y: SCALE * y), lambda: even, lambda: odd,
+    lambda: jax.jit(adder(1)), lambda: jax.jit(adder(2)), lambda: functools.partial(adder, 1),
+    lambda: functools.partial(adder, 2), lambda: functools.partial(adder, number=1),
+    lambda: Plain(1), lambda: Plain(2), lambda: Plain(1).apply, lambda: Plain(2).apply,
+    lambda: class_with(lambda self: 1), lambda: class_with(lambda self: 2),
+    lambda: Net(), lambda: Net(4), lambda: nn.Dense(3), lambda: optax.sgd(0.1),
+    lambda: optax.sgd(0.2), lambda: optax.adam(optax.exponential_decay(0.1, 1, 0.9)),
+    lambda: optax.adam(optax.exponential_decay(0.1, 1, 0.8)), lambda: optax.lbfgs(),
+    lambda: optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(0.1, 0, 9)),
+    lambda: fj.models.from_flax(lambda rngs: nnx.Linear(3, 2, rngs=rngs)),
+    lambda: fj.models.from_flax(lambda rngs: nnx.Linear(3, 4, rngs=rngs)),
+    lambda: fj.models.logistic(DATA), lambda: fj.models.mlp(DATA),
+    lambda: fj.models.mlp(DATA, (8,)), lambda: DATA, lambda: DATA.take([0, 1]), lambda: fj.mechanisms.cgsv(gamma=0.1),
+    lambda: fj.behaviours.Behaviour(1, "sign_flip"), lambda: fj.Experiment(), lambda: range(3),
+    *fj.mechanisms.REGISTRY.values(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(VALUES)))
+def test_what_is_made_again_has_the_same_fingerprint(number):
+    make = VALUES[number]
+    assert fingerprint(make()) == fingerprint(make())
+
+
+def test_no_two_values_have_the_same_fingerprint():
+    digests = [fingerprint(make()) for make in VALUES]
+    twice = [number for number, one in enumerate(digests) if digests.index(one) != number]
+    assert twice == []
+
+
+def test_the_order_of_sets_and_mappings_does_not_count():
+    words = [f"word{number}" for number in range(50)]
+    assert fingerprint(set(words)) == fingerprint(set(reversed(words)))
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint([1, 2]) != fingerprint([2, 1])
+
+
+def test_a_changed_global_changes_who_names_it(monkeypatch):
+    before = fingerprint(VALUES[0]), fingerprint(adder), fingerprint(lambda x: SCALE * x)
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 3.0)
+    after = fingerprint(VALUES[0]), fingerprint(adder), fingerprint(lambda x: SCALE * x)
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, False]
+
+
+def test_what_holds_itself_has_a_fingerprint():
+    def chain():
+        inner = [1]
+        outer = {"a": inner, "b": 2}
+        inner.append(outer)
+        return outer
+
+    assert fingerprint(chain()) == fingerprint(chain())
+    assert fingerprint(chain()) != fingerprint({"a": [1], "b": 2})
+
+
+def test_a_shared_and_a_copied_part_are_the_same():
+    part = [1, 2]
+    assert fingerprint((part, part)) == fingerprint(([1, 2], [1, 2]))
+
+
+SOURCE = """
+import sys
+import jax, numpy as np, optax
+from flax import linen as nn
+import fairjax as fj
+from fairjax.fingerprint import fingerprint
+
+class Net(nn.Module):
+    hidden: tuple = (3, 4)
+    kinds = frozenset({"relu", "tanh", "gelu"})
+
+    @nn.compact
+    def __call__(self, x):
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width)(x)) if "relu" in {"relu", "tanh", "selu"} else x
+        return nn.Dense(2)(x)
+
+federation = fj.federation(
+    model=fj.models.from_flax(Net()), mechanism=fj.mechanisms.cgsv(), optimizer=optax.adam,
+    learning_rate=optax.exponential_decay(0.1, 1, 0.9),
+    behaviours=[fj.behaviours.Behaviour(0, "sign_flip")], mesh=fj.devices.mesh(1),
+)
+print(fingerprint([federation, {"a", "b", "c"}, jax.random.key(0), np.arange(3), sys]))
+"""
+
+
+def test_every_process_finds_the_same_fingerprint(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(SOURCE)
+
+    def run(seed):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen(
+            [sys.executable, path], env=environment, stdout=subprocess.PIPE, text=True
+        )
+
+    digests = [process.communicate()[0] for process in [run("1"), run("2")]]
+    assert len(digests[0].strip()) == 64
+    assert digests[0] == digests[1]
+
+
+def closing_over(value):
+    return lambda params: value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (threading.Lock(), "`federation` must have a fingerprint, got lock: .*cannot pickle"),
+        ([(one for one in ())], r"`federation\[0\]` must .* got generator"),
+        ({"a": [0, threading.Lock()]}, r"`federation\['a'\]\[1\]` must .* got lock"),
+        (closing_over(threading.Lock()), r"`federation.<closure value>` must .* got lock"),
+        (
+            Pair(1, fj.models.Model(closing_over(threading.Lock()), print)),
+            "`federation.b.init.<closure value>`",
+        ),
+        (functools.partial(print, threading.Lock()), r"`federation.args\[0\]`"),
+        (Settings(names=[threading.Lock()]), r"`federation.names\[0\]`"),
+    ],
+)
+def test_what_has_no_fingerprint_is_named_with_its_place(value, message):
+    with pytest.raises(ValueError, match=message):
+        fingerprint(value, "federation")
+
+
+def test_an_open_file_and_a_traced_value_have_no_fingerprint(tmp_path):
+    with open(tmp_path / "file", "w") as file, pytest.raises(ValueError, match=r"`v\[0\]`.*TextIO"):
+        fingerprint([file], "v")
+
+    def traced(gamma):
+        with pytest.raises(ValueError, match=r"`m.update.<closure gamma>` .* while a function is"):
+            fingerprint(fj.mechanisms.cgsv(gamma=gamma), "m")
+        return gamma
+
+    jax.eval_shape(traced, 1.0)
