@@ -97,6 +97,118 @@ def test_a_bad_behaviour_is_named_with_its_rule(counts, message):
         fj.Experiment(behaviours=counts)
 
 
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ("sign_flip", "`behaviours` must map names to numbers"),
+        ([("sign_flip", 1)], "`behaviours` must map names to numbers"),
+        (None, "`behaviours` must map names to numbers.*got None"),
+        ({3: 1}, "Unknown behaviour 3"),
+        ({"honest": 1}, "Unknown behaviour 'honest'"),
+        ({"sign_flip": "1"}, r"`behaviours\['sign_flip'\]` must be a whole number.*'1'"),
+        ({"sign_flip": True}, "must be a whole number.*True"),
+        ({"sign_flip": 10**30}, "at most num_agents=4 agents"),
+        ({"sign_flip": (1, 2.0, 3)}, "a pair .number, strength., got .1, 2.0, 3."),
+        ({"sign_flip": ()}, "a pair .number, strength."),
+        ({"sign_flip": (1, "a")}, "strength of sign_flip"),
+        ({"rescale": (1, np.nan)}, "strength of rescale"),
+        ({"rescale": (1, -1)}, "strength of rescale"),
+        ({"rescale": (1, 1e300)}, "strength of rescale.*1e.300"),
+        ({"rescale": (1, 10**400)}, "strength of rescale"),
+        ({"broken_nan": (1, 2.0)}, "`broken_nan` takes no strength, got 2.0"),
+    ],
+)
+def test_wrong_kinds_of_counts_are_named(counts, message):
+    with pytest.raises(ValueError, match=message):
+        behaviours.assign(counts, num_agents=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_agents": 10**9}, "`num_agents`.*at most 1,000,000"),
+        ({"num_agents": 2.0}, "`num_agents`"),
+        ({"num_agents": 4, "seed": 2**64}, "`seed`.*at most 9,223,372,036,854,775,807"),
+        ({"num_agents": 4, "seed": -1}, "`seed`"),
+    ],
+)
+def test_huge_numbers_are_refused_before_anything_is_drawn(options, message):
+    with pytest.raises(ValueError, match=message):
+        behaviours.assign({"sign_flip": 1}, **options)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (None, "`behaviours` must be a list of Behaviour"),
+        ({"sign_flip": 1}, "`behaviours` must be a list of Behaviour"),
+        ("sign_flip", "`behaviours` must be a list of Behaviour"),
+        (Behaviour(0, "sign_flip"), "`behaviours` must be a list of Behaviour"),
+        ([(0, "sign_flip", 1.0)], "`behaviours` must be a list of Behaviour"),
+        ([Behaviour(0, "label_flop")], "Did you mean 'label_flip'"),
+        ([Behaviour(-1, "sign_flip")], "agent of sign_flip.*-1"),
+        ([Behaviour(1.0, "sign_flip")], "agent of sign_flip.*1.0"),
+        ([Behaviour("1", "sign_flip")], "agent of sign_flip.*'1'"),
+        ([Behaviour(N, "label_flip")], "of agents 0 to 3, got label_flip of 4"),
+        ([Behaviour(0, "label_flip", 1.5)], "strength of label_flip.*1.5"),
+        ([Behaviour(0, "rescale", 1e39)], "strength of rescale"),
+        (
+            [Behaviour(0, "label_flip"), Behaviour(0, "rescale")],
+            "must name an agent once, got agent 0 as label_flip and as rescale",
+        ),
+    ],
+)
+def test_a_list_of_behaviours_is_checked_wherever_it_goes(chosen, message):
+    train = fj.data.Dataset(x=np.ones((8, 2)), y=np.arange(8) % 2, num_classes=2)
+    shards = fj.data.uniform(train, num_agents=N)
+    memory = Memory(updates(), {"a": jnp.zeros((3, 2))})
+    for call in (
+        lambda: behaviours.names(chosen, N),
+        lambda: behaviours.change_data(shards, chosen),
+        lambda: behaviours.change_uploads(jax.random.key(0), updates(), memory, 0, chosen),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_what_holds_no_shards_cannot_be_changed():
+    train = fj.data.Dataset(x=np.ones((8, 2)), y=np.arange(8) % 2, num_classes=2)
+    with pytest.raises(ValueError, match="`shards` must be a Shards"):
+        behaviours.change_data(train, [Behaviour(0, "label_flip")])
+    with pytest.raises(ValueError, match="`seed`"):
+        behaviours.change_data(fj.data.uniform(train, num_agents=2), [], seed=-1)
+    shards = fj.data.uniform(train, num_agents=2)
+    with pytest.raises(ValueError, match="feature_noise.*float32 holds, got 3e.38"):
+        behaviours.change_data(shards, [Behaviour(0, "feature_noise", 3e38)])
+    with pytest.raises(ValueError, match="`memory` must be a Memory"):
+        behaviours.change_uploads(jax.random.key(0), updates(), None, 0, [])
+
+
+@pytest.mark.parametrize("name", ["collude", "free_rider_copy"])
+def test_what_is_copied_may_be_as_long_as_float32_holds(name):
+    long = {"a": jnp.full((N, 3, 2), 2e38)}
+    memory = Memory(long, {"a": long["a"][0]})
+    chosen = [Behaviour(0, "collude"), Behaviour(1, name, 0.0)]
+    found = behaviours.change_uploads(jax.random.key(0), long, memory, 0, chosen)
+    np.testing.assert_array_equal(found["a"], long["a"])
+    short = jax.tree.map(lambda leaf: leaf / 1e10, memory)
+    chosen = [Behaviour(0, "collude"), Behaviour(1, name, 0.5)]
+    found = behaviours.change_uploads(jax.random.key(0), short.first, short, 0, chosen)
+    noise = np.asarray(found["a"][1], np.float64) - 2e28
+    assert 0.2 < noise.std() / 2e28 < 1
+
+
+def test_noise_may_be_as_large_as_float32_holds():
+    found, _ = uploads("free_rider_noise", 3e38)
+    assert np.isfinite(found).all()
+    assert np.abs(found[0]).max() > 1e37
+
+
+def test_one_colluder_is_as_good_as_honest():
+    found, honest = uploads("collude", 0.5)
+    np.testing.assert_array_equal(found, honest)
+
+
 def test_free_riders_are_found_recorded_and_paid_little(tmp_path):
     experiment = fj.Experiment(
         num_agents=10, split="uniform", rounds=20, behaviours={"free_rider_noise": 2}

@@ -1,7 +1,12 @@
 """Data sets load by name, through TFDS's own files, and come from the cache the second time."""
 
+import errno
 import io
+import json
 import os
+import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -124,20 +129,154 @@ def test_changed_files_are_noticed(prepared, cache):
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a zip", None])
+def without(*keys):
+    def change(file: Path):
+        with np.load(file) as arrays:
+            kept = {key: array for key, array in arrays.items() if key not in keys}
+        np.savez(file, **kept)
+
+    return change
+
+
+def changed(**arrays):
+    def change(file: Path):
+        with np.load(file) as found:
+            np.savez(file, **{**found, **arrays})
+
+    return change
+
+
+def with_a_changed_byte(where):
+    def change(file: Path):
+        content = bytearray(file.read_bytes())
+        content[int(where * len(content))] ^= 1
+        file.write_bytes(content)
+
+    return change
+
+
+def as_one_array(file: Path):
+    with file.open("wb") as content:
+        np.save(content, np.ones(3))
+
+
+def as_other_zip(file: Path):
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("x_train", "y_train", "num_classes"):
+            archive.writestr(name, "text")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"not a zip"),
+        lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+        as_one_array,
+        lambda file: file.write_bytes(b"\x80\x04N."),  # a pickle
+        as_other_zip,
+        without("num_classes"),
+        without("y_test"),
+        without("x_train", "y_train"),
+        changed(x_train=np.ones((30, *SHAPE))),
+        changed(x_train=np.ones((30, 3), np.uint8)),
+        changed(y_test=np.ones(3, np.int32)),
+        *map(with_a_changed_byte, np.linspace(0, 0.99, 23)),
+    ],
+)
 def test_a_damaged_cache_is_made_anew(prepared, cache, damage):
     data.load("tiny_pictures", data_dir=prepared)
     (file,) = cache.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with np.load(file) as arrays:
+        whole = dict(arrays)
+    damage(file)
     assert_standardised(*data.load("tiny_pictures", data_dir=prepared))
-    assert file.read_bytes() == whole
+    assert list(cache.iterdir()) == [file]
+    with np.load(file) as arrays:
+        assert arrays.keys() == whole.keys()
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(array, whole[key])
+
+
+def test_a_full_disk_leaves_no_half_a_cache(prepared, cache, monkeypatch):
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert_standardised(*data.load("tiny_pictures", data_dir=prepared))
+    assert list(cache.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_not_fatal(prepared, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_standardised(*data.load("tiny_pictures", data_dir=prepared))
+
+
+def record(folder, split="train"):
+    return next(folder.glob(f"*-{split}.array_record*"))
+
+
+def cut_to_half(file: Path):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def with_other_lengths(folder: Path):
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = ["9"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: cut_to_half(record(folder)),
+        lambda folder: cut_to_half(record(folder, "test")),
+        lambda folder: record(folder, "test").unlink(),
+        lambda folder: record(folder).write_bytes(b""),
+        lambda folder: record(folder).write_bytes(b"hello" * 20_000),
+        lambda folder: shutil.copy(record(folder, "test"), record(folder)),
+        with_other_lengths,
+        *(
+            lambda folder, name=name, content=content: (folder / name).write_bytes(content)
+            for name in ("dataset_info.json", "features.json")
+            for content in (b"", b"{}", b"null", b"[]", b"\xff\xfe", b'{"pythonClassName": "no.Th')
+        ),
+        lambda folder: (folder / "dataset_info.json").unlink(),
+        lambda folder: (folder / "features.json").unlink(),
+        lambda folder: folder.rename(folder.parent / "latest"),
+        lambda folder: [file.unlink() for file in folder.iterdir()],
+    ],
+)
+def test_a_damaged_folder_is_named_with_what_to_do(prepared, tmp_path, cache, damage):
+    shutil.copytree(prepared / "tiny_pictures", tmp_path / "tiny_pictures")
+    damage(tmp_path / "tiny_pictures" / "1.0.0")
+    with pytest.raises(data.DataUnavailableError, match="cannot be read: .*whole copy") as caught:
+        data.load("tiny_pictures", data_dir=tmp_path)
+    assert f"in {tmp_path / 'tiny_pictures'}" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "/", "/etc", "a/../b", "digits ", "mnist\n", "a\0b", "x" * 5000, "~"]
+)
+def test_a_name_that_cannot_be_one_is_unknown(name, tmp_path):
+    with pytest.raises(ValueError, match="Unknown dataset"):
+        data.load(name, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", [3, None, ["digits"], b"digits", Path("digits"), np.arange(2)])
+def test_what_is_no_name_of_a_data_set_is_refused(name):
+    with pytest.raises(ValueError, match="`name` must be the name of a data set"):
+        data.load(name)
+
+
+@pytest.mark.parametrize("data_dir", [3, ["/tmp"], b"/tmp", "a\0b", "~nobody-of-this-name/x"])
+def test_what_is_no_path_is_refused(data_dir):
+    with pytest.raises(ValueError, match="`data_dir` must be the path of a folder"):
+        data.load("mnist", data_dir=data_dir)
 
 
 def test_mnist_is_padded_and_standardised():

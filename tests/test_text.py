@@ -179,6 +179,18 @@ def test_a_raw_file_that_is_none_is_answered_with_what_to_do(raw):
         data.load("sst_fine", data_dir=raw.parent.parent)
 
 
+def test_damaged_records_of_sentences_are_named_with_what_to_do(raw, cache):
+    folder = raw.parent.parent
+    data.load("rt_polarity", data_dir=folder)
+    (prepared,) = (folder / "rt_polarity").iterdir()
+    next(prepared.glob("*.array_record*")).write_bytes(b"")
+    with pytest.raises(data.DataUnavailableError, match="rt_polarity.*cannot be read"):
+        data.load("rt_polarity", data_dir=folder)
+    (prepared / "dataset_info.json").write_text("{")
+    with pytest.raises(data.DataUnavailableError, match="rt_polarity.*cannot be read"):
+        data.load("rt_polarity", data_dir=folder)
+
+
 @pytest.mark.parametrize("name", ["rt_polarity", "sst_fine"])
 def test_what_is_downloaded_is_what_lies_at_hand(name, raw, tmp_path, monkeypatch):
     """The archive is packed as the published one is, and served on this machine."""

@@ -6,10 +6,13 @@ any other name           an image-classification set of TensorFlow Datasets: byt
                          cached -> float32, standardised, small images padded
 """
 
+import contextlib
 import hashlib
+import io
 import os
-import tempfile
+import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from sklearn.model_selection import train_test_split
 
 from fairjax.data import text
 from fairjax.data.dataset import Dataset
-from fairjax.data.tfds_images import decoded
+from fairjax.data.tfds_images import decoded, unknown
 
 DATASETS = {
     "digits": "1,797 handwritten digits of 8x8 pixels, embedded",
@@ -31,6 +34,7 @@ DATASETS = {
     "sst_fine": "10,754 sentences of film reviews in five classes (SST)",
 }
 NUM_DIGITS_TEST = 360
+NAME = re.compile(r"[A-Za-z0-9_](?!.*\.\.)[\w./:+=,-]{0,199}", re.ASCII)
 SMALL, BORDER = (28, 28, 1), 2  # images of this shape get a border, as in the paper
 
 
@@ -65,8 +69,8 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
 
     Raises:
       ValueError: the name is unknown, the set is not one of images with one class, or
-        (then a `DataUnavailableError`) it is neither in the directory nor to be had;
-        the message says what to do.
+        (then a `DataUnavailableError`) it is neither in the directory nor to be had, or its
+        files there are damaged; the message says what to do.
 
     References:
       Pang and Lee, Seeing Stars, ACL 2005 ("rt_polarity"). Socher et al., Recursive Deep
@@ -79,6 +83,10 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
       >>> train.x.shape, len(test), train.num_classes
       ((1437, 8, 8, 1), 360, 10)
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f'`name` must be the name of a data set, such as "digits", got {name!r:.100}.'
+        )
     if name == "digits":
         x, y = map(np.asarray, sklearn_datasets.load_digits(return_X_y=True))
         return _cut(x.reshape(-1, 8, 8, 1) / 16, y, NUM_DIGITS_TEST)
@@ -87,11 +95,25 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
             2500, n_features=16, centers=10, cluster_std=4.0, random_state=0
         )
         return _cut(x / x.std(), y, 500)
-    default = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
-    data_dir = Path(data_dir or default).expanduser().resolve()
+    data_dir = _data_dir(data_dir)
+    if not NAME.fullmatch(name):
+        raise unknown(name, data_dir, tuple(DATASETS))
     if name in text.CLEANING:
         return text.tokenised(name, _sentences(name, data_dir))
     return _standardised(_arrays(name, data_dir, lambda: decoded(name, data_dir, tuple(DATASETS))))
+
+
+def _data_dir(given: str | os.PathLike | None) -> Path:
+    """Returns the TFDS data directory, as given or by default."""
+    if given is not None and not isinstance(given, str | os.PathLike):
+        raise ValueError(f"`data_dir` must be the path of a folder, got {given!r:.100}.")
+    default = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
+    try:
+        return Path(given or default).expanduser().resolve()
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        raise ValueError(
+            f"`data_dir` must be the path of a folder, got {given!r:.100}: {error}."
+        ) from error
 
 
 def _cut(x: np.ndarray, y: np.ndarray, num_test: int) -> tuple[Dataset, Dataset]:
@@ -156,23 +178,57 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     """Returns what `read` does, from the cache where the prepared files are the same."""
     cached = _cache_file(name, data_dir)
-    if cached is not None and cached.exists():
-        try:
-            with cached.open("rb") as file, np.load(file) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            pass  # a damaged cache is made anew
-    arrays = read()
-    cached = _cache_file(name, data_dir)
     if cached is not None:
-        try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            os.replace(file.name, cached)
-        except OSError:
-            pass  # without a cache, the next load decodes again
+        arrays = _from_cache(cached)
+        if _are_examples(arrays, *((np.bytes_, 1) if name in text.CLEANING else (np.uint8, 4))):
+            return arrays
+    arrays = read()
+    cached = _cache_file(name, data_dir)  # which may not have been prepared before
+    if cached is not None:
+        _to_cache(cached, arrays)
     return arrays
+
+
+def _from_cache(cached: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file in the cache; none where it is damaged, or of another kind."""
+    # What zipfile and numpy raise besides OSError where bytes of their files were changed.
+    damages = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+    try:
+        with zipfile.ZipFile(cached) as file:
+            # Whole members, or a damaged shape would make numpy read less than the checksum is of.
+            members = {name: io.BytesIO(file.read(name)) for name in file.namelist()}
+            return {Path(name).stem: np.load(member) for name, member in members.items()}
+    except (OSError, *damages):
+        return {}
+
+
+def _are_examples(arrays: dict[str, np.ndarray], kind: type[np.generic], ndim: int) -> bool:
+    """Says whether arrays are those of a data set, with examples of a kind and their classes."""
+    names = [name for name in arrays if name.startswith("x_")]
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        return False
+    return {"x_train", "num_classes"} <= set(arrays) and all(
+        np.issubdtype(arrays[name].dtype, kind)
+        and arrays[name].ndim == ndim
+        and name.replace("x_", "y_", 1) in arrays
+        and arrays[name.replace("x_", "y_", 1)].shape == arrays[name].shape[:1]
+        for name in names
+    )
+
+
+def _to_cache(cached: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays, whole or not at all: without a cache, the next load decodes again."""
+    unfinished = cached.with_name(f"{cached.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unfinished.open("wb") as file:
+                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(cached)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _cache_file(name: str, data_dir: Path) -> Path | None:

@@ -45,13 +45,72 @@ def decoded(name: str, data_dir: Path, ours: tuple[str, ...]) -> dict[str, np.nd
         if "train" not in splits or test not in splits:
             raise ValueError(
                 f"The data set {name!r} must have the splits train and test or validation, "
-                f"got {', '.join(splits)}."
+                f"got {', '.join(splits) or 'none'}."
             )
         arrays = {"num_classes": np.array(builder.info.features[label].num_classes)}
         for part, split in (("train", "train"), ("test", test)):
-            source = builder.as_data_source(split)
-            arrays[f"x_{part}"], arrays[f"y_{part}"] = _decode(name, source, image, label)
+            arrays[f"x_{part}"], arrays[f"y_{part}"] = _decode(name, builder, split, image, label)
     return arrays
+
+
+def examples(name: str, builder: Any, split: str) -> Iterator[dict[str, Any]]:
+    """Yields the examples of a prepared split.
+
+    Raises:
+      DataUnavailableError: its files are damaged, or hold other examples than they should.
+    """
+    folder = Path(builder.data_dir)
+    try:
+        source = builder.as_data_source(split)
+        wanted, found = len(source), _num_records(builder, split)
+        if wanted != found:
+            raise ValueError(f"{found} examples of {split!r} in place of {wanted}")
+        for start in range(0, wanted, BULK):
+            yield from source.__getitems__(list(range(start, min(start + BULK, wanted))))
+    except read_failures() as error:
+        raise unreadable(name, folder, error) from error
+
+
+def read_failures() -> tuple[type[Exception], ...]:
+    """Returns what TFDS and the libraries it reads with raise where prepared files are damaged."""
+    from google.protobuf import json_format, message
+
+    builtin = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError)
+    return (*builtin, json_format.Error, message.Error)
+
+
+def unreadable(name: str, folder: Path, error: BaseException) -> DataUnavailableError:
+    """Returns the error that says which prepared folder cannot be read, why, and what to do."""
+    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(" .:")
+    return DataUnavailableError(
+        f"The data set {name!r} in {folder} cannot be read: {reason:.200}. Put a whole copy there, "
+        "or delete that folder, so that it is made anew."
+    )
+
+
+def unknown(name: str, data_dir: Path, ours: tuple[str, ...]) -> ValueError:
+    """Returns the error for a name that is of no data set, with the nearest that is."""
+    import tensorflow_datasets as tfds
+
+    known = (*ours, *tfds.list_builders(with_community_datasets=False))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
+    return ValueError(
+        f"Unknown dataset {name!r:.100}.{hint} Known: {', '.join(ours)}, and any "
+        f"image-classification set of TensorFlow Datasets, or one prepared in {data_dir}."
+    )
+
+
+def _num_records(builder: Any, split: str) -> int:
+    """Returns how many records the files of a split hold."""
+    from array_record.python import array_record_module
+
+    if builder.info.file_format.value != "array_record":
+        return builder.info.splits[split].num_examples
+    readers = map(
+        array_record_module.ArrayRecordReader, map(str, builder.info.splits[split].filepaths)
+    )
+    return sum(reader.num_records() for reader in readers)
 
 
 @contextlib.contextmanager
@@ -70,18 +129,15 @@ def quiet() -> Iterator[None]:
 def _builder(name: str, data_dir: Path, ours: tuple[str, ...]) -> Any:
     import tensorflow_datasets as tfds
 
+    folder = data_dir / name.replace(":", "/")
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except (ValueError, AssertionError, ImportError) as error:
+    except (*read_failures(), AssertionError, ImportError) as error:
+        if folder.is_dir():
+            raise unreadable(name, folder, error) from error
         # Besides a set it does not know, TFDS has these for a bad version, configuration
         # or character in the name.
-        known = (*ours, *tfds.list_builders(with_community_datasets=False))
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
-        raise ValueError(
-            f"Unknown dataset {name!r}.{hint} Known: {', '.join(ours)}, and any "
-            f"image-classification set of TensorFlow Datasets, or one prepared in {data_dir}."
-        ) from error
+        raise unknown(name, data_dir, ours) from error
 
 
 def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
@@ -155,22 +211,22 @@ def prepare(
         raise unavailable((str(error) or type(error).__name__).splitlines()[0]) from error
 
 
-def _decode(name: str, source: Any, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+def _decode(
+    name: str, builder: Any, split: str, image: str, label: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns uint8 images `[n, height, width, channels]` and classes `[n]`."""
-    size = len(source)
+    size = builder.info.splits[split].num_examples
     x, y = None, np.empty(size, np.int32)
-    for start in range(0, size, BULK):
-        rows = range(start, min(start + BULK, size))
-        for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-            if x is None:
-                x = np.empty((size, *example[image].shape), np.uint8)
-            if example[image].shape != x.shape[1:]:
-                raise ValueError(
-                    f"The images of {name!r} must have one shape, got {x.shape[1:]} and "
-                    f"{example[image].shape}. Resize them and give arrays: "
-                    "`fairjax.data.Dataset(x=..., y=..., num_classes=...)`."
-                )
-            x[row], y[row] = example[image], example[label]
+    for row, example in enumerate(examples(name, builder, split)):
+        if x is None:
+            x = np.empty((size, *example[image].shape), np.uint8)
+        if example[image].shape != x.shape[1:]:
+            raise ValueError(
+                f"The images of {name!r} must have one shape, got {x.shape[1:]} and "
+                f"{example[image].shape}. Resize them and give arrays: "
+                "`fairjax.data.Dataset(x=..., y=..., num_classes=...)`."
+            )
+        x[row], y[row] = example[image], example[label]
     if x is None:
         raise ValueError(f"The data set {name!r} must hold examples, got none.")
     return x, y

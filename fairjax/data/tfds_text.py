@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fairjax.data.tfds_images import BULK, prepare, quiet
+from fairjax.data.tfds_images import examples, prepare, quiet, read_failures, unreadable
 
 ENVIRONMENT = "FAIRJAX_TEXT_DIR"
 
@@ -115,7 +115,10 @@ def sentences(name: str, folder: Path, data_dir: Path) -> dict[str, np.ndarray]:
     """
     manual = Path(os.environ.get(ENVIRONMENT) or data_dir / "downloads" / "manual").expanduser()
     with quiet():
-        builder = BUILDERS[name](data_dir=folder)
+        try:
+            builder = BUILDERS[name](data_dir=folder)
+        except read_failures() as error:
+            raise unreadable(name, folder / name, error) from error
         if not builder.is_prepared():
             lying = all((manual / raw).is_file() for raw in builder.RAW)
             prepare(
@@ -131,13 +134,9 @@ def sentences(name: str, folder: Path, data_dir: Path) -> dict[str, np.ndarray]:
             )
         arrays = {"num_classes": np.array(len(builder.CLASSES))}
         for split in builder.info.splits:
-            source = builder.as_data_source(split)
-            examples = []
-            for start in range(0, len(source), BULK):
-                rows = range(start, min(start + BULK, len(source)))
-                examples += source.__getitems__(list(rows))
-            arrays[f"x_{split}"] = np.array([example["text"] for example in examples], bytes)
-            arrays[f"y_{split}"] = np.array([example["label"] for example in examples], np.int32)
+            found = list(examples(name, builder, split))
+            arrays[f"x_{split}"] = np.array([example["text"] for example in found], bytes)
+            arrays[f"y_{split}"] = np.array([example["label"] for example in found], np.int32)
     return arrays
 
 
