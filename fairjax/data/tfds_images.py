@@ -81,7 +81,7 @@ def read_failures() -> tuple[type[Exception], ...]:
 
 def unreadable(name: str, folder: Path, error: BaseException) -> DataUnavailableError:
     """Returns the error that says which prepared folder cannot be read, why, and what to do."""
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(" .:")
+    reason = (str(error) or "a file is damaged").splitlines()[0].rstrip(" .:")
     return DataUnavailableError(
         f"The data set {name!r} in {folder} cannot be read: {reason:.200}. Put a whole copy there, "
         "or delete that folder, so that it is made anew."
@@ -103,14 +103,11 @@ def unknown(name: str, data_dir: Path, ours: tuple[str, ...]) -> ValueError:
 
 def _num_records(builder: Any, split: str) -> int:
     """Returns how many records the files of a split hold."""
-    from array_record.python import array_record_module
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     if builder.info.file_format.value != "array_record":
         return builder.info.splits[split].num_examples
-    readers = map(
-        array_record_module.ArrayRecordReader, map(str, builder.info.splits[split].filepaths)
-    )
-    return sum(reader.num_records() for reader in readers)
+    return len(ArrayRecordDataSource(list(map(str, builder.info.splits[split].filepaths))))
 
 
 @contextlib.contextmanager
@@ -208,7 +205,7 @@ def prepare(
         reason = f"TFDS needs TensorFlow to prepare it (pip install tensorflow): {error}"
         raise unavailable(reason) from error
     except failures as error:
-        raise unavailable((str(error) or type(error).__name__).splitlines()[0]) from error
+        raise unavailable((str(error) or "a file is damaged").splitlines()[0]) from error
 
 
 def _decode(
