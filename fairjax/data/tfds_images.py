@@ -38,7 +38,10 @@ def decoded(name: str, data_dir: Path, ours: tuple[str, ...]) -> dict[str, np.nd
         builder = _builder(name, data_dir, ours)
         image, label = _image_and_label(name, builder)
         if not builder.is_prepared():
-            advice = "Put a prepared copy there, or point TFDS_DATA_DIR at a directory with one."
+            advice = (
+                f"Put a prepared copy there, as {builder.data_dir}, or point TFDS_DATA_DIR at a "
+                "directory with one."
+            )
             prepare(name, builder, data_dir, urls=builder.url_infos or (), advice=advice)
         splits = builder.info.splits
         test = "test" if "test" in splits else "validation"
