@@ -270,8 +270,9 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
             "`fairjax.behaviours.assign` draws them for a mapping of names and numbers, "
             f"got {behaviours!r:.100}."
         )
+    chosen: tuple[Behaviour, ...] = tuple(behaviours)
     seen: dict[int, str] = {}
-    for agent, name, strength in behaviours:
+    for agent, name, strength in chosen:
         checks.choice("behaviour", name, (*DATA, *UPLOADS))
         strength_of(name, strength)
         if not checks.is_known(agent):
@@ -283,7 +284,7 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
                 f"as {name}."
             )
         seen[agent] = name
-    return tuple(behaviours)
+    return chosen
 
 
 def _check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:

@@ -223,7 +223,7 @@ def _to_cache(cached: Path, arrays: dict[str, np.ndarray]) -> None:
         cached.parent.mkdir(parents=True, exist_ok=True)
         try:
             with unfinished.open("wb") as file:
-                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+                np.savez(file, allow_pickle=False, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(cached)

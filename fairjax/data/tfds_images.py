@@ -38,7 +38,10 @@ def decoded(name: str, data_dir: Path, ours: tuple[str, ...]) -> dict[str, np.nd
         builder = _builder(name, data_dir, ours)
         image, label = _image_and_label(name, builder)
         if not builder.is_prepared():
-            advice = "Put a prepared copy there, or point TFDS_DATA_DIR at a directory with one."
+            advice = (
+                f"Put a prepared copy there, as {builder.data_dir}, or point TFDS_DATA_DIR at a "
+                "directory with one."
+            )
             prepare(name, builder, data_dir, urls=builder.url_infos or (), advice=advice)
         splits = builder.info.splits
         test = "test" if "test" in splits else "validation"
@@ -81,7 +84,7 @@ def read_failures() -> tuple[type[Exception], ...]:
 
 def unreadable(name: str, folder: Path, error: BaseException) -> DataUnavailableError:
     """Returns the error that says which prepared folder cannot be read, why, and what to do."""
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(" .:")
+    reason = (str(error) or "a file is damaged").splitlines()[0].rstrip(" .:")
     return DataUnavailableError(
         f"The data set {name!r} in {folder} cannot be read: {reason:.200}. Put a whole copy there, "
         "or delete that folder, so that it is made anew."
@@ -103,14 +106,11 @@ def unknown(name: str, data_dir: Path, ours: tuple[str, ...]) -> ValueError:
 
 def _num_records(builder: Any, split: str) -> int:
     """Returns how many records the files of a split hold."""
-    from array_record.python import array_record_module
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     if builder.info.file_format.value != "array_record":
         return builder.info.splits[split].num_examples
-    readers = map(
-        array_record_module.ArrayRecordReader, map(str, builder.info.splits[split].filepaths)
-    )
-    return sum(reader.num_records() for reader in readers)
+    return len(ArrayRecordDataSource(list(map(str, builder.info.splits[split].filepaths))))
 
 
 @contextlib.contextmanager
@@ -208,7 +208,7 @@ def prepare(
         reason = f"TFDS needs TensorFlow to prepare it (pip install tensorflow): {error}"
         raise unavailable(reason) from error
     except failures as error:
-        raise unavailable((str(error) or type(error).__name__).splitlines()[0]) from error
+        raise unavailable((str(error) or "a file is damaged").splitlines()[0]) from error
 
 
 def _decode(
