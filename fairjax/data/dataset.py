@@ -56,20 +56,21 @@ def register_unchecked(kind: type, leaves: tuple[str, ...], static: tuple[str, .
 class Dataset:
     """Labelled examples for classification.
 
+    NaN and infinity in `x` are accepted on purpose: agents with broken data are among
+    what is simulated.
+
     Args:
-      x: `[n, ...]` examples, an array or a DataFrame. Floating numbers are kept as float32,
-        truth values too. Whole numbers are kept as int32, for they are tokens: divide the
-        bytes of an image yourself. NaN and infinity are refused: agents whose uploads break
-        are simulated by the behaviours "broken_nan" and "broken_inf".
+      x: `[n, ...]` examples. Floating numbers are kept as float32. Whole numbers are
+        kept as int32, for they are tokens: divide the bytes of an image yourself.
       y: `[n]` whole numbers in [0, num_classes), kept as int32.
       num_classes: C, how many classes there are, at least 2; not all need occur.
       vocabulary_size: how many tokens there are, at least 2, where `x` is tokens: whole
         numbers in [0, vocabulary_size), 0 for padding. None: `x` is something else.
 
     Raises:
-      ValueError: there are no examples, `x` and `y` differ in length, `x` is not numeric or
-        not finite, `num_classes` or `vocabulary_size` is below 2, or a label or token is not
-        a whole number in range.
+      ValueError: there are no examples, `x` and `y` differ in length, `x` is not
+        numeric, `num_classes` or `vocabulary_size` is below 2, or a label or token is
+        not a whole number in range.
 
     Examples:
       >>> data = Dataset(x=[[0.5], [1.5], [2.5]], y=[0, 1, 1], num_classes=2)
@@ -195,22 +196,9 @@ def _features(x: Any) -> np.ndarray:
     if array.dtype != bool and not is_floating(array.dtype):
         found = first_not_number(array, getattr(x, "columns", None))
         raise ValueError(f"`x` must be numbers, got {found}.")
-    with np.errstate(over="ignore", invalid="ignore"):
-        numbers = array.astype(np.float32, copy=False)
-        finite = np.isfinite(numbers.sum())  # one pass, though long finite rows may overflow
-    if not finite:
-        _check_finite(numbers, array)
-    return numbers
-
-
-def _check_finite(numbers: np.ndarray, given: np.ndarray) -> None:
-    broken = ~np.isfinite(numbers)
-    if broken.any():
-        row = broken.reshape(len(broken), -1).any(1).argmax()
-        raise ValueError(
-            f"`x` must hold finite numbers, within what float32 holds, got {broken.sum()} that are "
-            f"not, the first {given[broken][0]} in row {row}."
-        )
+    # What is too large for float32 becomes infinite, and that is accepted.
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
 
 
 def _check_tokens(x: np.ndarray, vocabulary_size: int | None) -> None:
