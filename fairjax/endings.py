@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -47,18 +47,31 @@ def told() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+class Saved(NamedTuple):
+    """What a command leaves below its directory to go on from."""
+
+    pattern: str
+    words: str
+    absent: str
+
+
+CHECKPOINTS = Saved(
+    f"{records.CHECKPOINT}/[0-9]*", "the last checkpoint", "There is no checkpoint yet"
+)
+CELLS = Saved("cells/*.json", "the cells that are done", "No cell is done yet")
+
+
 @contextlib.contextmanager
-def resumable(out: Path, resume: bool) -> Iterator[None]:
-    """Adds to what stops a run from where the same command goes on."""
+def resumable(out: Path, resume: bool, saved: Saved = CHECKPOINTS) -> Iterator[None]:
+    """Adds to what stops a command from where the same command goes on."""
     try:
         yield
     except (KeyboardInterrupt, OSError) as stop:
         command = "The same command" if resume else "The same command without --resume False"
-        saved = out.rglob(f"{records.CHECKPOINT}/*")
-        if any(folder.name.isdecimal() for folder in saved):
-            stop.add_note(f"{command} goes on from the last checkpoint.")
+        if any(out.rglob(saved.pattern)):
+            stop.add_note(f"{command} goes on from {saved.words}.")
         else:
-            stop.add_note("There is no checkpoint yet: the same command begins anew.")
+            stop.add_note(f"{saved.absent}: the same command begins anew.")
         raise
 
 
