@@ -22,6 +22,7 @@ from rich.console import Console
 from fairjax import records
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that stop a command
+REPEAT_SECONDS = 0.1
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which not all systems have
 
 
@@ -90,13 +91,24 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number: int, _: Any) -> None:
         raise KeyboardInterrupt(number)
 
+    def repeat(unraisable: Any) -> None:
+        """Sends a signal again that was raised where Python drops exceptions, as in a finalizer."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            number = unraisable.exc_value.args[0]
+            threading.Timer(REPEAT_SECONDS, os.kill, (os.getpid(), number)).start()
+        else:
+            report(unraisable)
+
+    report = sys.unraisablehook
     main = threading.current_thread() is threading.main_thread()
     # Shells have commands in the background ignore SIGINT; what is ignored stays so.
     numbers = [one for one in SIGNALS if main and signal.getsignal(one) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in numbers}
+    sys.unraisablehook = repeat
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, handler in before.items():
             signal.signal(number, handler)
 
