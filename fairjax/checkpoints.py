@@ -111,7 +111,8 @@ class Checkpoints:
         progress = self._restore(num_rounds, like)
         if progress is None:
             warnings.warn(
-                f"The final state in {self._folder} cannot be read: the result's `state` is None.",
+                f"The final state in {self._folder} cannot be read, so the result's "
+                "`state` is None. Start over with `resume=False` to have it again.",
                 stacklevel=2,
             )
         return progress

@@ -168,10 +168,11 @@ def _study(
     log, console = Console(stderr=True), Console()
     if not console.is_terminal:
         console.width = FILE_WIDTH
-    report = conduct(
-        name, STUDIES[name], out, quick=quick, resume=resume,
-        say=lambda line: log.print(line, highlight=False, soft_wrap=True),
-    )  # fmt: skip
+    with endings.resumable(out, resume, endings.CELLS):
+        report = conduct(
+            name, STUDIES[name], out, quick=quick, resume=resume,
+            say=lambda line: log.print(line, highlight=False, soft_wrap=True),
+        )  # fmt: skip
     tables = list(report.tables.items())
     for title, content in tables[1:] or tables:
         table = Table(title=title, title_justify="left")

@@ -15,13 +15,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from fairjax import records
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that stop a command
+REPEAT_SECONDS = 0.1
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which not all systems have
 
 
@@ -47,18 +48,31 @@ def told() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+class Saved(NamedTuple):
+    """What a command leaves below its directory to go on from."""
+
+    pattern: str
+    words: str
+    absent: str
+
+
+CHECKPOINTS = Saved(
+    f"{records.CHECKPOINT}/[0-9]*", "the last checkpoint", "There is no checkpoint yet"
+)
+CELLS = Saved("cells/*.json", "the cells that are done", "No cell is done yet")
+
+
 @contextlib.contextmanager
-def resumable(out: Path, resume: bool) -> Iterator[None]:
-    """Adds to what stops a run from where the same command goes on."""
+def resumable(out: Path, resume: bool, saved: Saved = CHECKPOINTS) -> Iterator[None]:
+    """Adds to what stops a command from where the same command goes on."""
     try:
         yield
     except (KeyboardInterrupt, OSError) as stop:
         command = "The same command" if resume else "The same command without --resume False"
-        saved = out.rglob(f"{records.CHECKPOINT}/*")
-        if any(folder.name.isdecimal() for folder in saved):
-            stop.add_note(f"{command} goes on from the last checkpoint.")
+        if any(out.rglob(saved.pattern)):
+            stop.add_note(f"{command} goes on from {saved.words}.")
         else:
-            stop.add_note("There is no checkpoint yet: the same command begins anew.")
+            stop.add_note(f"{saved.absent}: the same command begins anew.")
         raise
 
 
@@ -78,13 +92,24 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number: int, _: Any) -> None:
         raise KeyboardInterrupt(number)
 
+    def repeat(unraisable: Any) -> None:
+        """Sends a signal again that was raised where Python drops exceptions, as in a finalizer."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            number = unraisable.exc_value.args[0]
+            threading.Timer(REPEAT_SECONDS, os.kill, (os.getpid(), number)).start()
+        else:
+            report(unraisable)
+
+    report = sys.unraisablehook
     main = threading.current_thread() is threading.main_thread()
     # Shells have commands in the background ignore SIGINT; what is ignored stays so.
     numbers = [one for one in SIGNALS if main and signal.getsignal(one) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in numbers}
+    sys.unraisablehook = repeat
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, handler in before.items():
             signal.signal(number, handler)
 

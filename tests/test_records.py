@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -222,9 +223,11 @@ def test_a_second_process_in_a_folder_is_told_so_until_the_first_is_gone(tmp_pat
 def progress():
     experiment = dataclasses.replace(SMALL, rounds=1)
     shards, _ = experiment.shards()
-    return simulation.beginning(
+    state, rows = simulation.beginning(
         jax.random.key(0), experiment.federation(shards), shards, num_rounds=1
     )
+    one_row = jax.tree.map(lambda row: np.zeros((1, *row.shape[1:]), row.dtype), rows)
+    return simulation.Progress(state, one_row)
 
 
 def test_a_checkpoint_without_room_leaves_the_one_before_and_prints_nothing(
@@ -239,9 +242,9 @@ def test_a_checkpoint_without_room_leaves_the_one_before_and_prints_nothing(
                 saved.save(progress)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert saved.load(progress).num_rounds == 0
+        assert saved.load(progress).num_rounds == 1
         saved.save(progress)
-    assert steps(tmp_path) == [0]
+    assert steps(tmp_path) == [1]
     assert capfd.readouterr() == ("", "")
 
 
@@ -257,7 +260,7 @@ def test_a_signal_during_a_checkpoint_takes_effect_when_it_is_whole(
     monkeypatch.setattr(Path, "rename", interrupted)
     with checkpoints.Checkpoints(tmp_path) as saved, pytest.raises(KeyboardInterrupt):
         saved.save(progress)
-    assert steps(tmp_path) == [0]
+    assert steps(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -275,6 +278,21 @@ def test_a_signal_ends_a_command_with_a_sentence_that_promises_no_more_than_ther
         printed = capsys.readouterr().err
         assert printed.startswith("fairjax: stopped. ")
         assert said in " ".join(printed.split())
+
+
+def test_a_signal_that_falls_into_a_finalizer_is_not_lost(capsys):
+    class Falls:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def fall():
+        Falls()
+        time.sleep(10)
+
+    with pytest.raises(SystemExit) as ended, endings.told():
+        fall()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "fairjax: stopped.\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
