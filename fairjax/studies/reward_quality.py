@@ -159,6 +159,6 @@ REWARDS = Study(
     remarks="Agents are numbered by their number of examples or classes, the last has most. A "
     "reward of part of the entries has cosine |v|/|u|: a small part of the entries can have most "
     "of the length. rr keeps agents' own updates, so their rewards may point elsewhere, "
-    "with a distance above 1. Lines of one split are over the same seeds: (4 of 5) leaves out one "
-    "in which some agent was paid nothing in some round, and has no cosine there.",
+    "with a distance above 1. Lines of one split are over the same seeds: (4 of 5) leaves out "
+    "one in which some agent was paid nothing in some round, and has no cosine there.",
 )
