@@ -102,7 +102,8 @@ VALUES = [
     lambda: fj.models.from_flax(lambda rngs: nnx.Linear(3, 2, rngs=rngs)),
     lambda: fj.models.from_flax(lambda rngs: nnx.Linear(3, 4, rngs=rngs)),
     lambda: fj.models.logistic(DATA), lambda: fj.models.mlp(DATA),
-    lambda: fj.models.mlp(DATA, (8,)), lambda: DATA, lambda: DATA.take([0, 1]), lambda: fj.mechanisms.cgsv(gamma=0.1),
+    lambda: fj.models.mlp(DATA, (8,)), lambda: DATA, lambda: DATA.take([0, 1]),
+    lambda: fj.mechanisms.cgsv(gamma=0.1),
     lambda: fj.behaviours.Behaviour(1, "sign_flip"), lambda: fj.Experiment(), lambda: range(3),
     *fj.mechanisms.REGISTRY.values(),
 ]  # fmt: skip
