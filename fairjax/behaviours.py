@@ -235,12 +235,13 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
             "`fairjax.behaviours.assign` draws them for a mapping of names and numbers, "
             f"got {behaviours!r:.100}."
         )
-    for agent, name, strength in behaviours:
+    found: tuple[Behaviour, ...] = tuple(behaviours)
+    for agent, name, strength in found:
         checks.choice("behaviour", name, (*DATA, *UPLOADS))
         strength_of(name, strength)
         if checks.is_known(agent):
             checks.count(f"agent of {name}", agent, least=0)
-    return tuple(behaviours)
+    return found
 
 
 def _check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
@@ -254,8 +255,8 @@ def _check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
 def _changed(
     rng: np.random.Generator, data: Dataset, behaviour: Behaviour
 ) -> tuple[np.ndarray, np.ndarray]:
-    (_, name, given), x, y, num_classes = behaviour, data.x, data.y, data.num_classes
-    strength = strength_of(name, given)
+    x, y, num_classes, name = data.x, data.y, data.num_classes, behaviour.name
+    strength = strength_of(name, behaviour.strength)
     if name == "feature_noise":
         return _noisy_examples(rng, data, strength), y
     if name == "label_noise":
