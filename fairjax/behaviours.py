@@ -298,8 +298,8 @@ def _check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
 def _changed(
     rng: np.random.Generator, data: Dataset, behaviour: Behaviour
 ) -> tuple[np.ndarray, np.ndarray]:
-    (_, name, given), x, y, num_classes = behaviour, data.x, data.y, data.num_classes
-    strength = strength_of(name, given)
+    x, y, num_classes, name = data.x, data.y, data.num_classes, behaviour.name
+    strength = strength_of(name, behaviour.strength)
     if name == "feature_noise":
         return _noisy_examples(rng, data, strength), y
     if name == "label_noise":

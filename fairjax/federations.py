@@ -239,6 +239,7 @@ def federation(
 
     Examples:
       >>> import fairjax as fj
+      >>> import optax
       >>> train, test = fj.data.load("digits")
       >>> shards = fj.data.power_law(train, num_agents=3, seed=0)
       >>> fed = federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.fedavg(),

@@ -7,9 +7,8 @@
     class                      name, bases and methods
     of an installed package    the name alone, for a class, module or function that has one
 
-Two values with one fingerprint compute the same. No address, no order of a set and none of
-Python's own hashes enters. What another object is made of, pickle's protocol says; what that
-refuses, such as an open file, has no fingerprint.
+Two values with one fingerprint compute the same. No address, order of a set or hash of Python's
+enters. Other objects are read as pickle does; what that refuses has no fingerprint.
 """
 
 import dataclasses
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 _ATOMS = (types.NoneType, bool, int, float, complex, str, bytes, types.EllipsisType)
@@ -151,7 +152,7 @@ class _Reader:
         if isinstance(value, jax.Array):
             if not value.is_fully_addressable:
                 self.refuse(value, "other processes hold a part of it")
-            if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 kind = f"keys {jax.random.key_impl(value)}"
                 return kind, [("data", jax.random.key_data(value))]
             kind = f"jax {'weak' if value.weak_type else 'strong'}"

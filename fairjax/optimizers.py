@@ -137,8 +137,8 @@ def _check_schedule(learning_rate: Callable[[Scalar], Any]) -> None:
             "`learning_rate` must be a number or a function of the number of rounds played, got a "
             f"function that fails. It says: {type(error).__name__}: {error}"
         ) from error
-    shape, dtype = getattr(rate, "shape", None), getattr(rate, "dtype", None)
-    if shape != () or not jnp.issubdtype(dtype, jnp.number):
+    is_number = isinstance(rate, jax.ShapeDtypeStruct) and jnp.issubdtype(rate.dtype, jnp.number)
+    if not is_number or rate.shape != ():
         raise ValueError(f"`learning_rate` must return one number for a round, got {rate}.")
     checks.at_least("learning_rate(0)", learning_rate(0), 0)
 

@@ -112,16 +112,15 @@ def first_state(
     params = first if params is None else _like(first, params)
     check_optimizer(training.optimizer_at(0), params, training.schedule_counts)
     num_agents = shards.num_agents
-    agents = trees.broadcast(num_agents, params)
     state = State(
         round=jnp.zeros((), jnp.int32),
         num_rounds=jnp.asarray(num_rounds, jnp.int32),
         key=run_key,
-        agents=agents,
+        agents=trees.broadcast(num_agents, params),
         server=params,
         optimizer=trees.broadcast(num_agents, training.init(params)),
         mechanism=mechanism.init(num_agents),
-        memory=Memory(agents, params) if remember else None,
+        memory=Memory(trees.broadcast(num_agents, params), params) if remember else None,
     )
     return placed(mesh, state)
 

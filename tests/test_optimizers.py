@@ -183,4 +183,4 @@ def test_a_learning_rate_that_is_none_is_named(rate, message):
 )
 def test_a_factory_of_optimizers_that_is_none_is_named(optimizer, message):
     with pytest.raises(ValueError, match=message):
-        by_rounds(optimizer, lambda count: 0.1)
+        by_rounds(optimizer, lambda count: 0.1 * count)
