@@ -59,9 +59,7 @@ class Record(NamedTuple):
     contributions: PerAgent
     importance: PerAgent
     fractions: PerAgent
-    excluded: (
-        PerAgent  # whose upload could not be added (`trees.addable_rows`), and counted as zero
-    )
+    excluded: PerAgent  # whose upload is not finite or too large to be added, and counts as zero
     broken: Scalar  # did the mechanism pay NaN or infinity
 
 
