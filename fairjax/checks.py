@@ -133,7 +133,7 @@ def numbers(name: str, value: Any, rule: str, num_axes: int | None = None) -> np
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # of unequal lengths, or traced
         array = np.empty((), object)
-    real = array.dtype.kind in "biuf" or jax.dtypes.issubdtype(array.dtype, np.floating)
+    real = array.dtype.kind in "biuf" or jax.numpy.issubdtype(array.dtype, np.floating)
     if not real or (num_axes is not None and array.ndim != num_axes):
         raise ValueError(f"`{name}` must hold {rule}, got {name}={shown(value)}.")
     return array

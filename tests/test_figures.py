@@ -136,3 +136,63 @@ def test_a_notebook_goes_on_showing_figures_after_one_of_ours():
         assert plt.isinteractive()
     finally:
         plt.ioff()
+
+
+NO_RESULTS = (None, True, 3, "cgsv", [1, 2], {}, object(), len, np.ones(3), drawn(2).history,
+              drawn(2).experiment, fj.Experiment)  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", [*OVER_ROUNDS, figures.fairness], ids=lambda draw: draw.__name__)
+def test_what_is_no_result_is_refused_before_a_figure_is_made(draw):
+    for value in NO_RESULTS:
+        with pytest.raises(ValueError, match="`result` must be a Result, as `fairjax.Experiment"):
+            draw(value)
+    for ax in (3, "ax", plt.figure(), np.array([1])):
+        with pytest.raises(ValueError, match="`ax` must be a Axes, as `matplotlib.pyplot.subplots"):
+            draw(drawn(2), ax)
+    assert len(plt.get_fignums()) == 1
+
+
+@pytest.mark.parametrize("value", [*NO_RESULTS, {"cgsv": 3}, {"cgsv": drawn(2).history}])
+def test_a_comparison_of_no_results_is_refused(value):
+    with pytest.raises(ValueError, match=r"`results(\['cgsv'\])?` must be a"):
+        figures.comparison(value)
+    with pytest.raises(ValueError, match="`shards` must be a Shards"):
+        figures.partition(value)
+    assert not plt.get_fignums()
+
+
+def test_results_of_other_agents_are_not_compared():
+    with pytest.raises(ValueError, match="`results` must be of the same agents, got {'a': 2, 'b'"):
+        figures.comparison({"a": drawn(2), "b": drawn(3)})
+
+
+def test_a_path_that_is_no_file_of_a_known_format_is_refused(tmp_path):
+    figure = plt.figure()
+    for path, message in (
+        (3, "`path` must be a path"),
+        (None, "`path` must be a path"),
+        (tmp_path, "`path` must be a file in a directory that exists"),
+        (tmp_path / "no" / "a.png", "`path` must be a file in a directory that exists"),
+        (tmp_path / "a.nope", "Unknown ending of `path` 'nope'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            figures.write(figure, path)
+    with pytest.raises(ValueError, match="`figure` must be a Figure"):
+        figures.write(None, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="`figure` must be a Figure"):
+        figures.svg("figure", "one")
+    assert figures.write(figure, str(tmp_path / "a.png")).exists()
+
+
+@pytest.mark.parametrize("num_agents", [1, 3])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_result_whose_fairness_is_undefined_is_drawn(num_agents, known):
+    result = drawn(num_agents)
+    if not known:
+        nothing = np.full_like(result.history.accuracies, np.nan)
+        history = result.history._replace(accuracies=nothing, trained_accuracies=nothing)
+        result = dataclasses.replace(result, history=history, standalone_accuracies=nothing[0])
+    for draw in (*OVER_ROUNDS, figures.fairness):
+        assert "<svg" in figures.svg(draw(result).figure, "one")
+    assert "<svg" in figures.svg(figures.comparison({"a": result, "b": result}).figure, "one")

@@ -261,3 +261,77 @@ def test_an_equinox_module_is_a_model_in_five_lines(digits):
     assert history.accuracies[-1].max() > history.accuracies[0].max()
     kernel = state.server.layers[0].weight
     assert kernel.shape == (16, 64)
+
+
+NO_DATA = (None, True, 3, 0.5, "digits", [1, 2], np.ones((2, 4)), {}, object(), len)
+
+
+@pytest.mark.parametrize("name", sorted(fj.models.REGISTRY))
+def test_a_model_of_no_data_set_is_refused(name):
+    for value in NO_DATA[1:] if name.endswith("st_cnn") or name == "cifar_cnn" else NO_DATA:
+        with pytest.raises(ValueError, match="`train` must be a Dataset, as `fairjax.data.load`"):
+            fj.models.REGISTRY[name](value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda train: fj.models.mlp(train, hidden=64), r"`hidden` must be widths.*hidden=64"),
+        (lambda train: fj.models.mlp(train, hidden="64"), "`hidden` must be widths.*'64'"),
+        (lambda train: fj.models.mlp(train, hidden=None), "`hidden` must be widths"),
+        (lambda train: fj.models.mlp(train, hidden=(8, 0)), "`hidden` must be a whole number"),
+        (lambda train: fj.models.mlp(train, hidden=(8.0,)), "`hidden` must be a whole number"),
+        (lambda train: fj.models.text_cnn("a", 2), "`vocabulary_size`"),
+        (lambda train: fj.models.text_cnn(9, 2.0), "`num_classes`"),
+        (lambda train: fj.models.mnist_cnn(convolution=3), "`convolution` must be a function"),
+        (lambda train: fj.models.Model(init=3, apply=len), r"`init` must be a function, init\(key"),
+        (lambda train: fj.models.Model(init=len, apply=None), "`apply` must be a function"),
+        (lambda train: fj.models.Model(len, len, head=0), "`head` must be a str"),
+        (lambda train: fj.models.from_flax(nn.Dense(3), 5), "`example` must hold a data set, or"),
+        (lambda train: fj.models.from_flax(nn.Dense(3), "x"), "`example` must hold a data set, or"),
+        (lambda train: fj.models.from_flax(nn.Dense(3), [[1], [1, 2]]), "`example`"),
+        (lambda train: fj.models.from_flax(nn.Dense(3), np.ones((0, 4))), r"`example`.*\(0, 4\)"),
+        (lambda train: fj.models.computing_in(None, "bfloat16"), "`model` must be a Model"),
+        (lambda train: fj.models.computing_in(fj.models.logistic(train), 16), "Unknown dtype '16'"),
+        (lambda train: fj.models.computing_in(fj.models.logistic(train), int), "Unknown dtype"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(call, message):
+    train = fj.data.Dataset(x=np.ones((6, 4), np.float32), y=np.arange(6) % 3, num_classes=3)
+    with pytest.raises(ValueError, match=message):
+        call(train)
+
+
+@pytest.mark.parametrize(
+    ("init", "apply", "head", "message"),
+    [
+        (lambda: 0, lambda p, x, key=None: x, None, "`model.init` does not make parameters"),
+        (lambda key: {}, lambda p, x, key=None: x, None, "`model.init` must return a pytree"),
+        (lambda key: {"w": "a"}, lambda p, x, key=None: x, None, r"got leaves of \['str'\]"),
+        (lambda key: jnp.ones(3, int), lambda p, x, key=None: x, None, r"leaves of \['int32'\]"),
+        (lambda key: jnp.ones(3), lambda p, x, key=None: x, None, r"\(1, 3\).*float32\[1,4\]"),
+        (lambda key: jnp.ones(3), lambda p, x, key=None: p, None, r"logits of shape.*float32\[3\]"),
+        (lambda key: jnp.ones(3), lambda p, x, key=None: 7, None, "logits of shape .*, got int"),
+        (lambda key: jnp.ones(3), lambda p, x, key=None: x[:, :3].astype(int), None, "floating"),
+        (lambda key: jnp.ones(3), lambda p, x, key=None: x + p, None, "does not take.*ValueError"),
+        (lambda key: {"w": 1.0}, lambda p, x, key=None: p["v"] * x, None, "does not take.*'v'"),
+        (lambda key: {"w": 1.0}, lambda p, x, key=None: x[:, :3], "v", "head='v'. Known: w"),
+        (lambda key: jnp.ones(3), lambda p, x, key=None: x[:, :3], "v", "Known: no names"),
+    ],
+)  # fmt: skip
+def test_a_pair_of_functions_that_is_no_model_of_the_data_is_told_why(init, apply, head, message):
+    train = fj.data.Dataset(x=np.ones((6, 4), np.float32), y=np.arange(6) % 3, num_classes=3)
+    model = fj.models.Model(init, apply, head)
+    with pytest.raises(ValueError, match=message):
+        fj.models.initial_params(model, jax.random.key(0), train)
+
+
+def test_parameters_may_be_python_numbers_and_numpy_arrays():
+    train = fj.data.Dataset(x=np.ones((6, 4), np.float32), y=np.arange(6) % 3, num_classes=3)
+    model = fj.models.Model(
+        lambda key: {"scale": 2.0, "shift": np.zeros(3)},
+        lambda p, x, key=None: p["scale"] * x[:, :3] + p["shift"],
+    )
+    params = fj.models.initial_params(model, jax.random.key(0), train)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.float32}
+    assert len(repr(model)) < 300

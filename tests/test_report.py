@@ -277,3 +277,16 @@ class Named:
 
     def __init__(self, name):
         self.mechanism = self.dataset = self.split = name
+
+
+@pytest.mark.parametrize("value", [None, 3, "runs", {}, [1], {"cgsv": 3}, SMALL])
+def test_a_page_of_no_result_or_no_directory_is_refused(value, run, tmp_path):
+    result, *_ = run
+    with pytest.raises(ValueError, match="`result` must be a Result"):
+        report.write_run(value, tmp_path)
+    with pytest.raises(ValueError, match=r"`results(\['cgsv'\])?` must be a"):
+        report.write_comparison(value, tmp_path)
+    with pytest.raises(ValueError, match="`out` must be (a path|the directory of a run)"):
+        report.write_run(result, value)
+    with pytest.raises(ValueError, match="`out` must be (a path|the directory of a run)"):
+        report.write_comparison({"cgsv": result}, value)

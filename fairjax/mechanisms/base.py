@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import checks, trees
-from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
+from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
 SOURCES = {
     "key": "give it in the Context",
@@ -183,15 +183,8 @@ def checked_updates(updates: Any, context: Context) -> Stacked:
     """
     sizes = context.shard_sizes
     leaves, structure = jax.tree.flatten(updates)
-    kinds = [getattr(leaf, "dtype", np.dtype(object)) for leaf in leaves]
-    floating = [jnp.issubdtype(kind, jnp.floating) for kind in kinds]
-    whole = [jnp.issubdtype(kind, jnp.integer) for kind in kinds]
     shapes = [np.shape(leaf) for leaf in leaves]
-    if (
-        not leaves
-        or not all(map(max, floating, whole))
-        or any(shape[:1] != sizes.shape for shape in shapes)
-    ):
+    if not all(map(_is_real, leaves)) or {shape[:1] for shape in shapes} != {sizes.shape}:
         found = [getattr(leaf, "shape", type(leaf).__name__) for leaf in leaves]
         raise ValueError(
             "`updates` must be an array [N, ...] of real numbers, or a pytree of them, with "
@@ -204,12 +197,7 @@ def checked_updates(updates: Any, context: Context) -> Stacked:
             raise ValueError(
                 f"`{name}` must have the updates' shapes {wanted}, got {found!r:.200}."
             )
-    return structure.unflatten(
-        [
-            jnp.asarray(leaf, None if is_floating else jnp.float32)
-            for leaf, is_floating in zip(leaves, floating, strict=True)
-        ]
-    )
+    return structure.unflatten([_as_floating(leaf) for leaf in leaves])
 
 
 def check_state(state: Any, first: Any) -> None:
@@ -310,6 +298,16 @@ def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tup
     if wanted != found:
         raise ValueError(f"{rule} a state of the kind that `init` gives, {wanted}, got {found}.")
     return Outcome(**answered), state
+
+
+def _is_real(leaf: Any) -> bool:
+    """Says whether a leaf is an array of real numbers."""
+    kind = getattr(leaf, "dtype", np.dtype(object))
+    return jnp.issubdtype(kind, jnp.number) and not jnp.issubdtype(kind, jnp.complexfloating)
+
+
+def _as_floating(leaf: Array) -> Array:
+    return jnp.asarray(leaf, None if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.float32)
 
 
 def _shapes(tree: Any) -> Any:

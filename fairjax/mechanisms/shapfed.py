@@ -8,6 +8,7 @@ agent        w_i  <-  g'_i w + (1 - g'_i) (w_i + dw_i),  g'_i = g_i / max_j g_j
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
 
 def _output_layer(updates: Stacked, head: str) -> Mapping[str, Array]:
     """Returns the entry of the updates that `head` names, or says what it lacks."""
-    layer = updates.get(head) if isinstance(updates, Mapping) else None
+    layer: Any = updates.get(head) if isinstance(updates, Mapping) else None
     shapes = jax.tree.map(jnp.shape, layer)
     whole = isinstance(layer, Mapping) and {"kernel", "bias"} <= set(layer)
     if not whole or (len(shapes["kernel"]), len(shapes["bias"])) != (3, 2):

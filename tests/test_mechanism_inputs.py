@@ -1,0 +1,218 @@
+"""What every mechanism does with short floats, huge uploads, and arguments of the wrong kind."""
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_mechanisms import ARGUMENTS, N, context, every_mechanism, flat, play, updates
+
+import fairjax as fj
+from fairjax.behaviours import Behaviour
+from fairjax.mechanisms import REGISTRY, Context
+
+TINY = np.random.default_rng(0).normal(size=(36, 5)).astype(np.float32)
+
+
+@functools.cache
+def stepped(name, dtype=jnp.float32, rounds=2, behaviours=(), compiled=True):
+    """The state before and after rounds of three agents on tiny data, and the last record."""
+    data = fj.data.Dataset(x=TINY, y=np.arange(36) % 3, num_classes=3)
+    train, validation = data.take(np.arange(27)), data.take(np.arange(27, 36))
+    shards = fj.data.Shards.from_indices(train, [range(6), range(6, 15), range(15, 27)])
+    shards = dataclasses.replace(shards, validation=validation)
+
+    def init(key):
+        return {"head": {"kernel": jnp.full((5, 3), 0.1, dtype), "bias": jnp.zeros(3, dtype)}}
+
+    def apply(params, x, key=None):
+        return x @ params["head"]["kernel"] + params["head"]["bias"]
+
+    federation = fj.federation(
+        model=fj.models.Model(init, apply, head="head"),
+        mechanism=REGISTRY[name](),
+        optimizer=optax.sgd,
+        learning_rate=0.5,
+        behaviours=behaviours,
+    )
+    state = before = federation.init(jax.random.key(0), shards, num_rounds=rounds)
+    step = (
+        jax.jit(federation.step) if compiled else functools.partial(jax.eval_shape, federation.step)
+    )
+    record: Any = None
+    for _ in range(rounds):
+        state, record = step(state, shards)
+    return before, state, record
+
+
+def kinds(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+@every_mechanism
+@pytest.mark.parametrize(("dtype", "near"), [("float16", 0.01), ("bfloat16", 0.1)])
+def test_short_floats_stay_and_end_near_float32(name, dtype, near):
+    _, expected, wide = stepped(name)
+    before, state, short = stepped(name, jnp.dtype(dtype))
+    assert kinds(state) == kinds(before)
+    for one, other in zip(*map(flat, (state.agents, expected.agents)), strict=True):
+        np.testing.assert_allclose(one.astype(np.float32), other, atol=near)
+    np.testing.assert_allclose(short.contributions, wide.contributions, atol=near)
+    np.testing.assert_allclose(short.importance, wide.importance, atol=near)
+
+
+@every_mechanism
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_round_keeps_every_dtype_where_64_bits_are_allowed(name, dtype):
+    with jax.enable_x64(True):
+        before, state, record = stepped(name, jnp.dtype(dtype), rounds=1, compiled=False)
+    assert kinds(state) == kinds(before)
+    judged = (record.contributions, record.importance, record.fractions)
+    assert {number.dtype for number in judged} == {jnp.dtype("float64")}
+
+
+def test_lengths_of_short_floats_are_summed_in_float32():
+    rows = {"w": jnp.full((2, 100_000), 2.0, jnp.float16)}  # float16 ends at 65,504
+    np.testing.assert_allclose(fj.trees.squared_norms(rows), 400_000)
+    np.testing.assert_allclose(fj.trees.gram(rows), 400_000)
+    assert fj.trees.squared_norms(rows).dtype == jnp.float32
+
+
+@every_mechanism
+def test_a_huge_upload_ends_no_run_and_one_that_cannot_be_added_is_excluded(name):
+    behaviours = (Behaviour(0, "rescale", 3e38), Behaviour(1, "rescale", 1e30))
+    _, state, record = stepped(name, behaviours=behaviours)
+    largest = np.abs(flat(record.updates)[0]).max()
+    assert 1e38 < 3e38 * largest < 3.4e38  # finite, and yet
+    assert record.excluded.tolist() == [True, False, False]
+    assert not flat(record.uploads)[0].any()
+    assert not record.broken
+    assert np.isfinite(flat(state.agents)).all()
+    bounded = {"cgsv", "cgsv_released", "cffl", "eci", "proportional", "qffl", "rr", "standalone"}
+    assert (np.abs(flat(state.agents)[2]).max() < 10) == (name in bounded)
+    assert name in bounded or "ruins the model" in " ".join(REGISTRY[name].__doc__.split())
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "expected"),
+    [
+        ([4.2e37, 4.3e37], 0.0, [True, False]),  # an eighth of the largest float32
+        ([np.nan, -np.inf], 0.0, [False, False]),
+        ([2e36, -3e36], 8e37, [True, False]),
+        ([1.0, 0.0], 9e37, [False, False]),
+        ([4.2e37, 1.0], np.inf, [True, True]),  # what is lost does not count
+        (np.float16([8000, 8200]), np.float16(0), [True, False]),
+    ],
+)
+def test_rows_can_be_added_up_to_a_quarter_of_the_largest_number(rows, held, expected):
+    stacked = {"w": jnp.asarray(rows, getattr(rows, "dtype", jnp.float32))[:, None]}
+    found = fj.trees.addable_rows(stacked, {"w": jnp.asarray(held, stacked["w"].dtype)})
+    assert found.tolist() == expected
+
+
+def test_qffl_of_power_zero_stays_finite_where_a_squared_length_overflows():
+    rows = jax.tree.map(lambda leaf: leaf.at[0].multiply(1e25), updates())
+    assert np.isfinite(flat(play("qffl", rows, q=0.0).rewards)).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"shard_sizes": None}, "`shard_sizes` must hold a number of examples per agent"),
+        ({"shard_sizes": "many"}, "`shard_sizes` must hold .*got shard_sizes='many'"),
+        ({"shard_sizes": [1, [2]]}, "`shard_sizes`"),
+        ({"shard_sizes": [0] * N}, "not all zero"),
+        ({"shard_sizes": [-1, 2, 2, 2, 2]}, "`shard_sizes`.*from 0"),
+        ({"shard_sizes": [2**31] * N}, "`shard_sizes`"),
+        ({"shard_sizes": [np.nan] * N}, "`shard_sizes`"),
+        ({"shard_sizes": [1, 2]}, r"with N = 2 as in `shard_sizes`, got \[\(5, "),
+        ({"shard_classes": "two"}, "`shard_classes`"),
+        ({"round": -1}, "`round`"),
+        ({"num_rounds": "ten"}, "`num_rounds`"),
+        ({"learning_rate": "fast"}, "`learning_rate`"),
+        ({"key": 3}, "`key`.*as `jax.random.key"),
+        ({"head": 3}, "`head`"),
+        ({"losses": jnp.ones(N)}, r"`losses` must be a function, losses\(\)"),
+        ({"utility": 0.5}, "`utility` must be a function"),
+        ({"server": {"w": jnp.zeros(2)}}, "`server` must have the updates' shapes"),
+        ({"agents": {"w": jnp.zeros((N, 2))}}, "`agents` must have the updates' shapes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["fedavg", "cgsv", "shapfed"])
+def test_a_context_that_does_not_fit_is_told_by_field(name, fields, message):
+    mechanism = REGISTRY[name]()
+    with pytest.raises(ValueError, match=message):
+        mechanism.update(updates(), mechanism.init(N), context()._replace(**fields))
+
+
+@every_mechanism
+@pytest.mark.parametrize("wrong", [None, "updates", 3, jnp.ones(()), [], jnp.ones((N, 2)) * 1j,
+                                   [jnp.ones(3)] * N, jnp.ones((N + 1, 3))])  # fmt: skip
+def test_updates_that_are_none_are_refused(name, wrong):
+    mechanism = REGISTRY[name](**ARGUMENTS.get(name, {}))
+    with pytest.raises(ValueError, match="`updates` must be an array"):
+        mechanism.update(wrong, mechanism.init(N), context())
+
+
+def test_a_state_or_context_of_another_kind_is_refused():
+    mechanism = REGISTRY["cgsv"]()
+    for state in (None, (), "state", jnp.zeros(N + 1)):
+        with pytest.raises(ValueError, match="`state` must be what `init`"):
+            mechanism.update(updates(), state, context())
+    with pytest.raises(ValueError, match="`context` must be a Context"):
+        mechanism.update(updates(), mechanism.init(N), None)
+    for functions in ((3, len), (len, None), (len, len, "plan")):
+        with pytest.raises(ValueError, match="must be a function"):
+            fj.mechanisms.Mechanism(*functions)
+
+
+def test_updates_may_be_whole_numbers_and_shard_sizes_a_list():
+    rows, seen = np.array([[4, 0], [0, 4]]), Context(shard_sizes=[30, 10])
+    outcome, _ = REGISTRY["fedavg"]().update(rows, (), seen)
+    np.testing.assert_array_equal(outcome.aggregate, [3, 1])
+
+
+WRONG = (None, True, "0.5", b"x", 1j, [0.5], (1, 2), {}, np.ones(2), np.array("x"), object(), len,
+         float("nan"), float("inf"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, argument)
+        for name in sorted(REGISTRY)
+        for argument in inspect.signature(REGISTRY[name]).parameters
+        if argument != "performance"
+    ],
+)
+def test_a_coefficient_of_the_wrong_kind_is_named(name, argument):
+    for value in WRONG:
+        with pytest.raises(ValueError, match=argument):
+            REGISTRY[name](**{argument: value})
+
+
+@pytest.mark.parametrize(
+    "performance",
+    [True, 3, "good", [], [[0.5]], {0.5}, [0.0, 0.0], [-0.1, 0.5], [np.nan], ["a"], [1, [2]], 1j],
+)
+def test_a_performance_that_is_no_number_per_agent_is_refused(performance):
+    with pytest.raises(ValueError, match="`performance` must hold a number per agent"):
+        REGISTRY["iafl"](performance=performance)
+
+
+def test_performance_may_be_in_any_unit():
+    numbers = [0.0, 0.2, 0.5, 0.5, 1.0]
+    small, large = (play("iafl", updates(), performance=np.array(numbers) * s) for s in (1, 1e300))
+    np.testing.assert_allclose(flat(small.rewards), flat(large.rewards))
+
+
+def test_an_output_layer_that_shapfed_cannot_judge_is_named():
+    mechanism, rows = REGISTRY["shapfed"](), updates()
+    for head in ("nope", "scale"):
+        with pytest.raises(ValueError, match=f"'shapfed' needs an output layer '{head}'"):
+            mechanism.update(rows, mechanism.init(N), context(head=head))
