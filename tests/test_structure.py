@@ -10,8 +10,8 @@ import fairjax as fj
 PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms above it.
 ROOMS = [
-    "types", "checks", "trees", "devices", "data", "fourier", "layers", "networks", "models",
-    "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
+    "types", "checks", "inputs", "trees", "devices", "data", "fourier", "layers", "networks",
+    "models", "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
     "federations", "simulation", "results", "records", "tracking", "playing", "figures", "presets",
     "experiment", "tables", "sweeps", "studies", "terminal", "report", "flags", "cli", "bridges",
 ]  # fmt: skip
