@@ -212,7 +212,7 @@ def _kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
     """Returns `[N]` numbers of entries q_i = floor(f_i D), D of which are ranked."""
     exact = isinstance(fractions, np.ndarray) and isinstance(ranked, int)  # in 64 bits too
     xp = np if exact else jnp
-    fractions = _within(fractions, 1)
+    fractions = _within(xp.asarray(fractions), 1)
     counts = xp.floor(fractions * xp.asarray(ranked, fractions.dtype)).astype(np.int32)
     return jnp.asarray(xp.where(fractions == 1, ranked, counts), jnp.int32)
 

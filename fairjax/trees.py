@@ -170,15 +170,18 @@ def zero_broken(stacked: Stacked) -> Stacked:
 def row_units(stacked: Stacked) -> PerAgent:
     """Returns `[N]` powers of two, at most the row's largest magnitude and above half of it.
 
-    They are 0 where a row is zero, and infinite where it is broken.
+    They are 0 where a row is zero, infinite where it is broken, and the smallest normal number
+    where all entries are subnormal.
     """
 
     def unit(leaf: Array) -> PerAgent:
         # Bits are ordered like magnitudes, NaN above infinity and subnormals above 0.
         largest = rows(_magnitude_bits(leaf)).max(1, initial=0)
         limits = jnp.finfo(leaf.dtype)
-        exponents = jnp.maximum((largest >> limits.nmant) - (limits.maxexp - 1), limits.minexp)
-        return jnp.where(largest > 0, power_of_two(exponents, leaf.dtype), 0)
+        exponents = (largest >> limits.nmant) - (limits.maxexp - 1)
+        units = power_of_two(jnp.maximum(exponents, limits.minexp), leaf.dtype)
+        units = jnp.where(exponents < limits.maxexp, units, jnp.inf)
+        return jnp.where(largest > 0, units, 0)
 
     return functools.reduce(jnp.maximum, map(unit, jax.tree.leaves(stacked)))
 
@@ -211,8 +214,7 @@ def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacke
     """Returns `function(rows, units, norms)` of rows whose squares neither overflow nor vanish.
 
     Agent i's row is rows_i times units_i, and norms_i is the length of rows_i. Rows of ordinary
-    length, and zeros, pass unchanged, in units of 1, without a copy; otherwise all are
-    `unit_rows`.
+    length pass unchanged, in units of 1, without a copy; otherwise all are `unit_rows`.
 
     Args:
       function: of leaves `[N, ...]`, `[N]` and `[N]`.
@@ -222,13 +224,6 @@ def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacke
     limits = jnp.finfo(squares.dtype)
     lost = limits.smallest_normal * num_parameters(stacked) / limits.eps  # by squares too small
     ordinary = (squares > lost) & (squares < limits.max**0.6)
-    # Only where a row is not ordinary are its entries looked at: is it zero?
-    usual = lax.cond(
-        ordinary.all(),
-        lambda stacked: True,
-        lambda stacked: (ordinary | (row_units(stacked) == 0)).all(),
-        stacked,
-    )
 
     def as_they_are(stacked: Stacked, squares: PerAgent) -> Any:
         return function(stacked, jnp.ones_like(squares), jnp.sqrt(squares))
@@ -237,7 +232,7 @@ def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacke
         rows, units = unit_rows(stacked)
         return function(rows, units, jnp.sqrt(squared_norms(rows)))
 
-    return lax.cond(usual, as_they_are, in_own_units, stacked, squares)
+    return lax.cond(ordinary.all(), as_they_are, in_own_units, stacked, squares)
 
 
 def with_length(stacked: Stacked, length: float | Array) -> Stacked:

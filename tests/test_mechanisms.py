@@ -81,6 +81,25 @@ def test_a_mechanism_answers_with_the_shapes_of_the_protocol(name):
         assert number.dtype == jnp.float32
 
 
+def test_a_live_mask_pays_unequal_fractions_unequally():
+    rows = {"moves": jax.random.normal(jax.random.key(0), (3, 10)), "frozen": jnp.zeros((3, 990))}
+    context = Context(shard_sizes=jnp.array([1, 3, 6]))
+    for mask, equal in (("model", True), ("live", False)):
+        mechanism = REGISTRY["cgsv"](mask=mask, alpha=0.5)
+        outcome, _ = mechanism.update(rows, mechanism.init(3), context)
+        counts = (outcome.rewards["moves"] != 0).sum(1)
+        assert (len(set(counts.tolist())) == 1) == equal
+        expected = jnp.where(mask == "live", jnp.floor(outcome.fractions * 10), 10)
+        np.testing.assert_array_equal(counts, expected)
+
+
+@pytest.mark.parametrize("name", ["gamma", "learning_rate"])
+@pytest.mark.parametrize("value", [1e300, 1e-46])
+def test_a_coefficient_that_float32_does_not_hold_is_refused_by_its_name(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be at (most|least) .*float32"):
+        fj.Experiment(**{name: value})
+
+
 @every_mechanism
 def test_a_mechanism_gives_the_same_bits_twice(name):
     first, again = play(name, updates(), rounds=3), play(name, updates(), rounds=3)

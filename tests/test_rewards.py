@@ -47,6 +47,68 @@ def test_importance_is_defined_for_degenerate_contributions():
     np.testing.assert_allclose(found, np.full(3, 1 / 3), rtol=1e-6)
 
 
+def test_importance_of_the_largest_numbers_sums_to_one():
+    for previous, contributions in (([3e38] * 3, np.zeros(3)), ([3.4e38] * 3, [3.4e38] * 3)):
+        found = rewards.importance(previous, contributions)
+        np.testing.assert_allclose(found, np.full(3, 1 / 3), rtol=1e-6)
+
+
+def test_traced_coefficients_that_break_their_rule_count_as_documented():
+    @jax.jit
+    def importance(previous, contributions, alpha, floor):
+        return rewards.importance(previous, contributions, alpha, floor)
+
+    for given, expected in (
+        (([0.5, np.nan, -1], [1, 1, 1], 0.5, 0), [0.75, 0.5, 0.5]),
+        (([0.5, 0.5, np.inf], [1, 1, 1], 0.5, 0), [0.75, 0.75, 0.5]),
+        (([0.5, 0.5, 0], [1, 0, 1], np.nan, 0), [1, 0, 1]),
+        (([0.5, 0.5, 0], [1, 0, 1], 2, 0), [0.5, 0.5, 0]),
+        (([0.5, 0.5, 0], [1, 0, 0], 0.5, np.nan), [0.75, 0.25, 0]),
+        (([0.5, 0.5, 0], [1, 0, 0], 0.5, np.inf), [1, 1, 1]),
+    ):
+        found = importance(*(jnp.asarray(each, jnp.float32) for each in given))
+        np.testing.assert_allclose(found, np.array(expected) / np.sum(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [1e-46, 1e-38, 1e-20])
+def test_no_altruism_pays_in_proportion_to_importance(beta):
+    importance = np.array([0.2, 0.8, 0])
+    np.testing.assert_allclose(rewards.reward_fractions(importance, beta), [0.25, 1, 0], rtol=1e-6)
+    found = jax.jit(rewards.reward_fractions)(importance, beta)
+    np.testing.assert_allclose(found, [0.25, 1, 0], rtol=1e-6)
+    large = rewards.reward_fractions(np.array([1e38, 3e38, 0]), beta=1e-46)
+    np.testing.assert_allclose(large, [1 / 3, 1, 0], rtol=1e-6)
+
+
+def test_altruism_as_large_as_float32_holds_gives_all_but_the_worthless_everything():
+    np.testing.assert_array_equal(rewards.reward_fractions([0.2, 0.8, 0], beta=3.4e38), [1, 1, 0])
+
+
+def test_traced_altruism_and_importance_that_break_their_rule_count_as_documented():
+    fractions = jax.jit(rewards.reward_fractions)
+    importance = jnp.array([0.2, 0.8, 0])
+    for beta in (jnp.nan, -1.0, 0.0):
+        np.testing.assert_allclose(fractions(importance, beta), [0.25, 1, 0], rtol=1e-6)
+    np.testing.assert_array_equal(fractions(importance, jnp.inf), [1, 1, 0])
+    broken = fractions(jnp.array([0.4, jnp.nan, -1, jnp.inf]), 1.0)
+    np.testing.assert_array_equal(broken, [1, 0, 0, 0])
+    np.testing.assert_array_equal(fractions(jnp.array([jnp.nan, -1.0]), 1.0), 1)
+
+
+def test_traced_fractions_outside_their_range_count_as_its_ends():
+    found = jax.jit(rewards.sparsify)(jnp.arange(1.0, 5.0), jnp.array([jnp.nan, -1, 0.5, 2]))
+    np.testing.assert_array_equal((found != 0).sum(1), [0, 0, 2, 4])
+
+
+def test_entries_that_stand_still_can_be_left_out_of_the_count():
+    aggregate, fractions = jnp.array([5.0, 4, 3, 2] + [0] * 16), jnp.array([0.2, 0.5, 1])
+    for live, expected in ((False, [4, 4, 4]), (True, [0, 2, 4])):
+        for sparsify in (rewards.sparsify, jax.jit(rewards.sparsify, static_argnames="live")):
+            paid = sparsify(aggregate, fractions, live=live)
+            np.testing.assert_array_equal((paid != 0).sum(1), expected)
+    assert not rewards.sparsify(jnp.zeros(3), fractions, live=True).any()
+
+
 def test_the_most_important_agent_earns_exactly_everything():
     rng = np.random.default_rng(3)
     for beta in (1e-3, 0.5, 1.0, 2.0, 1e7):
@@ -149,6 +211,8 @@ def test_sparsify_sorts_at_most_once_for_all_agents():
         (lambda: rewards.reward_fractions(np.ones(3), beta=-1.0), "`beta` .* above 0, got beta=-1"),
         (lambda: rewards.reward_fractions(np.ones(3), beta=np.nan), "`beta`"),
         (lambda: rewards.reward_fractions(np.ones(3), beta=np.inf), "`beta`"),
+        (lambda: rewards.reward_fractions(np.ones(3), beta=1e300), "at most 3.4e.38, what float32"),
+        (lambda: rewards.importance(np.ones(3), np.ones(3), floor=1e300), r"`floor` .*in \[0, 1\]"),
         (lambda: rewards.reward_fractions(np.zeros(3)), "all zero"),
         (lambda: rewards.reward_fractions(np.array([1.0, -1.0])), "not be negative"),
         (lambda: rewards.reward_fractions(np.ones((3, 2))), r"\[N\], got shape \(3, 2\)"),

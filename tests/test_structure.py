@@ -14,8 +14,7 @@ ROOMS = [
     "data", "fourier", "layers", "networks", "models", "behaviours", "optimizers", "training",
     "memory", "contributions", "rewards", "metrics", "mechanisms", "states", "round", "federations",
     "progress", "simulation", "results", "records", "histories", "checkpoints", "tracking",
-    "playing",
-    "figures", "presets", "experiment", "sweeps", "studies", "terminal", "report",
+    "playing", "figures", "presets", "experiment", "sweeps", "studies", "terminal", "report",
     "flags", "endings", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))

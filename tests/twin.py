@@ -53,6 +53,31 @@ def cosine(updates, weights=None):
     )
 
 
+def mean_field(updates, weights=None):
+    """Returns the mean-field estimate, with every sum over the others a sum."""
+    updates = np.asarray(updates, np.float64)
+    weights = np.ones(len(updates)) if weights is None else np.asarray(weights, np.float64)
+    rows = weights[:, None] * updates
+    everybody, others = rows.sum(0), max(len(rows) - 1, 1)
+
+    def cosine_of(inner, square):
+        lengths = math.sqrt(square) * np.linalg.norm(everybody) if square > 0 else 0
+        return np.clip(inner / lengths, -1, 1) if lengths > 0 else 0.0
+
+    values = np.zeros(len(rows))
+    for agent, own in enumerate(rows):
+        rest = np.delete(rows, agent, 0)
+        total, squares = rest.sum(0), np.square(rest).sum()
+        for k in range(len(rows)):
+            share, pairs = k / others, k * (k - 1) / max(others * (others - 1), 1)
+            inner = share * (total @ everybody)
+            square = (share - pairs) * squares + pairs * (total @ total)
+            joined = square + 2 * share * (own @ total) + own @ own
+            gain = cosine_of(inner + own @ everybody, joined) - cosine_of(inner, square)
+            values[agent] += gain / len(rows)
+    return values
+
+
 def importance(previous, contributions, alpha, floor=None):
     num_agents = len(previous)
     floor = 1e-3 * min(1, 10 / num_agents) if floor is None else floor

@@ -92,18 +92,14 @@ def products_of(
             own = trees.ratio(_in_common_unit(given, present, present), lengths)
         else:
             own = _in_common_unit(given, units, lengths)
-        rest = None
-        if with_rest:
-            aggregate, rest = _apart_from_longest(own, rows, lengths)
-        else:
-            aggregate = trees.weighted_sum(own, rows)
-        total = _inner(aggregate, aggregate)
+        aggregate = trees.weighted_sum(own, rows)
+        total = _square(aggregate)
         rounding = 4 * jnp.finfo(total.dtype).eps * (own * lengths).sum()
         total = jnp.where(total > rounding**2, total, 0)
         # One factor after the other: the product of two could overflow.
         gram = own[:, None] * (own * trees.gram(rows)) if with_gram else None
-        inner = trees.inner_products(rows, aggregate)
-        return Products(own, lengths, inner, total, gram, rest)
+        found = Products(own, lengths, trees.inner_products(rows, aggregate), total, gram)
+        return found._replace(rest=_rest_of_longest(found, rows)) if with_rest else found
 
     return trees.in_safe_units(products, updates)
 
@@ -122,7 +118,7 @@ def coalition_cosines(products: Products, members: Array) -> Array:
     Examples:
       >>> updates = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
       >>> products = products_of(updates, jnp.ones(3), with_gram=True)
-      >>> print(coalition_cosines(products, np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]])).round(3))
+      >>> print(coalition_cosines(products, jnp.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]])).round(3))
       [0.707 1.    0.   ]
     """
     gram: Any = products.gram
@@ -175,17 +171,26 @@ def everybody(products: Products) -> Scalar:
     return jnp.where(products.total > 0, 1, 0).astype(products.total.dtype)
 
 
-def _apart_from_longest(own: PerAgent, rows: Stacked, lengths: PerAgent) -> tuple[Params, Rest]:
-    """Returns the aggregate u_N, and the longest a_i against the sum of the others."""
-    longest = jnp.argmax(own * lengths)
-    others = trees.weighted_sum(own.at[longest].set(0), rows)
-    alone = jax.tree.map(lambda leaf: own[longest].astype(leaf.dtype) * leaf[longest], rows)
-    rest = Rest(longest, _inner(others, others), _inner(alone, others))
-    return jax.tree.map(jnp.add, alone, others), rest
+def _rest_of_longest(products: Products, rows: Stacked) -> Rest:
+    """Returns the longest a_i against the sum of the others: at O(N D) where it dwarfs them."""
+    squares, total = products.squares, products.total
+    longest = jnp.argmax(squares)
+    square, inner = squares[longest], products.with_aggregate[longest]
+
+    def by_sums() -> tuple[Scalar, Scalar]:
+        others = trees.weighted_sum(products.weights.at[longest].set(0), rows)
+        with_others = products.weights[longest] * trees.inner_products(rows, others)[longest]
+        return _square(others), with_others
+
+    def by_differences() -> tuple[Scalar, Scalar]:
+        return jnp.maximum(total - 2 * inner + square, 0), inner - square
+
+    dwarfs = square > 4 * squares.at[longest].set(0).sum()
+    return Rest(longest, *jax.lax.cond(dwarfs, by_sums, by_differences))
 
 
-def _inner(one: Params, other: Params) -> Scalar:
-    return trees.sum_leaves(lambda a, b: (a * b).sum(), one, other)
+def _square(tree: Params) -> Scalar:
+    return trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), tree)
 
 
 def _in_common_unit(weights: PerAgent, units: PerAgent, lengths: PerAgent) -> PerAgent:
@@ -200,15 +205,23 @@ def _in_common_unit(weights: PerAgent, units: PerAgent, lengths: PerAgent) -> Pe
     top, bottom = limits.maxexp // 2 - 20, limits.minexp // 2 + 8  # of lengths
     present = (weights > 0) & jnp.isfinite(weights) & (units > 0) & (lengths > 0)
     exponents = sum(map(trees.exponents_of, (weights, units, lengths)))
-    lowest = jnp.iinfo(exponents.dtype).min
-    exponents = jnp.where(present, exponents, jnp.where(present, exponents, lowest).max())
-    order = jnp.argsort(exponents)
-    gaps = jnp.diff(exponents[order])
+    longest = jnp.where(present, exponents, jnp.iinfo(exponents.dtype).min).max()
+    below = jnp.where(present, longest - exponents, 0)
+    narrowed = jax.lax.cond(
+        below.max() <= top - bottom,
+        lambda: below,
+        lambda: _narrow_gaps(below, top - bottom),
+    )
+    shifts = top - narrowed - exponents + trees.exponents_of(units)
+    return jnp.where(present, trees.times_power_of_two(weights, shifts), 0)
+
+
+def _narrow_gaps(values: PerAgent, room: int) -> PerAgent:
+    """Returns whole numbers in the same order, the widest gaps narrowed to fit them in a room."""
+    order = jnp.argsort(values)
+    gaps = jnp.diff(values[order], prepend=0)
     narrow = jnp.sort(gaps)
     # Of width g: all gaps up to the widest one that is not narrowed, and the others at g each.
-    left = top - bottom - (jnp.cumsum(narrow) - narrow)
-    width = (left // jnp.arange(len(gaps), 0, -1)).max(initial=1)
-    steps = jnp.append(jnp.minimum(gaps, width), 0)
-    below_top = jnp.cumsum(steps[::-1])[::-1][jnp.argsort(order)]
-    shifts = top - below_top - exponents + trees.exponents_of(units)
-    return jnp.where(present, trees.times_power_of_two(weights, shifts), 0)
+    left = room - (jnp.cumsum(narrow) - narrow)
+    width = (left // jnp.arange(len(gaps), 0, -1)).max()
+    return jnp.cumsum(jnp.minimum(gaps, width))[jnp.argsort(order)].astype(values.dtype)

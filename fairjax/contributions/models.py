@@ -133,8 +133,9 @@ def gtg_shapley(
     ends = jnp.append(nobody, everybody)
     check_finite(utility, ends, lambda place: members_of(place * (2**num_agents - 1)))
     check_finite(utility, reached, lambda place: _first_ones(orders, place))
-    gains = jnp.diff(reached, axis=1, prepend=nobody) / num_permutations
-    return jnp.zeros(num_agents, gains.dtype).at[orders].add(gains)
+    gains = jnp.diff(reached, axis=1, prepend=nobody)
+    part = 2.0 ** -num_permutations.bit_length()  # so that the sum does not overflow
+    return jnp.zeros(num_agents).at[orders].add(gains * part) / (num_permutations * part)
 
 
 def _first_ones(orders: Array, place: int) -> str:
