@@ -62,7 +62,7 @@ def read(out: Path, like: History, num_rounds: int) -> History:
     return jax.tree.unflatten(structure, found)
 
 
-def _named(history: History) -> tuple[list[str], list[np.ndarray], Any]:
+def _named(history: History) -> tuple[list[str], list[Any], Any]:
     """Returns the arrays of a history with their names in `history.npz`, and its structure."""
     paths, structure = jax.tree_util.tree_flatten_with_path(history)
     names = [jax.tree_util.keystr(path).removeprefix(".") for path, _ in paths]
