@@ -154,7 +154,7 @@ class Experiment:
         if self.optimizer is not None:
             checks.choice("optimizer", self.optimizer, OPTIMIZERS)
         for name in MAPPINGS:
-            fields.check_pairs(name, getattr(self, name))
+            object.__setattr__(self, name, fields.pairs(name, getattr(self, name)))
         self.make_mechanism()
         listed(dict(self.behaviours), self.num_agents)
 

@@ -64,20 +64,31 @@ def plain(value: Any) -> Any:
     return tuple(map(plain, value)) if isinstance(value, tuple | list) else value
 
 
-def check_pairs(name: str, pairs: Any) -> None:
-    """Raises unless a field, as `plain` returns it, is pairs of names and values for JSON."""
-    if not isinstance(pairs, tuple) or not all(map(_is_pair, pairs)):
+def pairs(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
+    """Returns a field that is a mapping as pairs in the order of their names, which are hashable.
+
+    Raises:
+      ValueError: it is no mapping of names to what JSON can hold, or has a name twice.
+
+    Examples:
+      >>> pairs("options", {"mask": "leaf", "contribution": "shapley"})
+      (('contribution', 'shapley'), ('mask', 'leaf'))
+    """
+    found = plain(given)
+    if not isinstance(found, tuple) or not all(map(_is_pair, found)):
         raise ValueError(
-            f"`{name}` must be a mapping of names to values, got {checks.shown(pairs)}."
+            f"`{name}` must be a mapping of names to values, got {checks.shown(given)}."
         )
-    for number, (key, value) in enumerate(pairs):
-        if any(key == other for other, _ in pairs[:number]):
+    names = [key for key, _ in found]
+    for key, value in found:
+        if names.count(key) > 1:
             raise ValueError(f"`{name}` must hold every name once, got {key!r} twice.")
         if not _is_plain(value):
             raise ValueError(
                 f"`{name}` must hold numbers, texts and sequences of them, "
                 f"got {key}={checks.shown(value)}."
             )
+    return tuple(sorted(found))
 
 
 def written(kind: str, fields: Mapping[str, Any]) -> str:
