@@ -97,10 +97,11 @@ def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
 
 
 def _number(name: str, value: Any, holds: Any, rule: str) -> None:
-    number = np.asarray(value)
+    # numpy would complain of ragged lists in its own words.
+    number = np.asarray(value if np.isscalar(value) or hasattr(value, "dtype") else None)
     is_real = number.ndim == 0 and number.dtype.kind in "iuf"
     if not is_real or not np.isfinite(number) or not holds(number):
-        raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={value!r}.")
+        raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={shown(value)}.")
 
 
 def path(name: str, value: Any) -> Path:
@@ -109,6 +110,12 @@ def path(name: str, value: Any) -> Path:
     if not is_path or max(map(len, Path(value).parts), default=0) > 255:
         raise ValueError(f"`{name}` must be a path, got {shown(value)}.")
     return Path(value)
+
+
+def text(name: str, value: Any) -> None:
+    """Raises unless `value` is a text."""
+    if not isinstance(value, str):
+        raise ValueError(f"`{name}` must be a text, got {shown(value)}.")
 
 
 def flag(name: str, value: Any) -> None:

@@ -141,8 +141,7 @@ class Experiment:
         if self.learning_rate_decay is not None:
             checks.above("learning_rate_decay", self.learning_rate_decay, 0)
             checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
-        if not isinstance(self.dataset, str):
-            raise ValueError(f"`dataset` must be a name, got {checks.shown(self.dataset)}.")
+        checks.text("dataset", self.dataset)
         checks.flag("record_updates", self.record_updates)
         checks.choice("split", self.split, data.SPLITS)
         checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)

@@ -211,9 +211,14 @@ def _put_off(command: Callable) -> Callable:
 
 
 def _read_box(box: str) -> str:
-    """Returns what stands in a box of tyro's before its first rule, as one sentence."""
+    """Returns what stands in a box of tyro's between its title and its next rule, as one line."""
+
+    def is_rule(line: str) -> bool:
+        return not line.strip("╰─-╯")
+
     lines = [line.strip("│ ") for line in Text.from_ansi(box).plain.splitlines()[1:]]
-    return " ".join(itertools.takewhile(lambda line: line and line[0] not in "─╰", lines))
+    said = itertools.dropwhile(is_rule, lines)
+    return " ".join(itertools.takewhile(lambda line: not is_rule(line), said))
 
 
 def _explain_unknown(word: str, name: str, command: Callable) -> str:

@@ -171,26 +171,29 @@ class ProgressBar:
             speed_estimate_period=SPEED_SECONDS,
         )
         self._tasks: dict[str, Any] = {}
+        self._entered = False
 
     def __enter__(self) -> "ProgressBar":
-        self._progress.start()
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.refresh()  # a notebook would keep what it drew last
-        self._progress.stop()
+        self._entered = False
+        if self._tasks:
+            self._progress.refresh()  # a notebook would keep what it drew last
+            self._progress.stop()
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Shows how many rounds of a run have been played."""
-        if not isinstance(name, str):
-            raise ValueError(f"`name` must be a text, got {checks.shown(name)}.")
+        checks.text("name", name)
         checks.count("done", done, least=0)
         checks.count("total", total, least=0)
-        if not self._progress.live.is_started:
+        if not self._entered:
             raise ValueError(
                 "A progress bar must be entered: "
                 "`with fj.ProgressBar() as bar: experiment.run(watch=bar)`."
             )
+        self._progress.start()  # at the first call: where a run fails before, nothing is shown
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done)

@@ -10,10 +10,11 @@ import fairjax as fj
 PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms above it.
 ROOMS = [
-    "types", "checks", "fields", "trees", "devices", "data", "fourier", "layers", "networks", "models",
+    "types", "checks", "trees", "devices", "data", "fourier", "layers", "networks", "models",
     "behaviours", "training", "contributions", "rewards", "metrics", "mechanisms",
     "federations", "simulation", "results", "records", "tracking", "playing", "figures", "presets",
-    "experiment", "tables", "sweeps", "studies", "terminal", "report", "flags", "cli", "bridges",
+    "fields", "experiment", "tables", "sweeps", "studies", "terminal", "report", "flags", "cli",
+    "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

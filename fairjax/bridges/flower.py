@@ -111,14 +111,9 @@ class CGSV(FedAvg):
         checks.between("fraction_evaluate", fraction_evaluate, 0, 1)
         mechanism = cgsv() if mechanism is None else mechanism
         checks.kind("mechanism", mechanism, Mechanism, "`fairjax.mechanisms.cgsv()`")
-        keys = {
-            "weighted_by_key": weighted_by_key,
-            "arrayrecord_key": arrayrecord_key,
-            "configrecord_key": configrecord_key,
-        }
-        for name, key in keys.items():
-            if not isinstance(key, str):
-                raise ValueError(f"`{name}` must be a text, got {checks.shown(key)}.")
+        checks.text("weighted_by_key", weighted_by_key)
+        checks.text("arrayrecord_key", arrayrecord_key)
+        checks.text("configrecord_key", configrecord_key)
         checks.function("train_metrics_aggr_fn", train_metrics_aggr_fn)
         checks.function("evaluate_metrics_aggr_fn", evaluate_metrics_aggr_fn)
         if mechanism.plan is not None:
@@ -130,7 +125,9 @@ class CGSV(FedAvg):
             fraction_evaluate=fraction_evaluate,
             min_evaluate_nodes=1,
             min_available_nodes=min_available_nodes,
-            **keys,
+            weighted_by_key=weighted_by_key,
+            arrayrecord_key=arrayrecord_key,
+            configrecord_key=configrecord_key,
             train_metrics_aggr_fn=train_metrics_aggr_fn,
             evaluate_metrics_aggr_fn=evaluate_metrics_aggr_fn,
         )
@@ -142,27 +139,14 @@ class CGSV(FedAvg):
 
     @property
     def agents(self) -> Stacked:
-        """The agents' models, by name of array `[N, ...]`; they are there from the first round."""
-        self._check_started()
-        return jax.tree.map(np.asarray, self._state.agents)
+        """The agents' models, by name of array `[N, ...]`; none before the first round."""
+        return {} if self._state is None else jax.tree.map(np.asarray, self._state.agents)
 
     def model_of(self, node_id: int) -> ArrayRecord:
-        """Returns the model that an agent holds, or holds once it is connected again.
-
-        Raises:
-          ValueError: there is no such agent, or no round was begun.
-        """
-        self._check_started()
+        """Returns the model that an agent holds, or holds once it is connected again."""
         if node_id not in self.node_ids:
-            raise ValueError(
-                f"`node_id` must be of an agent, one of {checks.shown(self.node_ids)}, "
-                f"got {checks.shown(node_id)}."
-            )
+            raise ValueError(f"`node_id` must be one of `node_ids`, got {checks.shown(node_id)}.")
         return _record(self._state.agents, self.node_ids.index(node_id))
-
-    def _check_started(self) -> None:
-        if self._state is None:
-            raise ValueError("Agents hold models from the first round on: call `start` before.")
 
     def summary(self) -> None:
         """Logs the mechanism and the settings."""
