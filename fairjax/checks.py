@@ -157,7 +157,8 @@ def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
 
 
 def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
-    number = np.asarray(value)
+    # numpy would complain of ragged lists in its own words.
+    number = np.asarray(value if np.isscalar(value) or hasattr(value, "dtype") else None)
     is_real = number.ndim == 0 and (
         jax.dtypes.issubdtype(number.dtype, np.floating) or number.dtype.kind in "iu"
     )
@@ -165,7 +166,7 @@ def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> N
         raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={shown(value)}.")
     if abs(number) > GREATEST:
         raise ValueError(
-            f"`{name}` must be at most {GREATEST}, what float32 holds, got {name}={value!r}."
+            f"`{name}` must be at most {GREATEST}, what float32 holds, got {name}={shown(value)}."
         )
 
 
@@ -175,6 +176,12 @@ def path(name: str, value: Any) -> Path:
     if not is_path or max(map(len, Path(value).parts), default=0) > 255:
         raise ValueError(f"`{name}` must be a path such as 'runs/first', got {shown(value)}.")
     return Path(value)
+
+
+def text(name: str, value: Any) -> None:
+    """Raises unless `value` is a text."""
+    if not isinstance(value, str):
+        raise ValueError(f"`{name}` must be a text, got {shown(value)}.")
 
 
 def flag(name: str, value: Any) -> None:

@@ -6,6 +6,7 @@ sentence and exit code 2.
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import jax
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from fairjax import checks, data, endings, flags, mechanisms, models, records, report
 from fairjax.behaviours import DATA, UPLOADS
@@ -25,9 +25,11 @@ from fairjax.sweeps import compare, load_comparison
 from fairjax.terminal import (
     ProgressBar,
     first_line,
+    output,
     print_comparison,
     print_lines,
     print_result,
+    print_table,
 )
 
 Nested = tyro.conf.arg(name="")  # groups of flags stand under their own names
@@ -37,10 +39,9 @@ if TYPE_CHECKING:
 else:
     RunFlags = Annotated[flags.flags(), Nested]
     CompareFlags = Annotated[flags.flags("options", "mechanism"), Nested]
-FILE_WIDTH = 200  # characters of a study's tables, where they go to a file
 Resume = tyro.conf.FlagConversionOff[bool]  # --resume False
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
-Number = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+Number = Annotated[Any, tyro.conf.arg(metavar="INT", help_behavior_hint=""), flags.AS_READ]
 Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 Mechanisms = Annotated[str, tyro.conf.arg(metavar="NAMES")]
 Study = Annotated[str, tyro.conf.arg(metavar="NAME")]
@@ -58,13 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     _keep_programs()
     with endings.told():
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="fairjax",
-            description="Fair collaborative learning: agents train together and are paid fairly.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
+        flags.parse(commands, sys.argv[1:] if arguments is None else arguments)()
 
 
 def _keep_programs() -> None:
@@ -165,9 +160,7 @@ def _study(
     """
     checks.choice("study", name, STUDIES)
     out = out or Path("runs") / ("study-quick" if quick else "study")
-    log, console = Console(stderr=True), Console()
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
+    log, console = Console(stderr=True), output()
     with endings.resumable(out, resume, endings.CELLS):
         report = conduct(
             name, STUDIES[name], out, quick=quick, resume=resume,
@@ -175,19 +168,16 @@ def _study(
         )  # fmt: skip
     tables = list(report.tables.items())
     for title, content in tables[1:] or tables:
-        table = Table(title=title, title_justify="left")
-        for number, column in enumerate(content.columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in content.cells():
-            table.add_row(*row)
-        console.print(table)
+        print_table(title, content.columns, content.cells())
     if STUDIES[name].remarks:
         console.print(STUDIES[name].remarks, highlight=False)
     for path in report.files:
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.print(str(path), soft_wrap=True, highlight=False, markup=False)
 
 
-def _show(directory: tyro.conf.Positional[Path]) -> None:
+def _show(
+    directory: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]],
+) -> None:
     """Print the table of a finished run or comparison again, and write its page and figures.
 
     Args:
@@ -198,7 +188,7 @@ def _show(directory: tyro.conf.Positional[Path]) -> None:
 
 def _list() -> None:
     """List mechanisms, data sets, splits, behaviours, studies and models, a line each."""
-    console = Console()
+    console = output()
     console.print("[bold]Mechanisms[/bold]  --mechanism")
     print_lines({name: first_line(factory) for name, factory in mechanisms.REGISTRY.items()})
     console.print("[bold]Data sets[/bold]  --dataset; or any image-classification set of TFDS")
@@ -222,4 +212,4 @@ def _leave(results: Result | Mapping[str, Result], out: Path) -> None:
         print_comparison(results)
         path = report.write_comparison(results, out)
     for line in (f"Records and figures: {out}", f"Report: {path}"):
-        Console().print(line, soft_wrap=True, highlight=False)
+        output().print(line, soft_wrap=True, highlight=False, markup=False)

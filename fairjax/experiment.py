@@ -157,8 +157,7 @@ class Experiment:
             checks.above("learning_rate_decay", self.learning_rate_decay, 0)
             checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
         checks.choice("preset", self.preset, PRESETS)
-        if not isinstance(self.dataset, str):
-            raise ValueError(f"`dataset` must be a name, got {checks.shown(self.dataset)}.")
+        checks.text("dataset", self.dataset)
         checks.flag("record_updates", self.record_updates)
         checks.choice("split", self.split, data.SPLITS)
         checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
@@ -170,7 +169,7 @@ class Experiment:
         if self.optimizer is not None:
             checks.choice("optimizer", self.optimizer, OPTIMIZERS)
         for name in MAPPINGS:
-            fields.check_pairs(name, getattr(self, name))
+            object.__setattr__(self, name, fields.pairs(name, getattr(self, name)))
         self.make_mechanism()
         listed(dict(self.behaviours), self.num_agents)
 

@@ -1,13 +1,14 @@
 """Fields: what all fields of a description have in common.
 
 given    numbers of numpy, mappings, lists  ->  plain values: hashable, and JSON can hold them
-wrong    a field's name, a mapping          ->  a sentence
+listed   values of one field                ->  a tuple, if all differ
 written  fields by name                     ->  Python, on one line where they fit
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -17,6 +18,7 @@ from fairjax import checks
 
 Described = TypeVar("Described")
 LINE = 88  # characters of a line of Python
+MOST_VALUES = 10_000  # that an argument lists
 
 
 def by_name(described: type[Described]) -> type[Described]:
@@ -64,20 +66,58 @@ def plain(value: Any) -> Any:
     return tuple(map(plain, value)) if isinstance(value, tuple | list) else value
 
 
-def check_pairs(name: str, pairs: Any) -> None:
-    """Raises unless a field, as `plain` returns it, is pairs of names and values for JSON."""
-    if not isinstance(pairs, tuple) or not all(map(_is_pair, pairs)):
+def pairs(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
+    """Returns a field that is a mapping as pairs in the order of their names, which are hashable.
+
+    Raises:
+      ValueError: it is no mapping of names to what JSON can hold, or has a name twice.
+
+    Examples:
+      >>> pairs("options", {"mask": "leaf", "contribution": "shapley"})
+      (('contribution', 'shapley'), ('mask', 'leaf'))
+    """
+    found = plain(given)
+    if not isinstance(found, tuple) or not all(map(_is_pair, found)):
         raise ValueError(
-            f"`{name}` must be a mapping of names to values, got {checks.shown(pairs)}."
+            f"`{name}` must be a mapping of names to values, got {checks.shown(given)}."
         )
-    for number, (key, value) in enumerate(pairs):
-        if any(key == other for other, _ in pairs[:number]):
+    names = [key for key, _ in found]
+    for key, value in found:
+        if names.count(key) > 1:
             raise ValueError(f"`{name}` must hold every name once, got {key!r} twice.")
         if not _is_plain(value):
             raise ValueError(
                 f"`{name}` must hold numbers, texts and sequences of them, "
                 f"got {key}={checks.shown(value)}."
             )
+    return tuple(sorted(found))
+
+
+def different(name: str, given: Any, kind: str, check: Callable[[Any], object]) -> tuple[Any, ...]:
+    """Returns what an argument lists as a tuple; raises unless all differ and pass a check.
+
+    Args:
+      name: of the argument.
+      given: a list, a range, an array, a generator or another iterable.
+      kind: what it lists, "values" for example.
+      check: raises where one of them is wrong.
+
+    Examples:
+      >>> different("seeds", range(3), "values", lambda seed: checks.count("seed", seed, least=0))
+      (0, 1, 2)
+    """
+    single = isinstance(given, str | bytes | Mapping) or getattr(given, "ndim", 1) == 0
+    many = isinstance(given, Iterable) and not single
+    values = tuple(itertools.islice(given, MOST_VALUES + 1)) if many else ()
+    if len(values) > MOST_VALUES:
+        raise ValueError(f"`{name}` must be at most {MOST_VALUES:,} {kind}, got more.")
+    for value in values:
+        check(value)
+    values = plain(values)
+    if not values or len(set(values)) < len(values):
+        shown = checks.shown(list(values) if many else given)
+        raise ValueError(f"`{name}` must be different {kind}, a list of at least one, got {shown}.")
+    return values
 
 
 def written(kind: str, fields: Mapping[str, Any]) -> str:

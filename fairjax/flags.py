@@ -1,19 +1,26 @@
 """Flags: what describes an experiment on the command line, in groups.
 
     fields of Experiment  ->  dataclasses, of which tyro makes flags  ->  an Experiment
+    words of a command line  ->  a command with its arguments, or a sentence
 
 The docstring of Experiment is the help: what a field is, its range, and what None means.
 """
 
+import contextlib
 import dataclasses
+import functools
 import inspect
+import io
+import itertools
 import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.text import Text
 
-from fairjax import data, mechanisms, models
+from fairjax import checks, data, mechanisms, models
 from fairjax.experiment import OPTIMIZERS, Experiment
 from fairjax.presets import PRESETS
 
@@ -40,6 +47,70 @@ NAMES = {
 }
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
 LENGTH = "FLOAT|cosine[:START]"
+
+
+def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[], Any]:
+    """Returns the call that a command line asks for.
+
+    Args:
+      commands: functions by name, whose parameters are flags.
+      words: of the command line.
+
+    Raises:
+      ValueError: there is no such command or flag, or a flag has no value or too many.
+      SystemExit: it asks for help, which is printed.
+
+    Examples:
+      >>> def greet(times: int = 1) -> None:
+      ...     print("hello " * times)
+      >>> parse({"greet": greet}, ["greet", "--times", "2"])()
+      hello hello
+    """
+    names = ", ".join(commands)
+    if not words:
+        raise ValueError(
+            f"A command must be given, one of {names}. `fairjax --help` explains them."
+        )
+    name, options = words[0], {"config": (tyro.conf.OmitArgPrefixes,)}
+    later = {command: _put_off(function) for command, function in commands.items()}
+    if name not in commands:
+        if name.startswith(("-h", "--help", "--tyro-")):
+            description = "Fair collaborative learning: agents train together and are paid fairly."
+            tyro.extras.subcommand_cli_from_dict(
+                later, prog="fairjax", description=description, args=words, **options
+            )
+        checks.choice("command", name, commands)
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            call, unknown = tyro.cli(
+                later[name], prog=f"fairjax {name}", args=words[1:], return_unknown_args=True,
+                **options,
+            )  # fmt: skip
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(_read_box(box.getvalue())) from None
+    if unknown:
+        raise ValueError(_explain_unknown(unknown[0], name, commands[name]))
+    return call
+
+
+def _read(text: str) -> Any:
+    """Returns the number that a text is, or None, or the text: then its rule says what is wrong."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return None if text == "None" else text
+
+
+AS_READ = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="VALUE",
+    instance_from_str=lambda words: _read(words[0]),
+    is_instance=lambda value: True,
+    str_from_instance=lambda value: [str(value)],
+)
 
 
 def flags(*without: str) -> Any:
@@ -76,7 +147,7 @@ def experiment(described: Any) -> Experiment:
         name: value for group in vars(described).values() for name, value in vars(group).items()
     }
     for name, parsed in (("options", _option), ("behaviours", _behaviour)):
-        fields[name] = dict(map(parsed, fields.get(name, ())))
+        fields[name] = tuple(map(parsed, fields.get(name, ())))
     return Experiment(**fields)
 
 
@@ -106,6 +177,7 @@ def _annotated(field: dataclasses.Field, text: str) -> Any:
         settings["metavar"] = LENGTH
     elif kind is not bool:
         settings["metavar"] = "FLOAT" if "float" in str(kind) else "INT"
+        return Annotated[Any, tyro.conf.arg(**settings), AS_READ]
     return Annotated[kind, tyro.conf.arg(**settings)]
 
 
@@ -131,9 +203,41 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise ValueError(f"`options` must be of the form NAME=VALUE, got {text!r}.")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, value
+    return name, _read(value)
+
+
+def _put_off(command: Callable) -> Callable:
+    """Returns a function with the same flags that returns the call, so that parsing comes first."""
+
+    @functools.wraps(command)
+    def later(*values: Any, **given: Any) -> Callable[[], Any]:
+        return functools.partial(command, *values, **given)
+
+    return later
+
+
+def _read_box(box: str) -> str:
+    """Returns what stands in a box of tyro's between its title and its next rule, as one line."""
+
+    def is_rule(line: str) -> bool:
+        return not line.strip("╰─-╯")
+
+    lines = [line.strip("│ ") for line in Text.from_ansi(box).plain.splitlines()[1:]]
+    said = itertools.dropwhile(is_rule, lines)
+    return " ".join(itertools.takewhile(lambda line: not is_rule(line), said))
+
+
+def _explain_unknown(word: str, name: str, command: Callable) -> str:
+    """Returns what is wrong with a word that a command does not know."""
+    if not word.startswith("-"):
+        return (
+            f"Unexpected {word!r} after `fairjax {name}`. Several names are separated by commas, "
+            "without spaces, as in cgsv,fedavg."
+        )
+    flag = word.partition("=")[0].replace("_", "-")
+    known = dict(inspect.signature(command).parameters)
+    if known.pop("described", None):
+        known |= {field.name: field for field in dataclasses.fields(Experiment)}
+    names = [f"--{parameter.replace('_', '-')}" for parameter in known]
+    nearest = checks.suggestion(flag, [name for name in names if name != flag])
+    return f"Unknown flag {flag!r}.{nearest} `fairjax {name} --help` explains all."

@@ -11,7 +11,7 @@ coefficients (which share their data and its shuffles) and over datasets.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from fairjax.results import Result
 from fairjax.tables import Table, spreads
 
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
-MOST_VALUES = 10_000  # of an axis of a sweep
 CACHE_BYTES = 2**25  # of a CPU, that local steps of all points share
 WORDS = {"fairness": "all equal", "fairness_trained": "all equal"}  # of seeds without one
 DEVICE_BYTES = 2**34  # of an accelerator that does not say
@@ -144,8 +143,8 @@ def sweep(
       points_at_once: how many are vectorised; None: as many as the device's caches or
         memory hold.
       watch: called with what runs, the rounds played by all points and their number.
-      standalone: a sweep of the standalone mechanism over the same seeds, splits and
-        learning rates, where it is known already.
+      standalone: a sweep of `experiment.alone()` over the same seeds, splits and learning
+        rates, where it is known already.
 
     Returns:
       A `Sweep`.
@@ -187,6 +186,7 @@ def sweep(
             points_at_once=points_at_once,
             watch=watch,
         )
+    alone = None if standalone is None else _standalone_accuracies(experiments, standalone)
     shards, test = _data(tuple(one.only_data() for one in on))
     history = _history(on, combinations, shards, test, points_at_once, watch)
     return Sweep(
@@ -194,7 +194,7 @@ def sweep(
         axes=(*(name for name in data_axes if name != "seed"), *values, "seed"),
         history=history,
         shard_sizes=np.repeat(shards.sizes, len(combinations), axis=0),
-        standalone_accuracies=_standalone_accuracies(experiments, history, standalone),
+        standalone_accuracies=history.accuracies[:, -1] if alone is None else alone,
     )
 
 
@@ -207,23 +207,7 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
             raise ValueError(f"`{name}` must be values of the field `{field}`, got None as one.")
         dataclasses.replace(experiment, **{field: value})
 
-    return _different(name, given, "values", check)
-
-
-def _different(name: str, given: Any, kind: str, check: Callable[[Any], object]) -> tuple[Any, ...]:
-    """Returns what an argument holds as a tuple; raises unless all differ and pass a check."""
-    single = isinstance(given, str | bytes | Mapping) or getattr(given, "ndim", 1) == 0
-    many = isinstance(given, Iterable) and not single
-    values = tuple(itertools.islice(given, MOST_VALUES + 1)) if many else ()
-    if len(values) > MOST_VALUES:
-        raise ValueError(f"`{name}` must be at most {MOST_VALUES:,} {kind}, got more.")
-    for value in values:
-        check(value)
-    values = fields.plain(values)
-    if not values or len(set(values)) < len(values):
-        shown = checks.shown(list(values) if many else given)
-        raise ValueError(f"`{name}` must be different {kind}, a list of at least one, got {shown}.")
-    return values
+    return fields.different(name, given, "values", check)
 
 
 @functools.lru_cache(maxsize=1)
@@ -349,26 +333,14 @@ def _pick_points_at_once(federation: Federation, shards: Shards) -> int:
     return max(1, memory // (4 * needed * shards.num_agents))
 
 
-def _standalone_accuracies(
-    experiments: Sequence[Experiment], history: History, standalone: Sweep | None
-) -> np.ndarray:
-    """Returns `[P, N]` accuracies of the standalone runs on the same shards, at the same rate."""
-    if standalone is None:
-        return history.accuracies[:, -1]
-
-    alone = {
-        one.alone(): accuracies
-        for one, accuracies in zip(
-            standalone.experiments, standalone.history.accuracies[:, -1], strict=True
-        )
-    }
-    for one in experiments:
-        if one.alone() not in alone:
-            raise ValueError(
-                f"`standalone` must hold the standalone runs of the sweep's experiments, got none "
-                f"of {one.alone()}."
-            )
-    return np.stack([alone[one.alone()] for one in experiments])
+def _standalone_accuracies(experiments: Sequence[Experiment], standalone: Sweep) -> np.ndarray:
+    """Returns `[P, N]` accuracies of the standalone runs of some experiments."""
+    found = dict(zip(standalone.experiments, standalone.history.accuracies[:, -1], strict=True))
+    wanted = [one.alone().resolved() for one in experiments]
+    for one in wanted:
+        if one not in found:
+            raise ValueError(f"`standalone` must hold a run of {one!r}, got {standalone!r}.")
+    return np.stack([found[one] for one in wanted])
 
 
 def compare(
@@ -400,7 +372,7 @@ def compare(
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     checks.flag("resume", resume)
     checks.function("watch", watch, WATCHES, optional=True)
-    names = _different("mechanisms", names, "names", experiment.with_mechanism)
+    names = fields.different("mechanisms", names, "names", experiment.with_mechanism)
     out = None if out is None else checks.path("out", out)
     if out is not None and (out / records.EXPERIMENT).exists():
         raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")

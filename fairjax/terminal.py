@@ -3,7 +3,7 @@
 Tables go to standard output, progress to standard error.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -19,26 +19,71 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from fairjax import checks
 from fairjax.behaviours import HONEST
 from fairjax.results import Result
 
+FILE_WIDTH = 1000  # characters of a line that goes to a file
+BAR_LINE = 75  # characters that a bar, rounds, speed and time need
 SPEED_SECONDS = 3600.0  # over which the speed of rounds is estimated
+
+
+def output() -> Console:
+    """Returns standard output, as wide as any table where it is not a terminal."""
+    console = Console(emoji=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    return console
+
+
+def print_table(
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    words: int = 1,
+) -> None:
+    """Prints a table, or a block per row where the terminal is too narrow for it.
+
+    Args:
+      title: above it.
+      headings: of the columns; the first one names a row.
+      rows: a text per column.
+      words: how many columns, from the first, hold words and not numbers.
+    """
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < words else "right")
+    rows, console = list(rows), output()
+    for row in rows:
+        table.add_row(*row)
+    needed = console.measure(table, options=console.options.update(max_width=FILE_WIDTH)).maximum
+    if needed <= console.width:
+        console.print(table)
+        return
+    console.print(title, style="italic", highlight=False)
+    for row in rows:
+        console.print(f"{headings[0]} {row[0]}", style="bold", highlight=False)
+        print_lines(dict(zip(headings[1:], row[1:], strict=True)))
+
+
+def print_lines(lines: Mapping[str, str]) -> None:
+    """Prints names and what is to be said of them, aligned."""
+    table = Table.grid(padding=(0, 2))
+    for name, line in lines.items():
+        table.add_row(f"  {name}", line)
+    output().print(table)
 
 
 def print_result(result: Result) -> None:
     """Prints what every agent gave and got."""
-    experiment, history = result.experiment, result.history
-    console = Console()
-    table = Table(
-        title=f"{experiment.mechanism} on {experiment.dataset}, split {experiment.split}, "
-        f"{experiment.rounds} rounds, seed {experiment.seed}",
-        title_justify="left",
+    experiment, history, console = result.experiment, result.history, output()
+    title = (
+        f"{experiment.mechanism} on {experiment.dataset}, split {experiment.split}, "
+        f"{experiment.rounds} rounds, seed {experiment.seed}"
     )
     headings = ("agent", "examples", "alone %", "contribution", "importance", "reward", "final %")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for agent in range(experiment.num_agents):
-        table.add_row(
+    rows = [
+        (
             str(agent),
             f"{result.shard_sizes[agent]:,}",
             f"{100 * result.standalone_accuracies[agent]:.2f}",
@@ -47,7 +92,9 @@ def print_result(result: Result) -> None:
             number(history.fractions[-1, agent]),
             f"{100 * result.accuracies[agent]:.2f}",
         )
-    console.print(table)
+        for agent in range(experiment.num_agents)
+    ]
+    print_table(title, headings, rows, words=0)
     figure = result.fairness_note or f"{result.fairness:.3f}"
     console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
     dishonest = [
@@ -69,21 +116,15 @@ def print_result(result: Result) -> None:
 
 def print_comparison(results: Mapping[str, Result]) -> None:
     """Prints one row per mechanism."""
-    table = Table(title="Mechanisms on the same shards", title_justify="left")
-    table.add_column("mechanism")
-    for heading in ("fairness", "after training", "best %", "mean %", "worst %"):
-        table.add_column(heading, justify="right")
+    headings = ("mechanism", "fairness", "after training", "best %", "mean %", "worst %")
+    rows = []
     for name, result in results.items():
         accuracies = 100 * result.accuracies
         spread = (accuracies.max(), accuracies.mean(), accuracies.min())
-        table.add_row(
-            name,
-            number(result.fairness),
-            number(result.trained_fairness),
-            *(f"{value:.2f}" for value in spread),
-        )
-    console = Console()
-    console.print(table)
+        figures = (number(result.fairness), number(result.trained_fairness))
+        rows.append((name, *figures, *(f"{value:.2f}" for value in spread)))
+    console = output()
+    print_table("Mechanisms on the same shards", headings, rows)
     for name, result in results.items():
         if result.fairness_note:
             console.print(f"Fairness of {name} is undefined: {result.fairness_note}.")
@@ -92,14 +133,6 @@ def print_comparison(results: Mapping[str, Result]) -> None:
 def number(value: float) -> str:
     """Returns a number as tables show it; nan is a dash."""
     return "–" if value != value else f"{value:.3f}"
-
-
-def print_lines(lines: Mapping[str, str]) -> None:
-    """Prints names and what is to be said of them, aligned."""
-    table = Table.grid(padding=(0, 2))
-    for name, line in lines.items():
-        table.add_row(f"  {name}", line)
-    Console().print(table)
 
 
 def first_line(function: Callable) -> str:
@@ -115,7 +148,7 @@ class ProgressBar:
     is left. On standard error in a terminal, below the cell in a notebook (by ipywidgets).
 
     Raises:
-      ValueError: it is called outside of its `with`.
+      ValueError: it is called outside of its `with`, or with something else than a name and counts.
 
     Examples:
       >>> import fairjax as fj
@@ -125,33 +158,42 @@ class ProgressBar:
     """
 
     def __init__(self):
+        console = Console(stderr=True)
+        wide = console.width >= BAR_LINE
         self._progress = Progress(
             TextColumn("{task.description:>14}"),
-            BarColumn(bar_width=20),
+            *([BarColumn(bar_width=20)] if wide else []),
             MofNCompleteColumn(),
             TextColumn("rounds"),
-            _Speed(),
+            *([_Speed()] if wide else []),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=Console(stderr=True),
+            console=console,
             speed_estimate_period=SPEED_SECONDS,
         )
         self._tasks: dict[str, Any] = {}
+        self._entered = False
 
     def __enter__(self) -> "ProgressBar":
-        self._progress.start()
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.refresh()  # a notebook would keep what it drew last
-        self._progress.stop()
+        self._entered = False
+        if self._tasks:
+            self._progress.refresh()  # a notebook would keep what it drew last
+            self._progress.stop()
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Shows how many rounds of a run have been played."""
-        if not self._progress.live.is_started:
+        checks.text("name", name)
+        checks.count("done", done, least=0)
+        checks.count("total", total, least=0)
+        if not self._entered:
             raise ValueError(
                 "A progress bar must be entered: "
                 "`with fj.ProgressBar() as bar: experiment.run(watch=bar)`."
             )
+        self._progress.start()  # at the first call: where a run fails before, nothing is shown
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done)

@@ -102,7 +102,7 @@ def _package(name: str) -> Any:
     except ImportError as error:
         raise ValueError(
             f"`track={name!r}` needs a package: {error}. Install it with "
-            f"`pip install {PACKAGES[name]}`."
+            f"`pip install '.[{name}]'` in a checkout of fairjax."
         ) from error
 
 

@@ -5,7 +5,7 @@
     next     w_i  <-  w_i + v_i        server:  w  <-  w + aggregate
 
 An agent is a Flower node. In shapes, N is the number of agents and T that of rounds in which
-anybody replied. Needs Flower: `pip install 'fairjax[flower]'`.
+anybody replied. Needs Flower: `pip install '.[flower]'` in a checkout.
 """
 
 import functools
@@ -41,7 +41,7 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "`fairjax.bridges.flower` needs Flower: pip install 'fairjax[flower]'"
+        "`fairjax.bridges.flower` needs Flower: `pip install '.[flower]'` in a checkout of fairjax"
     ) from error
 
 
@@ -107,8 +107,15 @@ class CGSV(FedAvg):
         evaluate_metrics_aggr_fn: Callable[[list[RecordDict], str], MetricRecord] | None = None,
     ) -> None:
         checks.count("num_agents", num_agents)
-        checks.between("min_available_nodes", min_available_nodes, 1, num_agents)
+        checks.count("min_available_nodes", min_available_nodes, most=num_agents)
+        checks.between("fraction_evaluate", fraction_evaluate, 0, 1)
         mechanism = cgsv() if mechanism is None else mechanism
+        checks.kind("mechanism", mechanism, Mechanism, "`fairjax.mechanisms.cgsv()`")
+        checks.text("weighted_by_key", weighted_by_key)
+        checks.text("arrayrecord_key", arrayrecord_key)
+        checks.text("configrecord_key", configrecord_key)
+        checks.function("train_metrics_aggr_fn", train_metrics_aggr_fn)
+        checks.function("evaluate_metrics_aggr_fn", evaluate_metrics_aggr_fn)
         if mechanism.plan is not None:
             raise ValueError(
                 f"`mechanism` must let all agents train their own model, got {mechanism.name!r}, "
@@ -132,11 +139,13 @@ class CGSV(FedAvg):
 
     @property
     def agents(self) -> Stacked:
-        """The agents' models, by name of array `[N, ...]`."""
-        return jax.tree.map(np.asarray, self._state.agents)
+        """The agents' models, by name of array `[N, ...]`; none before the first round."""
+        return {} if self._state is None else jax.tree.map(np.asarray, self._state.agents)
 
     def model_of(self, node_id: int) -> ArrayRecord:
         """Returns the model that an agent holds, or holds once it is connected again."""
+        if node_id not in self.node_ids:
+            raise ValueError(f"`node_id` must be one of `node_ids`, got {checks.shown(node_id)}.")
         return _record(self._state.agents, self.node_ids.index(node_id))
 
     def summary(self) -> None:

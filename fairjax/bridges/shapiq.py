@@ -5,7 +5,7 @@
 
 shapiq centres games: what a game returns is nu(S) - nu(nobody), and nu(nobody) is its
 `normalization_value`. Shapley and Banzhaf values do not depend on it. Needs shapiq:
-`pip install 'fairjax[shapiq]'`.
+`pip install '.[shapiq]'` in a checkout.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ try:
     import shapiq  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ImportError(
-        "`fairjax.bridges.shapiq` needs shapiq: pip install 'fairjax[shapiq]'"
+        "`fairjax.bridges.shapiq` needs shapiq: `pip install '.[shapiq]'` in a checkout of fairjax"
     ) from error
 
 
