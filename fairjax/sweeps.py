@@ -23,6 +23,7 @@ from fairjax.behaviours import HONEST, names
 from fairjax.data import Dataset, Shards
 from fairjax.experiment import Experiment, Watcher, load_run
 from fairjax.federations import Federation
+from fairjax.memory import spare_maps
 from fairjax.progress import Events, History, Progress, check_paid, warn_of_unchanged
 from fairjax.results import Result
 from fairjax.tables import Table, spreads
@@ -252,6 +253,7 @@ def _chunks(length: int, size: int) -> list[np.ndarray]:
 @functools.lru_cache(maxsize=simulation.PROGRAMS)
 def _points_program(experiment: Experiment) -> Any:
     """Returns `_play_points` compiled for an experiment; the last programs used are kept."""
+    spare_maps()
     return jax.jit(functools.partial(_play_points, experiment))
 
 
