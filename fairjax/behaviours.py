@@ -132,12 +132,7 @@ def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, fl
 
 
 def names(behaviours: Sequence[Behaviour], num_agents: int) -> tuple[str, ...]:
-    """Returns what each agent does, by name.
-
-    Examples:
-      >>> names([Behaviour(2, "sign_flip", 1.0)], num_agents=3)
-      ('honest', 'honest', 'sign_flip')
-    """
+    """Returns what each agent does, by name; "honest" where it does nothing else."""
     _check_agents(behaviours, num_agents)
     by_agent = {behaviour.agent: behaviour.name for behaviour in behaviours}
     return tuple(by_agent.get(agent, HONEST) for agent in range(num_agents))

@@ -1,8 +1,10 @@
 """Memory: what a round of agents needs of it, known from shapes before anything is compiled."""
 
+import contextlib
 import functools
 import math
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +14,8 @@ from fairjax import trees
 from fairjax.data import Shards
 from fairjax.models import initial_params
 from fairjax.training import LocalTraining, examples
+
+MOST_MAPS = 30_000  # Linux ends a process, without a word, that asks for more than 65,530
 
 
 class Needs(NamedTuple):
@@ -80,6 +84,17 @@ def device_memory() -> int:
     """Returns the memory of a device in bytes; of a CPU, that of the machine."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def spare_maps() -> None:
+    """Clears JAX's caches where compiled programs take up most memory maps of the process.
+
+    What JAX compiles to draw first parameters, one small program for every new shape, it keeps
+    for ever. All that is still needed is compiled again.
+    """
+    with contextlib.suppress(OSError):  # elsewhere than on Linux
+        if Path("/proc/self/maps").read_bytes().count(b"\n") > MOST_MAPS:
+            jax.clear_caches()
 
 
 def _num_bytes(tree: Any) -> int:

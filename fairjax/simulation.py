@@ -18,7 +18,7 @@ from jax import lax
 from fairjax import checks, devices, trees
 from fairjax.data import Dataset, Shards
 from fairjax.federations import Federation
-from fairjax.memory import shapes
+from fairjax.memory import shapes, spare_maps
 from fairjax.progress import Events, History, Progress, check_paid, no_rows, warn_of_unchanged
 from fairjax.states import MOST_ROUNDS, State
 from fairjax.types import Key, Params, PerAgent, Scalar
@@ -223,6 +223,7 @@ def _program(federation: Federation, length: int, record_updates: bool, argument
     The last programs used are kept. What is dropped from here JAX frees, with its memory maps.
     """
     del arguments  # their shapes: another program for others
+    spare_maps()
     return jax.jit(functools.partial(play, federation, length, record_updates=record_updates))
 
 

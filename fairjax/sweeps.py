@@ -25,6 +25,7 @@ from fairjax.experiment import Experiment, load_run
 from fairjax.federations import Federation
 from fairjax.files import DamagedError
 from fairjax.mechanisms import REGISTRY
+from fairjax.memory import spare_maps
 from fairjax.playing import WATCHES, Watcher
 from fairjax.progress import Events, History, Progress, check_paid, warn_of_unchanged
 from fairjax.results import Result
@@ -285,6 +286,7 @@ def _chunks(length: int, size: int) -> list[np.ndarray]:
 @functools.lru_cache(maxsize=simulation.PROGRAMS)
 def _points_program(experiment: Experiment) -> Any:
     """Returns `_play_points` compiled for an experiment; the last programs used are kept."""
+    spare_maps()
     return jax.jit(functools.partial(_play_points, experiment))
 
 

@@ -119,6 +119,15 @@ def test_a_bounded_number_of_programs_is_kept():
     assert simulation._program.cache_info().maxsize == simulation.PROGRAMS <= 16
 
 
+@pytest.mark.parametrize("most", [0, 10**9])
+def test_caches_are_cleared_where_programs_take_up_the_memory_maps(monkeypatch, most):
+    cleared = []
+    monkeypatch.setattr(memory, "MOST_MAPS", most)
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(1))
+    memory.spare_maps()
+    assert len(cleared) == (most == 0)
+
+
 def test_a_federation_is_shown_in_one_line(data):
     assert repr(federation(data[0])) == (
         "Federation(mechanism='cgsv', local_epochs=1, batch_size=32, behaviours=0, devices=1)"
