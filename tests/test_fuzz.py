@@ -31,7 +31,7 @@ MEASURES = {  # with its oracle, and the numbers of agents it is tried on
     "cosine_shapley": (oracle.cosine_shapley, (1, 2, 5, 8, 8)),
     "mean_field_cosine_shapley": (oracle.mean_field, (1, 2, 5, 8, 30)),
 }
-RESCALING = ("cgsv(contribution='mean_field')", "cgsv(contribution='shapley')", "rr()")
+RESCALING = ("cgsv(contribution='mean_field')", "cgsv(contribution='shapley', mask='leaf')")
 MECHANISMS = {name: f"{name}()" for name in fj.mechanisms.REGISTRY} | {"cffl": "cffl(threshold=0)"}
 
 
