@@ -57,7 +57,7 @@ def uploads(seed, num_agents, num_parameters=40):
         "apart": rng.uniform(-4, 4, num_agents),
         "all far": np.full(num_agents, rng.uniform(-34, 38)),
         "one far": np.where(np.arange(num_agents) == 0, rng.uniform(-34, 38), 0),
-        "far apart": rng.uniform(-34, 38, num_agents),
+        "far apart": rng.choice(rng.uniform(-34, 38, 3), num_agents),
     }
     rows = (rows * 10 ** exponents[rng.choice(list(exponents))][:, None]).astype(np.float32)
     for agent in np.flatnonzero(rng.uniform(size=num_agents) < 0.15):
@@ -181,6 +181,13 @@ def accuracies(seed):
         "close": 0.5 + 1e-16 * rng.integers(0, 4, size),
         "unknown": np.where(rng.uniform(size=size) < 0.2, np.nan, rng.uniform(size=size)),
     }[rng.choice(["any", "ties", "equal", "close", "unknown"])]
+
+
+def spread(seed, num_agents):
+    """Uploads whose lengths are all far apart: [N, 40] in float32."""
+    rng = np.random.default_rng([seed, num_agents, 9])
+    powers = rng.integers(-110, 120, (num_agents, 1))
+    return np.ldexp(rng.integers(-8, 9, (num_agents, 40)), powers).astype(np.float32)
 
 
 def layers(rows):

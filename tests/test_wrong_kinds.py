@@ -8,6 +8,7 @@ fast step, many more in the slow one.
 import functools
 import inspect
 import re
+import warnings
 
 import jax
 import matplotlib.pyplot as plt
@@ -160,7 +161,10 @@ def wrong_calls(name):
 def complaint(call):
     """Returns what is wrong with how a call ended, or nothing."""
     try:
-        answer = evaluate(call)
+        with warnings.catch_warnings():
+            # JAX warns of iterators before we refuse them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            answer = evaluate(call)
     except ValueError as error:
         teaches = re.search(r"`\w|Unknown", str(error)) and len(str(error)) < MOST_CHARACTERS
         return "" if teaches else f"{type(error).__name__}: {error}"
