@@ -14,8 +14,8 @@ ROOMS = [
     "data", "fourier", "layers", "networks", "models", "behaviours", "optimizers", "training",
     "memory", "contributions", "rewards", "metrics", "mechanisms", "states", "round", "federations",
     "progress", "simulation", "results", "records", "histories", "checkpoints", "tracking",
-    "playing", "figures", "presets", "fields", "experiment", "sweeps", "studies", "terminal", "report",
-    "flags", "endings", "cli", "bridges",
+    "playing", "figures", "presets", "fields", "experiment", "sweeps", "studies", "terminal",
+    "report", "flags", "endings", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
