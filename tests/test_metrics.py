@@ -13,7 +13,7 @@ NOT_NUMBERS = (None, "abc", b"x", 3, 0.5, 1j, {}, {"a": 1}, {0.1, 0.2}, object()
                np.array([1, 2, 3], object))  # fmt: skip
 
 
-@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NOT_NUMBERS)
 def test_what_is_no_number_per_agent_is_refused_by_name(value):
     for function in (metrics.fairness, metrics.fairness_interval, metrics.why_undefined):
         with pytest.raises(ValueError, match="`standalone_accuracies` must hold a number"):
