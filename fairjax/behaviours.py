@@ -32,7 +32,7 @@ UPLOADS = {
     "free_rider_copy": "uploads the last aggregate, plus noise of a relative length",
     "sign_flip": "uploads its update reversed, times a factor",
     "rescale": "uploads its update times a factor",
-    "collude": "uploads what the first such agent trained, plus relative noise",
+    "collude": "uploads what the first such agent does, plus relative noise",
     "broken_nan": "uploads NaN",
     "broken_inf": "uploads infinity",
 }

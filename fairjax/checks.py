@@ -92,13 +92,11 @@ def not_negative(name: str, value: Any) -> None:
 
 def lengths(name: str, values: Any, num_rounds: int) -> None:
     """Raises unless `values` are one length per round, not negative and not all zero."""
-    array = np.asarray(values)
-    fit = array.shape == (num_rounds,) and array.dtype.kind in "iuf" and np.isfinite(array).all()
-    if not fit or (array < 0).any() or not array.any():
-        raise ValueError(
-            f"`{name}` must be a length for each of {num_rounds} rounds, not negative and not all "
-            f"zero, got {values!r:.100}."
-        )
+    rule = f"a length for each of {num_rounds} rounds, not negative and not all zero"
+    array = numbers(name, values, rule, num_axes=1)
+    if len(array) != num_rounds or not np.isfinite(array).all() or not array.any():
+        raise ValueError(f"`{name}` must hold {rule}, got {shown(values)}.")
+    not_negative(name, array)
 
 
 def finite(name: str, value: Any) -> None:

@@ -47,6 +47,7 @@ from fairjax.training import accuracy
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields that go to mechanisms which take them
+FLOATS = (*COEFFICIENTS, "learning_rate", "learning_rate_decay")
 MAPPINGS = ("behaviours", "options")  # fields that are kept as pairs, which are hashable
 VALIDATION_SHARE = 0.1
 
@@ -59,9 +60,6 @@ class Experiment:
     Fields that are None are chosen by the preset; `resolved()` says which values.
 
     Attributes:
-      preset: what chooses open fields, "fairjax": the paper's constants on its data sets, and
-        elsewhere what holds for 3 to 10 agents and 20 to 160 rounds; or "paper": the paper's
-        constants, and elsewhere those of its program.
       dataset: a name of `fairjax.data.load`; `fairjax list` explains all names.
       split: how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".
       num_agents: number of agents N, 1 to 1,000,000.
@@ -69,6 +67,9 @@ class Experiment:
         the data set, else all data.
       model: what every agent trains, a name of `fairjax.models.REGISTRY`.
       mechanism: what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`.
+      preset: what chooses open fields, "fairjax": the paper's constants on its data sets, and
+        elsewhere what holds for 3 to 10 agents and 20 to 160 rounds; or "paper": the paper's
+        constants, and elsewhere those of its program.
       beta: altruism degree, above 0: the larger, the more alike rewards are; None: the
         mechanism's own.
       alpha: memory of importance from round to round, in [0, 1].
@@ -106,13 +107,13 @@ class Experiment:
       ((3,), (2, 3))
     """
 
-    preset: str = "fairjax"
     dataset: str = "digits"
     split: str = "power_law"
     num_agents: int = 5
     samples_per_agent: int | None = None
     model: str | None = None
     mechanism: str = "cgsv"
+    preset: str = "fairjax"
     beta: float | None = None
     alpha: float | None = None
     gamma: float | str | Callable[[Any], Any] | tuple[float, ...] | None = None
@@ -140,6 +141,9 @@ class Experiment:
             object.__setattr__(self, "gamma", [float(self.gamma(t)) for t in range(self.rounds)])
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, fields.plain(getattr(self, field.name)))
+        for name in FLOATS:
+            if type(getattr(self, name)) is int and abs(getattr(self, name)) < checks.GREATEST:
+                object.__setattr__(self, name, float(getattr(self, name)))
         if isinstance(self.gamma, tuple):
             checks.lengths("gamma", self.gamma, self.rounds)
         for name in (

@@ -172,11 +172,10 @@ def _annotated(field: dataclasses.Field, text: str) -> Any:
         if "--tyro-write-completion" in sys.argv:
             known: Any = Literal[names]
             kind = known | None if field.default is None else known
-    elif field.name == "gamma":
-        kind = float | str | None
-        settings["metavar"] = LENGTH
     elif kind is not bool:
         settings["metavar"] = "FLOAT" if "float" in str(kind) else "INT"
+        if field.name == "gamma":
+            settings["metavar"] = LENGTH
         return Annotated[Any, tyro.conf.arg(**settings), AS_READ]
     return Annotated[kind, tyro.conf.arg(**settings)]
 
