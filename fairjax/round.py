@@ -96,12 +96,12 @@ def train(
         mesh=mesh,
     )
     updates = jax.tree.map(jnp.subtract, params, start)
-    largest = trees.largest_magnitudes(updates)
-    finite = jnp.isfinite(largest)
+    finite = trees.finite_rows(updates)
+    unchanged = trees.rows_that(lambda leaf: leaf == 0, updates)
     # An agent whose training broke starts the next round as it started this one.
     states = trees.where(finite, states, optimizer)
     took_part = True if plan.participants is None else plan.participants
-    return Trained(start, params, updates, states, finite, (largest == 0) & took_part)
+    return Trained(start, params, updates, states, finite, unchanged & took_part)
 
 
 def upload(
@@ -126,7 +126,7 @@ def upload(
     if memory is not None:
         uploads = change_uploads(key, updates, memory, round, behaviours)
         memory = memory._replace(first=trees.where(round == 0, updates, memory.first))
-    usable = trees.addable_rows(uploads, trained.start, server)
+    usable = trees.addable_rows(uploads, (trained.start, server))
     zeros = jax.tree.map(jnp.zeros_like, uploads)
     return Uploads(trees.where(usable, uploads, zeros), usable, memory)
 

@@ -128,38 +128,37 @@ def where(which: Array, chosen: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(per_agent(which, a), a, b), chosen, other)
 
 
-def largest_magnitudes(stacked: Stacked, broken: float = jnp.inf) -> PerAgent:
-    """Returns `[N]` largest absolute entries; one that is not finite counts as `broken`."""
-
-    def largest(leaf: Array) -> PerAgent:
-        # A maximum of XLA's CPU loses a NaN among many numbers.
-        return rows(jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), broken)).max(1, initial=0)
-
-    return functools.reduce(jnp.maximum, map(largest, jax.tree.leaves(stacked)))
-
-
 def finite_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: are all entries of the agent's row finite."""
-    return jnp.isfinite(largest_magnitudes(stacked))
+    return rows_that(jnp.isfinite, stacked)
 
 
-def addable_rows(stacked: Stacked, agents: Stacked, server: Params) -> PerAgent:
+def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
     """Returns `[N]` booleans: is the agent's row finite, and small enough to be added.
 
-    N rows as large, added to the largest parameter, must stay below a quarter of the largest
-    number of their dtype. Then no sum of uploads overflows, nor does one with parameters, nor
-    the difference of two, however many rounds are played.
+    N rows as large must sum to no more than an eighth of the largest number of their dtype, and
+    parameters must not exceed that, or nothing is added to them any more. So neither a sum of
+    uploads overflows, nor one with parameters, nor the difference of two, however many rounds
+    are played.
 
     Args:
-      stacked: what agents upload, leaves `[N, ...]`.
-      agents: parameters that rows may be added to, leaves `[N, ...]`. Those that are not finite
-        do not count: nothing can save them.
-      server: likewise, without the agent axis.
+      stacked: leaves `[N, ...]`, what agents upload.
+      held: a pytree of all parameters that rows may be added to. Those that are not finite do
+        not count: nothing can save them.
     """
-    held = (agents, jax.tree.map(lambda leaf: leaf[None], server))
-    taken = [largest_magnitudes(tree, broken=0).max() for tree in held]
-    room = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 4
-    return largest_magnitudes(stacked) * num_agents(stacked) <= room - jnp.maximum(*taken)
+    most = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 8
+    small = rows_that(lambda leaf: jnp.abs(leaf) <= most / num_agents(stacked), stacked)
+    full = [((jnp.abs(leaf) > most) & jnp.isfinite(leaf)).any() for leaf in jax.tree.leaves(held)]
+    return small & ~functools.reduce(jnp.logical_or, full)
+
+
+def rows_that(holds: Callable[[Array], Array], stacked: Stacked) -> PerAgent:
+    """Returns `[N]` booleans: does something hold for all entries of the agent's row.
+
+    On a CPU this takes a tenth of the time of a maximum.
+    """
+    found = [rows(holds(leaf)).all(1) for leaf in jax.tree.leaves(stacked)]
+    return functools.reduce(jnp.logical_and, found)
 
 
 def zero_broken(stacked: Stacked) -> Stacked:

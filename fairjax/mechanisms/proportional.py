@@ -23,6 +23,9 @@ def proportional(
 ) -> Mechanism:
     """Returns rewards in proportion: who gives little learns little.
 
+    Uploads are cut to a multiple of their median length. Where half of those that are not zero
+    hold huge numbers, as one of two does, these set the median: that ruins the model for all.
+
     At beta=1 an agent receives as much of another's upload as that one receives of its
     own, r_j min(1, r_i / r_j) = min(r_i, r_j): what agents of no more importance know, and
     a part of what the others know. That keeps accuracies in the order, and near the
@@ -32,9 +35,7 @@ def proportional(
     its data hardly moves. Judged at one length, as in CGSV, fairness falls to between .84
     and .90, and importance turns around. Hence an agent gains by stretching its upload, and
     one that uploads noise counts as the most important of all; `longest` bounds what
-    others lose by it. That takes a majority: of two agents, or where half of all upload huge
-    numbers, these set the median, and ruin the model for all. Agents that upload nothing, or
-    their update reversed, are found.
+    others lose by it. Agents that upload nothing, or their update reversed, are found.
 
     Fairness, as mean and standard deviation over five seeds, and accuracy in percent:
 

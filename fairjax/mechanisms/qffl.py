@@ -49,11 +49,11 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
         num_agents = trees.num_agents(updates)
         # An agent whose data are broken has no loss, and its update is zero.
         losses = jnp.where(jnp.isfinite(losses), losses, 0) + TINY
-        # Not infinite, or q = 0 times it would be NaN.
-        most = jnp.finfo(losses.dtype).max
-        squares = jnp.minimum(trees.squared_norms(updates) / rate**2, most)
-        steps = q * losses ** (q - 1) * squares + losses**q / rate
-        weights = losses**q / rate / steps.sum()
+        powers = (losses / losses.max()) ** q  # F_k^q would overflow; what is common cancels
+        squares = trees.squared_norms(updates) / rate**2
+        # Of a huge update they are infinite, and 0 times that is NaN.
+        longer = jnp.where(q * powers > 0, q * powers / losses * squares, 0)
+        weights = powers / rate / (longer + powers / rate).sum()
         aggregate = trees.weighted_sum(weights, updates)
         paid = trees.broadcast(num_agents, aggregate)
         unknown = unjudged(num_agents)
