@@ -109,7 +109,8 @@ def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, fl
     for name, value in behaviours.items():
         checks.choice("behaviour", name, (*DATA, *UPLOADS))
         is_pair = isinstance(value, tuple | list) and len(value) == 2
-        number, strength = value if is_pair else (value, None)
+        pair: Any = value if is_pair else (value, None)
+        number, strength = pair
         checks.count(f"behaviours[{name!r}]", number, least=0)
         strength = STRENGTHS.get(name, 0.0) if strength is None else strength
         if name in RATES:
