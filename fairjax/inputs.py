@@ -38,14 +38,7 @@ def as_numbers(name: str, value: Any, *, booleans: bool = False) -> Array:
 
 def as_floating(name: str, value: Any, *, booleans: bool = False) -> Array | np.ndarray:
     """Returns what `as_numbers` does, of JAX or of numpy, which keeps 64 bits."""
-    if not isinstance(value, jax.Array):
-        try:
-            value = np.asarray(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, ...
-            kind = type(value).__name__
-            raise ValueError(
-                f"`{name}` must hold arrays of numbers, got {kind}: {error}"
-            ) from error
+    value = _as_array(name, value)
     if jnp.issubdtype(value.dtype, jnp.integer) or (booleans and value.dtype == bool):
         value = value.astype(np.float32)  # before JAX wraps integers of 64 bits
     if not jnp.issubdtype(value.dtype, jnp.floating):
@@ -53,6 +46,18 @@ def as_floating(name: str, value: Any, *, booleans: bool = False) -> Array | np.
             f"`{name}` must hold arrays of numbers that are real, got dtype {value.dtype}."
         )
     return value
+
+
+def as_booleans(name: str, value: Any) -> Array:
+    """Returns a JAX array of booleans.
+
+    Raises:
+      ValueError: `value` is not an array of booleans.
+    """
+    value = _as_array(name, value)
+    if value.dtype != np.bool_:
+        raise ValueError(f"`{name}` must hold booleans, got {value.dtype}: {value!s:.100}.")
+    return jnp.asarray(value)
 
 
 def as_weights(weights: Any, shape: tuple[int, ...]) -> PerAgent:
@@ -140,6 +145,17 @@ def as_params(name: str, tree: Any) -> Params:
 def is_sequence(tree: Any) -> bool:
     """Says whether `tree` is a list or a tuple without names."""
     return isinstance(tree, list | tuple) and not hasattr(tree, "_fields")
+
+
+def _as_array(name: str, value: Any) -> Array | np.ndarray:
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, ...
+        raise ValueError(
+            f"`{name}` must hold arrays of numbers, got {type(value).__name__}: {error}"
+        ) from error
 
 
 def _stack_entries(name: str, tree: Any, words: str) -> Any:

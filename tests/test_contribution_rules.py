@@ -54,7 +54,7 @@ def test_traced_weights_that_break_their_rule_count_as_nothing():
 
 @pytest.mark.parametrize("participants", [-3, np.ones((2, 2)), np.ones((2, 2), int), None, "all"])
 def test_participants_are_booleans(participants):
-    with pytest.raises(ValueError, match="`participants` must be booleans"):
+    with pytest.raises(ValueError, match="`participants` must hold booleans"):
         contributions.federated_shapley(total, np.zeros((2, 2)), np.ones((2, 2, 2)), participants)
 
 

@@ -19,7 +19,7 @@ def shared(tensors: Any) -> Stacked:
     """Returns JAX arrays that share the memory of tensors; nothing is copied.
 
     Args:
-      tensors: one tensor `[N, D]`, or a pytree, such as a mapping or a list, of tensors
+      tensors: one tensor `[N, D]`, or a pytree, such as a mapping of names, of tensors
         `[N, ...]`: anything with `__dlpack__`.
 
     Returns:

@@ -3,6 +3,7 @@
 `cosine.py` judges uploads by their cosine with the aggregate, with the inner products of
 `gram.py`; `models.py` by the models that coalitions would have made; `recorded.py` likewise
 over the rounds of a run. `coalitions.py` turns the utilities of all coalitions into values.
+Mechanisms call `measure`, for whom a list in a model's parameters is never a list of agents.
 """
 
 from fairjax.contributions.coalitions import banzhaf, leave_one_out, shapley

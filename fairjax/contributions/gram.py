@@ -194,12 +194,12 @@ def _square(tree: Params) -> Scalar:
 
 
 def _in_common_unit(weights: PerAgent, units: PerAgent, lengths: PerAgent) -> PerAgent:
-    """Returns `[N]` w_i units_i times one power of two, so that all |a_i| are far from overflow.
+    """Returns `[N]` weights of rows: w_i units_i, times a power of two that is the same for all.
 
-    The longest a_i, of length w_i units_i lengths_i, gets about a length that leaves room for
-    the square of a sum over agents. Where the shortest would have no square, the widest gaps
-    between lengths are narrowed to one width: to six or more digits in float32 while no more
-    than five gaps are wider than that. What is so much shorter changes no sum.
+    The longest weighted row, of length w_i units_i lengths_i, gets a length whose sum over agents
+    has a square. Where the shortest would have no square then, the widest gaps between lengths
+    are narrowed. That changes no digit of float32 with up to four wide gaps, and leaves six
+    digits with five: what is so much shorter is lost in a sum, but has a direction of its own.
     """
     limits = jnp.finfo(weights.dtype)
     top, bottom = limits.maxexp // 2 - 20, limits.minexp // 2 + 8  # of lengths
@@ -223,5 +223,5 @@ def _narrow_gaps(values: PerAgent, room: int) -> PerAgent:
     narrow = jnp.sort(gaps)
     # Of width g: all gaps up to the widest one that is not narrowed, and the others at g each.
     left = room - (jnp.cumsum(narrow) - narrow)
-    width = (left // jnp.arange(len(gaps), 0, -1)).max()
+    width = (left // jnp.arange(len(gaps), 0, -1)).max(initial=1)
     return jnp.cumsum(jnp.minimum(gaps, width))[jnp.argsort(order)].astype(values.dtype)

@@ -132,12 +132,9 @@ def federated_shapley(
       [3. 1.]
     """
     servers, updates = _as_rounds(servers, updates)
-    if not isinstance(participants, jax.Array):
-        participants = np.asarray(participants)
-    if participants.dtype.kind != "b":
-        raise ValueError(f"`participants` must be booleans [T, N], got {participants!r:.100}.")
+    participants = inputs.as_booleans("participants", participants)
     checks.shape("participants", participants, jax.tree.leaves(updates)[0].shape[:2])
-    weights = jnp.asarray(participants) * _as_weights(weights, updates)
+    weights = participants * _as_weights(weights, updates)
     return multi_round_shapley(utility, servers, updates, weights)
 
 
@@ -151,7 +148,9 @@ def _tables(utility: Utility, servers: Params, updates: Stacked, weights: PerRou
 def _as_weights(weights: Any, updates: Stacked) -> PerRound:
     """Returns weights `[T, N]`, given so, as `[N]` or as None."""
     rounds = jax.tree.leaves(updates)[0].shape[:2]
-    of_a_round = weights is None or np.ndim(weights) == 1
+    if weights is not None:
+        weights = inputs.as_numbers("weights", weights, booleans=True)
+    of_a_round = weights is None or weights.ndim == 1
     weights = inputs.as_weights(weights, rounds[1:] if of_a_round else rounds)
     return jnp.broadcast_to(weights, rounds)
 
