@@ -89,7 +89,6 @@ CALLS = {  # what has to be given
     "figures.reward_fractions": {"result": "result"},
     "figures.fairness": {"result": "result"},
     "figures.comparison": {"results": "{'cgsv': result}"},
-    "figures.name_lines": {"axis": "plt.gca()", "names": "['a', 'b']"},
     "figures.svg": {"figure": "plt.gcf()", "prefix": "'a'"},
     "figures.write": {"figure": "plt.gcf()", "path": "'a.png'"},
     "devices.mesh": {},
@@ -108,8 +107,10 @@ CALLS = {  # what has to be given
 }  # fmt: skip
 
 INNER = {  # what the package calls with values of its own
-    "devices.by_agent", "devices.checked", "devices.everywhere", "devices.map_shards",
-    "devices.placed", "figures.styled", "rewards.normalised", "rewards.share_of_largest",
+    "contributions.measure", "devices.by_agent", "devices.checked", "devices.everywhere",
+    "devices.map_shards", "devices.placed", "figures.check_results", "figures.correlation_axis",
+    "figures.draw_correlation", "figures.draw_spread", "figures.name_lines",
+    "figures.name_series", "figures.styled", "rewards.normalised", "rewards.share_of_largest",
 }  # fmt: skip
 
 WRONG = """
