@@ -148,7 +148,9 @@ def test_what_is_no_result_is_refused_before_a_figure_is_made(draw):
         with pytest.raises(ValueError, match="`result` must be a Result, as `fairjax.Experiment"):
             draw(value)
     for ax in (3, "ax", plt.figure(), np.array([1])):
-        with pytest.raises(ValueError, match="`ax` must be an Axes, as `matplotlib.pyplot.subplots"):
+        with pytest.raises(
+            ValueError, match="`ax` must be an Axes, as `matplotlib.pyplot.subplots"
+        ):
             draw(drawn(2), ax)
     assert len(plt.get_fignums()) == 1
 
