@@ -114,7 +114,7 @@ def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, fl
     found, total = [], 0
     for name, value in behaviours.items():
         checks.choice("behaviour", name, (*DATA, *UPLOADS))
-        pair = value if isinstance(value, tuple | list) else (value, None)
+        pair: Any = value if isinstance(value, tuple | list) else (value, None)
         if len(pair) != 2:
             raise ValueError(
                 f"`behaviours[{name!r}]` must be a number of agents or a pair (number, strength), "

@@ -71,13 +71,13 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
         raise ValueError(
             f"A command must be given, one of {names}. `fairjax --help` explains them."
         )
-    name, options = words[0], {"config": (tyro.conf.OmitArgPrefixes,)}
+    name, options = words[0], (tyro.conf.OmitArgPrefixes,)
     later = {command: _put_off(function) for command, function in commands.items()}
     if name not in commands:
-        if name.startswith(("-h", "--help", "--tyro-")):
+        if name in ("-h", "--help") or name.startswith("--tyro-"):  # for completion
             description = "Fair collaborative learning: agents train together and are paid fairly."
             tyro.extras.subcommand_cli_from_dict(
-                later, prog="fairjax", description=description, args=words, **options
+                later, prog="fairjax", description=description, args=words, config=options
             )
         checks.choice("command", name, commands)
     box = io.StringIO()
@@ -85,7 +85,7 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
         with contextlib.redirect_stderr(box):
             call, unknown = tyro.cli(
                 later[name], prog=f"fairjax {name}", args=words[1:], return_unknown_args=True,
-                **options,
+                config=options,
             )  # fmt: skip
     except SystemExit as end:
         if not end.code:

@@ -1,11 +1,13 @@
 """The command line, run as a user would, in this process."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
 
 import pytest
+from rich.text import Text
 
 import fairjax as fj
 from fairjax import flags
@@ -187,6 +189,38 @@ def test_shells_complete_flags_and_names(tmp_path):
         (["compare", "--mechanisms", ""], "`mechanisms` must be different names"),
         (["compare", "--mechanisms", "cgsv,fedavgg"], "Did you mean 'fedavg'?"),
         (["show", "nowhere"], "got nowhere, which holds none"),
+        ([], "A command must be given, one of run, compare, study, show, list."),
+        (["rnu"], "Unknown command 'rnu'. Did you mean 'run'?"),
+        (["--rounds", "3", "run"], "Unknown command '--rounds'"),
+        (
+            ["run", "--bta", "1"],
+            "Unknown flag '--bta'. Did you mean '--beta'? `fairjax run --help`",
+        ),
+        (["run", "--num_agent=3"], "Unknown flag '--num-agent'. Did you mean '--num-agents'?"),
+        (["compare", "--mechanism", "cgsv"], "Did you mean '--mechanisms'?"),
+        (["compare", "--mechanisms", "cgsv", "fedavg"], "Several names are separated by commas"),
+        (["run", "--beta", "abc"], "`beta` must be a finite number above 0, got beta='abc'."),
+        (
+            ["run", "--num-agents", "x"],
+            "`num_agents` must be a whole number of at least 1, got 'x'.",
+        ),
+        (["run", "--rounds", "3.0"], "`rounds` must be a whole number of at least 1, got 3.0."),
+        (["run", "--num-agents", "None"], "`num_agents` must be a whole number"),
+        (["run", "--rounds", "1000000000000"], "`rounds` must be at most 1,000,000"),
+        (["run", "--mechanism"], "Missing value for argument '--mechanism'. Expected 1 values."),
+        (["run", "--resume", "maybe"], "invalid choice 'maybe' for argument '--resume'."),
+        (["run", "--record-updates", "yes"], "Unexpected 'yes' after `fairjax run`."),
+        (["run", "--options", "beta=2"], "`options` must not hold `beta`"),
+        (["run", "--options", "mask=leaf", "mask=model"], "every name once, got 'mask' twice"),
+        (["run", "--behaviours", "foo"], "of the form NAME=NUMBER or NAME=NUMBER:STRENGTH"),
+        (["run", "--behaviours", "foo=1"], "Unknown behaviour 'foo'"),
+        (["run", "--devices", "0"], "`num_devices` must be a whole number of at least 1, got 0."),
+        (["run", "--devices", "1000"], "`num_devices` must be at most 256"),
+        (["run", "--num-processes", "x"], "Several processes need all of coordinator"),
+        (["show"], "Missing from fairjax show: DIR the directory of the run"),
+        (["show", "nowhere", "else"], "Unexpected 'else' after `fairjax show`."),
+        (["study"], "Missing from fairjax study: NAME of the study"),
+        (["show", "of:smile:[red]"], "got of:smile:[red], which holds none"),
     ],
 )
 def test_a_mistake_gives_one_sentence_and_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -197,5 +231,67 @@ def test_a_mistake_gives_one_sentence_and_code_2(arguments, message, capsys, tmp
     assert "Traceback" not in said
 
 
-def test_an_unknown_flag_gives_code_2(capsys):
-    assert "--bta" in failure(capsys, "run", "--bta", "1")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_tyro_says_is_one_line_in_any_encoding(encoding):
+    command = [sys.executable, "-c", "from fairjax.cli import main; main()", "run", "--resume", "x"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = (
+        "fairjax: invalid choice 'x' for argument '--resume'. Expected one of ('True', 'False').\n"
+    )
+    assert done.stderr == said
+
+
+def printed_in_a_terminal(capsys, monkeypatch, width, *arguments):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    main(list(arguments))
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    # Paths are not wrapped, so that they can be copied.
+    return [line.rstrip() for line in lines if not line.startswith(("Records", "Report"))]
+
+
+def test_a_narrow_terminal_shows_a_block_per_agent(tmp_path, capsys, monkeypatch):
+    result = fj.Experiment(
+        num_agents=3, rounds=2, model="logistic", samples_per_agent=20
+    ).run(tmp_path)  # fmt: skip
+    lines = printed_in_a_terminal(capsys, monkeypatch, 40, "show", str(tmp_path))
+    assert max(map(len, lines)) <= 40
+    assert not any("…" in line or "│" in line for line in lines)
+    agent = lines[lines.index("agent 2") :]
+    assert agent[1].split() == ["examples", f"{result.shard_sizes[2]}"]
+    assert f"  importance    {result.history.importance[-1, 2]:.3f}" in agent
+    wide = printed_in_a_terminal(capsys, monkeypatch, 80, "show", str(tmp_path))
+    monkeypatch.delenv("FORCE_COLOR")
+    monkeypatch.setenv("COLUMNS", "40")  # of a file there is no width
+    main(["show", str(tmp_path)])
+    filed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert wide == filed[: len(wide)]
+    assert any(line.startswith("│     2 │") for line in wide)
+
+
+def test_a_narrow_terminal_shows_a_block_per_mechanism(tmp_path, capsys, monkeypatch):
+    flags = ["--mechanisms", "standalone,fedavg", "--out", str(tmp_path)]
+    lines = printed_in_a_terminal(capsys, monkeypatch, 40, "compare", *SMALL, *flags)
+    assert max(map(len, lines)) <= 40
+    assert lines.index("mechanism standalone") < lines.index("mechanism fedavg")
+    assert not any("…" in line or "│" in line for line in lines)
+
+
+def test_the_list_and_progress_fit_a_narrow_terminal(capsys, monkeypatch):
+    lines = printed_in_a_terminal(capsys, monkeypatch, 40, "list")
+    assert max(map(len, lines)) <= 40
+    assert not any("…" in line for line in lines)
+    monkeypatch.delenv("FORCE_COLOR")
+    with fj.ProgressBar() as bar:
+        bar("cgsv_released", 80, 80)
+    assert re.fullmatch(r" cgsv_released 80/80 rounds 0:00:0\d\s*", capsys.readouterr().err)
+
+
+def test_a_progress_bar_takes_a_name_and_counts(capsys):
+    with fj.ProgressBar() as bar:
+        for call in ((3, 0, 1), ("cgsv", 0.5, 1), ("cgsv", 0, None), ("cgsv", -1, 1)):
+            with pytest.raises(ValueError, match="`(name|done|total)` must be"):
+                bar(*call)
+    assert capsys.readouterr().err == ""

@@ -114,9 +114,50 @@ def test_mistakes_are_explained():
         devices.start(coordinator="127.0.0.1:1", num_processes=2)
     with pytest.raises(ValueError, match=r"`process_id` must be in \[0, 2\), got 2"):
         devices.start(coordinator="127.0.0.1:1", num_processes=2, process_id=2)
+    with pytest.raises(ValueError, match="`num_devices` must be at most 256, got num_devices=1000"):
+        devices.start(1000)
+    with pytest.raises(ValueError, match="`process_id` must be a whole number .* got True"):
+        devices.start(coordinator="127.0.0.1:1", num_processes=2, process_id=True)
     two_axes = jax.make_mesh((2, 1), ("a", "b"))
     with pytest.raises(ValueError, match="`mesh` must be a .* one axis"):
         digits(4, two_axes)
+
+
+@pytest.mark.parametrize(
+    "coordinator",
+    ["nonsense", "", ":80", "host:", "host:x", "host:0", "host:99999", "no.such:80", 3],
+)
+def test_an_address_that_cannot_be_used_is_refused_before_anybody_waits(coordinator):
+    with pytest.raises(ValueError, match="`coordinator` must be .* got "):
+        devices.start(coordinator=coordinator, num_processes=2, process_id=1)
+
+
+def test_a_port_in_use_is_named():
+    with socket.create_server(("", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ValueError, match=rf"got {address}: .*in use"):
+            devices.start(coordinator=address, num_processes=2, process_id=0)
+
+
+def test_processes_are_connected_before_jax_computes():
+    jax.numpy.zeros(1)
+    with pytest.raises(ValueError, match="before JAX computes anything"):
+        devices.start(coordinator="127.0.0.1:1", num_processes=2, process_id=1)
+
+
+@pytest.mark.parametrize("process_id", ["0", "1"])
+def test_processes_that_do_not_come_end_the_command_with_a_sentence(process_id):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    script = "from fairjax import cli, devices; devices.CONNECT_SECONDS = 1; cli.main()"
+    flags = ["--coordinator", address, "--num-processes", "2", "--process-id", process_id]
+    command = [sys.executable, "-c", script, "run", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = f"fairjax: Not all 2 processes came together at {address} within 1 seconds."
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_two_processes_agree_with_one(tmp_path):

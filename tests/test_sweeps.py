@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import fairjax as fj
+from fairjax import sweeps
 
 SMALL = fj.Experiment(num_agents=3, rounds=3, model="logistic", samples_per_agent=20)
 
@@ -22,8 +24,11 @@ SMALL = fj.Experiment(num_agents=3, rounds=3, model="logistic", samples_per_agen
 )
 def test_a_point_of_a_sweep_is_the_run_of_its_fields(experiment):
     # In chunks of three, so that the last is padded.
-    result = fj.sweep(experiment, seeds=[3, 4], learning_rate=[0.001, 0.01], points_at_once=3)
+    seeds, rates = (seed for seed in [3, 4]), np.array([0.001, 0.01])
+    result = fj.sweep(experiment, seeds=seeds, learning_rate=rates, points_at_once=3)
     assert len(result) == 4
+    assert len(repr(result)) < 300
+    assert len(repr(result[0])) < 300
     assert len({one.behaviours for one in result}) == len(
         {one.experiment.assigned_behaviours() for one in result}
     )
@@ -95,7 +100,21 @@ def test_a_table_of_a_sweep_over_splits_alone_compares_them():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seeds": []}, "`seeds` must be different values"),
+        ({"seeds": []}, r"`seeds` must be different values, a list of at least one, got \[\]"),
+        ({"seeds": 3}, "`seeds` must be different values, a list .* got 3"),
+        ({"seeds": None}, "`seeds` must be different values, a list .* got None"),
+        ({"seeds": "12"}, "`seeds` must be different values, a list .* got '12'"),
+        ({"seeds": [0, 2**32]}, "`seed` must be at most 4,294,967,295"),
+        ({"seeds": itertools.count()}, "`seeds` must be at most 10,000 values"),
+        ({"split": "uniform"}, "`split` must be different values, a list .* got 'uniform'"),
+        ({"split": [3]}, "Unknown split 3"),
+        ({"beta": 1.0}, "`beta` must be different values, a list .* got 1.0"),
+        ({"beta": [None]}, "`beta` must be values of the field `beta`, got None"),
+        ({"beta": [[1.0], "a"]}, "`beta` must be a finite number above 0"),
+        ({"alpha": {0.5: 1}}, "`alpha` must be different values, a list"),
+        ({"watch": 3}, "`watch` must be a function"),
+        ({"standalone": 3}, "`standalone` must be a Sweep"),
+        ({"experiment": "cgsv"}, "`experiment` must be an Experiment"),
         ({"beta": [1.0, 1.0]}, "`beta` must be different values"),
         ({"beta": [1.0, -1.0]}, "`beta` must be a finite number above 0"),
         ({"split": ["power"]}, "Did you mean 'power_law'"),
@@ -104,7 +123,40 @@ def test_a_table_of_a_sweep_over_splits_alone_compares_them():
 )
 def test_a_bad_axis_is_named_before_anything_runs(arguments, message):
     with pytest.raises(ValueError, match=message):
-        fj.sweep(SMALL, **arguments)
+        fj.sweep(arguments.pop("experiment", SMALL), **arguments)
+
+
+def test_a_known_standalone_sweep_must_be_of_the_same_experiment(monkeypatch):
+    monkeypatch.setattr(sweeps, "_history", None)  # nothing is played
+    alone = fj.Sweep(
+        experiments=(dataclasses.replace(SMALL, num_agents=4).alone().resolved(),),
+        axes=("seed",),
+        history=SimpleNamespace(accuracies=np.zeros((1, 3, 4))),
+        shard_sizes=np.ones((1, 4)),
+        standalone_accuracies=np.zeros((1, 4)),
+    )
+    with pytest.raises(ValueError, match="`standalone` must hold a run of Experiment"):
+        fj.sweep(SMALL, seeds=[0], standalone=alone)
+    with pytest.raises(ValueError, match="`point` must be a whole number, got slice"):
+        alone[0:1]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "names", "message"),
+    [
+        (SMALL, "cgsv", "`mechanisms` must be different names, a list .* got 'cgsv'"),
+        (SMALL, None, "`mechanisms` must be different names, a list .* got None"),
+        (SMALL, {}, "`mechanisms` must be different names"),
+        (SMALL, [], "`mechanisms` must be different names"),
+        (SMALL, ["cgsv", "cgsv"], "`mechanisms` must be different names"),
+        (SMALL, ["cgsv", 3], "Unknown mechanism 3"),
+        (SMALL, [["cgsv"]], r"Unknown mechanism \['cgsv'\]"),
+        ({}, ["cgsv"], "`experiment` must be an Experiment, .* got {}"),
+    ],
+)
+def test_a_comparison_says_what_it_compares(experiment, names, message):
+    with pytest.raises(ValueError, match=message):
+        fj.compare(experiment, names)
 
 
 def test_a_mechanism_that_lacks_a_coefficient_is_named():
