@@ -242,7 +242,18 @@ def test_the_strategy_says_what_it_cannot_do(flower):
         flower.CGSV(fj.mechanisms.fair_yet_equal(), num_agents=3)
     with pytest.raises(ValueError, match="`min_available_nodes` must be at most 3"):
         flower.CGSV(num_agents=3, min_available_nodes=4)
+    for arguments, message in (
+        ({"mechanism": "cgsv"}, "`mechanism` must be a Mechanism"),
+        ({"num_agents": 3.0}, "`num_agents` must be a whole number"),
+        ({"fraction_evaluate": 2}, "`fraction_evaluate` must be a finite number in"),
+        ({"weighted_by_key": 3}, "`weighted_by_key` must be a text, got 3"),
+        ({"train_metrics_aggr_fn": 3}, "`train_metrics_aggr_fn` must be a function or None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flower.CGSV(**{"num_agents": 3, **arguments})
     strategy = flower.CGSV(num_agents=3)
+    with pytest.raises(ValueError, match="`node_id` must be one of `node_ids`, got 3"):
+        strategy.model_of(3)
     counters = flower.ArrayRecord([np.zeros(2, np.int64)])
     with pytest.raises(ValueError, match="what is trained, in float32 .* got int64 in '0'"):
         strategy.configure_train(1, counters, flower.ConfigRecord(), Grid(*NODES))

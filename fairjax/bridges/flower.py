@@ -45,6 +45,9 @@ except ImportError as error:
     ) from error
 
 
+AGGREGATES = "function(contents, weighted_by_key) -> MetricRecord"
+
+
 class Judgements(NamedTuple):
     """What was decided, one row per round in which anybody replied; numpy arrays."""
 
@@ -114,8 +117,8 @@ class CGSV(FedAvg):
         checks.text("weighted_by_key", weighted_by_key)
         checks.text("arrayrecord_key", arrayrecord_key)
         checks.text("configrecord_key", configrecord_key)
-        checks.function("train_metrics_aggr_fn", train_metrics_aggr_fn)
-        checks.function("evaluate_metrics_aggr_fn", evaluate_metrics_aggr_fn)
+        checks.function("train_metrics_aggr_fn", train_metrics_aggr_fn, AGGREGATES, optional=True)
+        checks.function("evaluate_metrics_aggr_fn", evaluate_metrics_aggr_fn, AGGREGATES, optional=True)
         if mechanism.plan is not None:
             raise ValueError(
                 f"`mechanism` must let all agents train their own model, got {mechanism.name!r}, "
