@@ -1,6 +1,9 @@
 """fairjax: fair collaborative learning in JAX."""
 
-from fairjax import contributions, data, devices, figures, mechanisms, metrics, models, rewards
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fairjax import contributions, data, devices, mechanisms, metrics, models, rewards
 from fairjax.experiment import Experiment, load_run
 from fairjax.federations import Federation, federation
 from fairjax.results import Result
@@ -8,6 +11,9 @@ from fairjax.simulation import History, run
 from fairjax.states import Record, State
 from fairjax.sweeps import Sweep, compare, sweep
 from fairjax.terminal import ProgressBar
+
+if TYPE_CHECKING:
+    from fairjax import figures
 
 __all__ = [
     "Experiment",
@@ -32,3 +38,10 @@ __all__ = [
     "run",
     "sweep",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports figures, and with them matplotlib, where they are asked for first."""
+    if name == "figures":
+        return importlib.import_module("fairjax.figures")
+    raise AttributeError(f"module 'fairjax' has no attribute {name!r}")

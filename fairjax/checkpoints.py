@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from fairjax import records
 from fairjax.federations import State
@@ -42,6 +41,8 @@ class Checkpoints:
 
     def __init__(self, out: Path):
         self._folder = (out / records.CHECKPOINT).resolve()
+        import orbax.checkpoint as ocp
+
         # A folder per array rather than a database: half the time for states of usual sizes.
         self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
 
@@ -60,6 +61,8 @@ class Checkpoints:
           OSError: there is no room, or no permission; the checkpoints before are left.
         """
         partial = self._folder / PARTIAL
+        import orbax.checkpoint as ocp
+
         with _deferred_signals():
             try:
                 with _silent_orbax():
@@ -149,6 +152,8 @@ class Checkpoints:
 
     def _restore(self, num_rounds: int, like: Progress) -> Progress | None:
         """Returns the progress after some rounds, or None where it cannot be read."""
+        import orbax.checkpoint as ocp
+
         folder = self._folder / str(num_rounds)
         if not _is_whole(folder):
             return None

@@ -8,8 +8,6 @@ detection AUC  the chance that an honest agent's importance exceeds a dishonest 
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
 from fairjax import checks
 from fairjax.types import PerAgent
@@ -38,6 +36,8 @@ def fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> flo
     """
     if why_undefined(standalone_accuracies, final_accuracies):
         return float("nan")
+    from scipy import stats
+
     standalone, final = _pair(standalone_accuracies, final_accuracies)
     correlation: Any = stats.pearsonr(standalone, final)
     return float(correlation.statistic)
@@ -71,6 +71,8 @@ def fairness_interval(
     """
     if why_undefined(standalone_accuracies, final_accuracies) or len(final_accuracies) < 4:
         return float("nan"), float("nan")
+    from scipy import stats
+
     standalone, final = _pair(standalone_accuracies, final_accuracies)
     correlation: Any = stats.pearsonr(standalone, final)
     interval = correlation.confidence_interval()
@@ -123,7 +125,9 @@ def detection_auc(importance: PerAgent, honest: PerAgent) -> float:
     honest = told.astype(bool)
     if honest.all() or not honest.any() or not np.isfinite(importance).all():
         return float("nan")
-    return float(sklearn_metrics.roc_auc_score(honest, importance))
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(honest, importance))
 
 
 def _pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray]:

@@ -118,7 +118,9 @@ class CGSV(FedAvg):
         checks.text("arrayrecord_key", arrayrecord_key)
         checks.text("configrecord_key", configrecord_key)
         checks.function("train_metrics_aggr_fn", train_metrics_aggr_fn, AGGREGATES, optional=True)
-        checks.function("evaluate_metrics_aggr_fn", evaluate_metrics_aggr_fn, AGGREGATES, optional=True)
+        checks.function(
+            "evaluate_metrics_aggr_fn", evaluate_metrics_aggr_fn, AGGREGATES, optional=True
+        )
         if mechanism.plan is not None:
             raise ValueError(
                 f"`mechanism` must let all agents train their own model, got {mechanism.name!r}, "

@@ -8,12 +8,12 @@ All agents' values take one pass over the table: both are differences between
 sums of weighted utilities over the coalitions with i and over all coalitions.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from fairjax import checks, inputs, trees
 from fairjax.types import Array, PerAgent, PerCoalition, Scalar
@@ -106,7 +106,8 @@ def shapley_of(table: PerCoalition) -> PerAgent:
     # A game of the coalition's size alone, equal to nu for the first k agents, is
     # subtracted before and its value, equal for all, added after: it saves digits.
     sizes = np.arange(num_agents)
-    against = np.append(1 / (num_agents * special.binom(num_agents - 1, sizes)), 0.0)
+    orders = np.array([math.comb(num_agents - 1, size) for size in sizes], float)
+    against = np.append(1 / (num_agents * orders), 0.0)
     for_members = np.insert(against[:-1], 0, 0.0)
     counts = _coalition_sizes(num_agents)
     rest = table - table[2 ** np.arange(num_agents + 1) - 1][counts]

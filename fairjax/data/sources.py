@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from sklearn import datasets as sklearn_datasets
-from sklearn.model_selection import train_test_split
 
 from fairjax.data import text
 from fairjax.data.dataset import Dataset
@@ -88,10 +86,14 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
             f'`name` must be the name of a data set, such as "digits", got {name!r:.100}.'
         )
     if name == "digits":
-        x, y = map(np.asarray, sklearn_datasets.load_digits(return_X_y=True))
+        from sklearn import datasets
+
+        x, y = map(np.asarray, datasets.load_digits(return_X_y=True))
         return _cut(x.reshape(-1, 8, 8, 1) / 16, y, NUM_DIGITS_TEST)
     if name == "blobs":
-        x, y, *_ = sklearn_datasets.make_blobs(
+        from sklearn import datasets
+
+        x, y, *_ = datasets.make_blobs(
             2500, n_features=16, centers=10, cluster_std=4.0, random_state=0
         )
         return _cut(x / x.std(), y, 500)
@@ -117,6 +119,8 @@ def _data_dir(given: str | os.PathLike | None) -> Path:
 
 
 def _cut(x: np.ndarray, y: np.ndarray, num_test: int) -> tuple[Dataset, Dataset]:
+    from sklearn.model_selection import train_test_split
+
     x_train, x_test, y_train, y_test = train_test_split(
         x, y, test_size=num_test, random_state=0, stratify=y
     )
