@@ -138,7 +138,7 @@ class Experiment:
         for name in ("num_agents", "rounds", "local_epochs"):
             checks.count(name, getattr(self, name))
         if callable(self.gamma):
-            object.__setattr__(self, "gamma", [float(self.gamma(t)) for t in range(self.rounds)])
+            object.__setattr__(self, "gamma", _table("gamma", self.gamma, self.rounds))
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, fields.plain(getattr(self, field.name)))
         for name in FLOATS:
@@ -454,6 +454,17 @@ class Experiment:
             standalone_accuracies=history.accuracies[-1] if alone is None else alone,
             behaviours=names(self.assigned_behaviours(), self.num_agents),
         )
+
+
+def _table(name: str, schedule: Callable[[Any], Any], num_rounds: int) -> tuple[float, ...]:
+    """Returns what a schedule gives in each round, or says that it is no schedule."""
+    try:
+        return tuple(float(schedule(round)) for round in range(num_rounds))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be a number, or a function of the round that returns one, got "
+            f"{checks.shown(schedule)}, which fails: {error}."
+        ) from error
 
 
 def _entry(table: tuple[float, ...], round: Any) -> Any:

@@ -221,7 +221,8 @@ def test_an_open_file_and_a_traced_value_have_no_fingerprint(tmp_path):
         fingerprint([file], "v")
 
     def traced(gamma):
-        with pytest.raises(ValueError, match=r"`m.update.<closure gamma>` .* while a function is"):
+        rule = r"`m.update.<closure update>.<closure gamma>` .* while a function is"
+        with pytest.raises(ValueError, match=rule):
             fingerprint(fj.mechanisms.cgsv(gamma=gamma), "m")
         return gamma
 

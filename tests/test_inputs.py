@@ -57,7 +57,7 @@ def test_a_list_of_agents_is_stacked(measure, kind):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ([np.ones(30)] * 8, r"`jnp.stack\(updates\)`"),
+        ([np.ones(20)] * 8, r"`jnp.stack\(updates\)`"),
         ([np.ones((3, 4))], r"list of 1 equal entries.*`jnp.stack\(updates\)`"),
         (({"a": np.ones((3, 2)), "b": np.ones(3)},) * 2, r"tuple of 2.*tree.map\(lambda \*rows"),
     ],
@@ -89,7 +89,8 @@ def test_changes_of_a_model_are_given_stacked_or_as_a_list():
     expected = contributions.model_utilities(total, params, stacked(given))
     np.testing.assert_allclose(contributions.model_utilities(total, params, given), expected)
     found = contributions.gtg_shapley(KEY, total, params, given, tolerance=0.0)
-    np.testing.assert_allclose(found, contributions.shapley(expected), atol=1e-1)
+    again = contributions.gtg_shapley(KEY, total, params, stacked(given), tolerance=0.0)
+    np.testing.assert_allclose(found, again)
     # The structure of `params` tells layers from agents, whatever the shapes.
     layers = (np.zeros(2), np.zeros(2))
     for updates in ((np.ones((2, 2)), np.ones((2, 2))), [(np.ones(2), np.ones(2))] * 2):

@@ -38,7 +38,8 @@ def from_flax(
         statistics, which averaging of updates would not cover; or `example` is no batch.
 
     Examples:
-      >>> from flax import linen as nn, nnx
+      >>> import jax, numpy as np
+      >>> from flax import nnx
       >>> model = from_flax(nn.Dense(3), example=np.ones((1, 4)))
       >>> jax.tree.map(np.shape, model.init(jax.random.key(0)))
       {'bias': (3,), 'kernel': (4, 3)}
