@@ -9,6 +9,11 @@ import tempfile
 import jax
 import pytest
 
+LONG_EXAMPLES = (
+    "fairjax/sweeps.py", "fairjax/experiment.py", "fairjax/models/named.py",
+    "fairjax/figures/", "fairjax/mechanisms/",
+)  # fmt: skip
+
 
 def pytest_configure(config):
     # Workers of one session inherit the folder from the process that started them.
@@ -31,3 +36,10 @@ def pytest_unconfigure(config):
 
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ["FAIRJAX_TEST_CACHE"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    # Notebooks, and examples that train networks, cannot be marked where they stand.
+    for item in items:
+        if item.nodeid.startswith(("notebooks/", *LONG_EXAMPLES)):
+            item.add_marker(pytest.mark.slow)

@@ -209,6 +209,7 @@ def test_one_colluder_is_as_good_as_honest():
     np.testing.assert_array_equal(found, honest)
 
 
+@pytest.mark.slow
 def test_free_riders_are_found_recorded_and_paid_little(tmp_path):
     experiment = fj.Experiment(
         num_agents=10, split="uniform", rounds=20, behaviours={"free_rider_noise": 2}
@@ -224,6 +225,7 @@ def test_free_riders_are_found_recorded_and_paid_little(tmp_path):
     assert again.experiment == result.experiment
 
 
+@pytest.mark.slow
 def test_broken_uploads_are_excluded_and_standalone_models_are_not_harmed():
     result = fj.Experiment(num_agents=3, rounds=2, behaviours={"broken_nan": 1}).run()
     dishonest = np.array(result.behaviours) == "broken_nan"

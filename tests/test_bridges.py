@@ -307,6 +307,7 @@ def exact(game, index="SV"):
     return ExactComputer(game)(index, 1).get_n_order_values(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", twin.KINDS)
 @pytest.mark.parametrize("num_agents", [2, 7, 10])
 def test_shapiq_finds_the_exact_values_of_the_cosine_game(games, kind, num_agents):
@@ -330,6 +331,7 @@ def test_the_cosine_game_is_zero_for_nobody_and_one_for_all(games):
     assert game([(), tuple(range(40))]).tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_shapiq_samples_games_of_more_agents_than_can_be_enumerated(games):
     from shapiq import PermutationSamplingSV
 

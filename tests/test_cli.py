@@ -48,6 +48,7 @@ def test_tracking_from_the_command_line_leaves_its_files(tmp_path):
     assert len((tmp_path / "rounds.csv").read_text().splitlines()) == 1 + 2 * 3
 
 
+@pytest.mark.slow
 def test_show_prints_the_table_of_a_run_again(tmp_path, capsys):
     main(["run", *SMALL, "--out", str(tmp_path / "run")])
     first = capsys.readouterr().out
@@ -55,6 +56,7 @@ def test_show_prints_the_table_of_a_run_again(tmp_path, capsys):
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.slow
 def test_the_same_command_finds_its_directory_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -64,6 +66,7 @@ def test_the_same_command_finds_its_directory_again(tmp_path, capsys, monkeypatc
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_options_reach_the_mechanism(tmp_path):
     main(["run", *SMALL, "--options", "mask=leaf", "contribution=shapley", "--out", str(tmp_path)])
     options = dict(fj.load_run(tmp_path).experiment.options)
@@ -85,6 +88,7 @@ def test_comparisons_of_other_mechanisms_keep_their_own_pages(tmp_path, monkeypa
     assert len(list((tmp_path / "runs").rglob("comparison.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_comparison_does_not_take_over_the_directory_of_a_run(tmp_path, capsys):
     main(["run", *SMALL, "--out", str(tmp_path)])
     capsys.readouterr()
@@ -92,12 +96,14 @@ def test_a_comparison_does_not_take_over_the_directory_of_a_run(tmp_path, capsys
     assert "`out` must not be the directory of a run" in message
 
 
+@pytest.mark.slow
 def test_tracking_a_finished_run_says_that_there_is_nothing_to_follow(tmp_path, capsys):
     for _ in range(2):
         main(["run", *SMALL, "--out", str(tmp_path), "--track", "csv"])
     assert "`track` has nothing to follow" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_fairness_over_honest_agents_is_told_where_others_are_not(tmp_path, capsys):
     flags = ["--num-agents", "6", "--behaviours", "free_rider_noise=2"]
     main(["run", *SMALL, *flags, "--out", str(tmp_path)])
@@ -156,6 +162,7 @@ def test_a_progress_bar_shows_rounds_speed_and_time_and_only_when_entered(capsys
     assert printed.out == ""
 
 
+@pytest.mark.slow
 def test_shells_complete_flags_and_names(tmp_path):
     command = "from fairjax.cli import main; main()"
     path = tmp_path / "completion"
@@ -231,6 +238,7 @@ def test_a_mistake_gives_one_sentence_and_code_2(arguments, message, capsys, tmp
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_what_tyro_says_is_one_line_in_any_encoding(encoding):
     command = [sys.executable, "-c", "from fairjax.cli import main; main()", "run", "--resume", "x"]
@@ -252,6 +260,7 @@ def printed_in_a_terminal(capsys, monkeypatch, width, *arguments):
     return [line.rstrip() for line in lines if not line.startswith(("Records", "Report"))]
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_shows_a_block_per_agent(tmp_path, capsys, monkeypatch):
     result = fj.Experiment(
         num_agents=3, rounds=2, model="logistic", samples_per_agent=20

@@ -41,6 +41,7 @@ def test_every_function_that_takes_weights_checks_them(call, weights, rule):
         call(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [[3e38, 3e38], [1e-37, 1e-37], [True, True]])
 def test_equal_weights_of_any_scale_are_equal(weights):
     for call in WEIGHTED.values():

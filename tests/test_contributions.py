@@ -104,6 +104,7 @@ def test_mean_field_is_exact_for_one_and_for_two_agents():
         np.testing.assert_allclose(found, twin.cosine_shapley(updates), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sampling_is_unbiased_and_its_standard_errors_are_honest():
     updates = twin.uploads("reversed", 8, 50, seed=0)
     exact = twin.cosine_shapley(updates)
@@ -124,6 +125,7 @@ def test_agents_with_the_same_upload_and_weight_are_worth_the_same(measure):
     np.testing.assert_allclose(values[1], values[4], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_agents", [1, 2, 6, 20])
 @pytest.mark.parametrize("measure", ["cosine_shapley", "sampled"])
 def test_exact_and_sampled_values_sum_to_one(measure, num_agents):
@@ -140,6 +142,7 @@ def test_a_zero_upload_is_worth_nothing(measure):
     assert (values[np.arange(6) != 2] != 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("shape", [(3, 4), (5, 20_000), (100, 640), (500, 10)])
 def test_one_broken_entry_among_any_number_breaks_its_row(shape, broken):
@@ -162,6 +165,7 @@ def test_a_broken_row_counts_as_a_zero_upload(measure, broken):
     np.testing.assert_array_equal(measure(damaged), measure(zeroed))
 
 
+@pytest.mark.slow
 @every_measure
 def test_nothing_is_worth_anything_where_the_aggregate_vanishes(measure):
     update = normal(1)[0]
@@ -192,6 +196,7 @@ def test_rescaling_all_uploads_changes_nothing(measure, factor):
     np.testing.assert_allclose(measure(rescaled), measure(updates), atol=1e-6)
 
 
+@pytest.mark.slow
 @deterministic
 def test_permuting_agents_permutes_the_values(measure):
     updates, weights = normal(7), random_weights(7)
@@ -200,6 +205,7 @@ def test_permuting_agents_permutes_the_values(measure):
     np.testing.assert_allclose(permuted, np.asarray(measure(updates, weights))[order], atol=1e-5)
 
 
+@pytest.mark.slow
 @every_measure
 def test_a_pytree_is_worth_what_its_flat_form_is(measure):
     flat = normal(5, 30).astype(np.float32)
@@ -207,6 +213,7 @@ def test_a_pytree_is_worth_what_its_flat_form_is(measure):
     np.testing.assert_allclose(measure(tree), measure(flat), atol=1e-6)
 
 
+@pytest.mark.slow
 @every_measure
 def test_measures_compose_with_jit_and_vmap(measure):
     batch = np.stack([normal(5, seed=seed) for seed in range(3)])

@@ -219,6 +219,7 @@ def test_class_counts_leave_padding_out_and_count_rows_as_often_as_they_occur():
     np.testing.assert_array_equal(shards.class_counts(), [[3, 1, 0], [0, 0, 1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

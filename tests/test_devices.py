@@ -16,6 +16,8 @@ import pytest
 import fairjax as fj
 from fairjax import devices, training
 
+pytestmark = pytest.mark.slow
+
 LONG = fj.Experiment(rounds=600, eval_every=600)
 
 

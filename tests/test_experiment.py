@@ -120,6 +120,7 @@ fj.Experiment(num_agents=3, rounds=400, model="logistic", samples_per_agent=20, 
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
@@ -142,6 +143,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path):
     assert_same_result(fj.load_run(whole), fj.load_run(killed))
 
 
+@pytest.mark.slow
 def test_the_default_experiment_shows_its_point_for_every_seed():
     for seed in range(5):
         result = fj.Experiment(seed=seed).run()
@@ -250,6 +252,7 @@ def test_compared_mechanisms_share_one_standalone_run(tmp_path):
         fj.compare(SMALL, ["cgsv", "cgsv"])
 
 
+@pytest.mark.slow
 def test_recorded_uploads_are_kept_loaded_and_valued(tmp_path):
     experiment = dataclasses.replace(SMALL, mechanism="fedavg", rounds=3, record_updates=True)
     result = experiment.run(tmp_path)
@@ -279,6 +282,7 @@ def test_evaluation_on_a_subset_is_of_the_same_examples_for_every_seed():
         dataclasses.replace(SMALL, eval_examples=361).shards()
 
 
+@pytest.mark.slow
 def test_half_precision_changes_accuracies_little_and_keeps_parameters_single():
     single = dataclasses.replace(SMALL, model="mlp", mechanism="fedavg", rounds=10)
     half = dataclasses.replace(single, compute_dtype="bfloat16")

@@ -33,6 +33,7 @@ def federation(shards, **options):
     return fj.federation(**{**given, **options})
 
 
+@pytest.mark.slow
 def test_federations_made_of_the_same_are_equal_and_share_a_program(data):
     shards, test = data
     traces = []
@@ -102,6 +103,7 @@ def test_a_federation_without_a_fingerprint_is_equal_to_itself_alone(data):
     assert first != second
 
 
+@pytest.mark.slow
 def test_nothing_holds_a_federation_whose_program_is_forgotten(data):
     shards, test = data
     one = federation(shards, model=holding(3))
@@ -266,6 +268,7 @@ def first_two():
     return fj.mechanisms.fedavg()._replace(plan=plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_rounds", [4, 60])
 def test_an_honest_update_of_zeros_is_warned_about_once_by_agent_and_round(data, num_rounds):
     shards, test = data
@@ -277,6 +280,7 @@ def test_an_honest_update_of_zeros_is_warned_about_once_by_agent_and_round(data,
     assert str(warning.message).startswith(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "num_rounds"),
     [
@@ -295,6 +299,7 @@ def test_other_uploads_of_zeros_are_not_warned_about(data, options, num_rounds):
         )
 
 
+@pytest.mark.slow
 def test_the_first_honest_agent_is_named_where_a_free_rider_uploads_nothing(data):
     shards, test = data
     options = {"optimizer": optax.sgd, "learning_rate": stopping}
@@ -303,6 +308,7 @@ def test_the_first_honest_agent_is_named_where_a_free_rider_uploads_nothing(data
         fj.run(jax.random.key(0), one, shards, test, num_rounds=3)
 
 
+@pytest.mark.slow
 def test_an_experiment_warns_of_a_learning_rate_that_has_become_too_small():
     experiment = fj.Experiment(
         num_agents=2, rounds=3, model="logistic", samples_per_agent=20, learning_rate=0.1,

@@ -25,7 +25,7 @@ from drawn import (
 
 import fairjax as fj
 
-DRAWS, ALL_DRAWS = 12, 300
+DRAWS, ALL_DRAWS = 3, 100
 MEASURES = {  # with its oracle, and the numbers of agents it is tried on
     "cosine": (oracle.cosine, (1, 2, 5, 8, 30)),
     "cosine_shapley": (oracle.cosine_shapley, (1, 2, 5, 8, 8)),
@@ -153,6 +153,7 @@ def test_uploads_of_any_dtype_are_worth_what_they_are_in_float32(measure, dtype,
     assert_close(f"fj.contributions.{measure}(whole({seed}, 5, {dtype}))", expected, tolerance)
 
 
+@pytest.mark.slow
 @draws()
 @pytest.mark.parametrize("value", ["shapley", "banzhaf", "leave_one_out"])
 def test_values_of_a_game_are_those_of_their_definition(value, seed):
@@ -173,6 +174,7 @@ def test_values_of_a_game_are_those_of_their_definition(value, seed):
     assert_close(call, expected, 1e-6 * np.abs(table).max())
 
 
+@pytest.mark.slow
 @draws(2, 30)
 def test_utilities_of_coalitions_are_those_of_their_mean_update(seed):
     given = f"lambda w: (w**2).sum(), jnp.ones(40), whole({seed}, 3, np.float32)"

@@ -39,6 +39,7 @@ def total(params):
     return sum(leaf.sum() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 @every_measure
 @pytest.mark.parametrize("kind", [list, tuple, "lists", "named"])
 def test_a_list_of_agents_is_stacked(measure, kind):
@@ -53,6 +54,7 @@ def test_a_list_of_agents_is_stacked(measure, kind):
     np.testing.assert_allclose(measure(given), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_measure
 @pytest.mark.parametrize(
     ("given", "words"),
@@ -83,6 +85,7 @@ def test_lists_of_numbers_are_arrays(given):
     np.testing.assert_allclose(found, contributions.cosine(np.array([[1, 0], [1, 1]])))
 
 
+@pytest.mark.slow
 def test_changes_of_a_model_are_given_stacked_or_as_a_list():
     params = jax.tree.map(np.zeros_like, agents(1)[0])
     given = agents()
@@ -100,6 +103,7 @@ def test_changes_of_a_model_are_given_stacked_or_as_a_list():
     np.testing.assert_allclose(flat, [0, 2, 0, 1])
 
 
+@pytest.mark.slow
 def test_rounds_are_given_stacked_or_as_lists():
     servers, rounds = agents(2), [agents(3, seed) for seed in (1, 2)]
     updates = [stacked(one) for one in rounds]
@@ -126,6 +130,7 @@ def tuple_model(data):
     return fj.models.Model(init, apply)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(fj.mechanisms.REGISTRY) - {"shapfed"}))
 def test_parameters_may_be_a_tuple_of_equal_layers(name):
     rng = np.random.default_rng(0)

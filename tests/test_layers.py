@@ -8,6 +8,8 @@ from jax import lax
 import fairjax as fj
 from fairjax import fourier, layers
 
+pytestmark = pytest.mark.slow
+
 IMAGES = ("NHWC", "HWIO", "NHWC")
 SEQUENCES = ("NWC", "WIO", "NWC")
 

@@ -54,6 +54,7 @@ def kinds(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
+@pytest.mark.slow
 @every_mechanism
 @pytest.mark.parametrize(("dtype", "near"), [("float16", 0.01), ("bfloat16", 0.1)])
 def test_short_floats_stay_and_end_near_float32(name, dtype, near):
@@ -66,6 +67,7 @@ def test_short_floats_stay_and_end_near_float32(name, dtype, near):
     np.testing.assert_allclose(short.importance, wide.importance, atol=near)
 
 
+@pytest.mark.slow
 @every_mechanism
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_round_keeps_every_dtype_where_64_bits_are_allowed(name, dtype):
@@ -83,6 +85,7 @@ def test_lengths_of_short_floats_are_summed_in_float32():
     assert fj.trees.squared_norms(rows).dtype == jnp.float32
 
 
+@pytest.mark.slow
 @every_mechanism
 def test_a_huge_upload_ends_no_run_and_one_that_cannot_be_added_is_excluded(name):
     behaviours = (Behaviour(0, "rescale", 3e38), Behaviour(1, "rescale", 1e30))
@@ -196,6 +199,8 @@ WRONG = (None, True, "0.5", b"x", 1j, [0.5], (1, 2), {}, np.ones(2), np.array("x
 )
 def test_a_coefficient_of_the_wrong_kind_is_named(name, argument):
     for value in WRONG:
+        if argument == "gamma" and value is len:
+            continue  # a function of the round
         with pytest.raises(ValueError, match=argument):
             REGISTRY[name](**{argument: value})
 

@@ -1,5 +1,6 @@
 """One contract for every mechanism, and what is particular to each."""
 
+import functools
 import inspect
 from pathlib import Path
 
@@ -57,19 +58,29 @@ def flat(tree):
     return np.concatenate([np.asarray(x).reshape(len(x), -1) for x in jax.tree.leaves(tree)], 1)
 
 
+@functools.cache
+def compiled(name, arguments):
+    """A mechanism, and its update compiled once for all tests."""
+    mechanism = REGISTRY[name](**{**ARGUMENTS.get(name, {}), **dict(arguments)})
+
+    @jax.jit
+    def update(rows, state, sizes, number, key):
+        one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), rows)
+        held = {"server": one, "agents": fj.trees.broadcast(len(sizes), one)}
+        seen = context(len(sizes), sizes, round=number, key=key, **held)
+        return checked_answer(mechanism.update(rows, state, seen), rows, state, name)
+
+    return mechanism, update
+
+
 def play(name, rows, rounds=1, sizes=None, **arguments):
-    mechanism = REGISTRY[name](**{**ARGUMENTS.get(name, {}), **arguments})
+    mechanism, update = compiled(name, tuple(arguments.items()))
     num_agents = len(jax.tree.leaves(rows)[0])
-    state, seen = mechanism.init(num_agents), context(num_agents, sizes)
+    sizes = jnp.arange(1, num_agents + 1) * 10 if sizes is None else sizes
+    state = mechanism.init(num_agents)
     for number in range(rounds):
-        key = jax.random.fold_in(seen.key, number)
-
-        @jax.jit
-        def update(rows, state, number, key, seen=seen):
-            answer = mechanism.update(rows, state, seen._replace(round=number, key=key))
-            return checked_answer(answer, rows, state, name)
-
-        outcome, state = update(rows, state, number, key)
+        key = jax.random.fold_in(jax.random.key(7), number)
+        outcome, state = update(rows, state, sizes, number, key)
     return outcome
 
 
@@ -81,6 +92,7 @@ def test_a_mechanism_answers_with_the_shapes_of_the_protocol(name):
         assert number.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_a_live_mask_pays_unequal_fractions_unequally():
     rows = {"moves": jax.random.normal(jax.random.key(0), (3, 10)), "frozen": jnp.zeros((3, 990))}
     context = Context(shard_sizes=jnp.array([1, 3, 6]))
@@ -129,6 +141,7 @@ def test_a_broken_update_is_as_good_as_none(name, broken):
     assert np.isfinite(flat(found.rewards)).all()
 
 
+@pytest.mark.slow
 @every_mechanism
 @pytest.mark.parametrize("num_agents", [1, 2])
 def test_a_mechanism_works_for_one_and_two_agents(name, num_agents):
@@ -145,6 +158,7 @@ def test_a_mechanism_is_one_file_with_one_factory_of_keyword_arguments(name):
     assert "Examples:" in factory.__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", JUDGING)
 def test_importance_sums_to_one_and_the_first_earns_everything(name):
     outcome = play(name, updates(), rounds=4, sizes=jnp.full(N, 10))
@@ -174,6 +188,7 @@ def test_cgsv_equals_its_formulas_over_three_rounds():
         before = expected[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contribution", ["shapley", "mean_field"])
 def test_cgsv_judges_by_the_contribution_asked_for(contribution):
     outcome = play("cgsv", updates(), contribution=contribution)
@@ -183,6 +198,7 @@ def test_cgsv_judges_by_the_contribution_asked_for(contribution):
     np.testing.assert_allclose(outcome.contributions, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cgsv_with_one_mask_per_leaf_keeps_the_share_of_every_leaf():
     outcome = play("cgsv", updates(), mask="leaf")
     for leaf in jax.tree.leaves(outcome.rewards):
@@ -209,6 +225,7 @@ def test_proportional_pays_by_its_formula():
     np.testing.assert_allclose(outcome.aggregate["all"], importance @ matrix, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_proportional_pays_the_more_important_no_worse_whatever_the_uploads(seed):
     outcome = play("proportional", updates(seed), beta=0.3)
@@ -221,6 +238,7 @@ def test_proportional_pays_the_more_important_no_worse_whatever_the_uploads(seed
     np.testing.assert_allclose(paid[-1], aggregate, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_proportional_with_boundless_altruism_pays_everybody_the_aggregate():
     outcome = play("proportional", updates(), beta=1e7)
     everybody = fj.trees.broadcast(N, outcome.aggregate)
@@ -228,6 +246,7 @@ def test_proportional_with_boundless_altruism_pays_everybody_the_aggregate():
     np.testing.assert_allclose(outcome.fractions, 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_proportional_pays_next_to_nothing_for_nothing():
     rows = jax.tree.map(lambda leaf: jnp.abs(leaf).at[1].set(0), updates())
     outcome = play("proportional", rows, rounds=5, contribution="shapley")
@@ -264,6 +283,7 @@ def test_released_masks_keep_ties_and_never_the_smallest_entry():
     assert whole.tolist() == [[0.5], [0.5]]
 
 
+@pytest.mark.slow
 def test_the_released_program_is_reproduced_step_by_step():
     """Held against what the authors' program computes; see the file's own settings."""
     saved = np.load(Path(__file__).parent / "released_power_law.npz")
@@ -313,7 +333,7 @@ def _digits():
         ({"gamma": -1.0}, "`gamma`"),
         ({"gamma": float("nan")}, "`gamma`"),
         ({"contribution": "cosin"}, "Did you mean 'cosine'"),
-        ({"mask": "layer"}, "Unknown mask 'layer'. .*Known: leaf, model"),
+        ({"mask": "layer"}, "Unknown mask 'layer'. .*Known: leaf, live, model"),
     ],
 )
 def test_a_bad_argument_is_named_with_its_rule(arguments, message):
@@ -358,6 +378,7 @@ def played(name, rounds=10, **arguments):
     return fj.run(jax.random.key(0), federation, shards, test, num_rounds=rounds)
 
 
+@pytest.mark.slow
 @every_mechanism
 def test_a_mechanism_trains_a_federation(name):
     state, history = played(name, rounds=3)
@@ -366,6 +387,7 @@ def test_a_mechanism_trains_a_federation(name):
     assert history.accuracies[-1].max() > 0.2
 
 
+@pytest.mark.slow
 def test_qffl_without_a_power_is_fedavg_with_equal_weights():
     uniform = fj.data.uniform  # equal shards have equal weights
     fair, _ = played("qffl", q=0.0, split=uniform)
@@ -384,6 +406,7 @@ def test_qffl_equals_its_formula():
     np.testing.assert_allclose(flat(jax.tree.map(lambda x: x[None], found))[0], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_data_weights_with_equal_shards_are_fedavg():
     weighed, _ = played("dw", split=fj.data.uniform)
     average, _ = played("fedavg", split=fj.data.uniform)
@@ -403,6 +426,7 @@ def test_coalition_utilities_of_the_contribution_index_equal_a_plain_loop():
         assert table[index] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_sampled_contribution_indices_agree_with_enumerated_ones():
     rows, seen = updates(), context()
     exact = fj.contributions.shapley(
@@ -416,6 +440,7 @@ def test_sampled_contribution_indices_agree_with_enumerated_ones():
     np.testing.assert_allclose(sampled, exact, atol=0.02)
 
 
+@pytest.mark.slow
 def test_reputation_drops_agents_for_good_and_never_all_of_them():
     rows = jax.tree.map(lambda leaf: leaf.at[0].set(-3 * leaf[1:].mean(0)), updates())
     early, late = play("rr", rows, rounds=10), play("rr", rows, rounds=12)
@@ -452,6 +477,7 @@ def test_shapfed_mixes_the_servers_model_and_ones_own():
     )
 
 
+@pytest.mark.slow
 def test_fair_yet_equal_explores_with_all_and_then_draws_few():
     state, history = played("fair_yet_equal", rounds=30, temperature=20.0)
     part = history.fractions == 1

@@ -61,6 +61,7 @@ def leaves(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+@pytest.mark.slow
 def test_an_nnx_module_ends_where_the_linen_module_with_its_parameters_ends(digits):
     model = fj.models.from_flax(NnxMLP)
     first = model.init(jax.random.key(3))
@@ -130,6 +131,7 @@ def test_a_key_turns_dropout_on_and_decides_what_drops(name, digits):
     assert not np.allclose(noisy[0], still[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agents_at_once", [1, 3])
 def test_dropout_differs_between_agents_and_between_steps(agents_at_once):
     """All hold the same examples in batches of all, so only dropout can part their updates."""
@@ -157,12 +159,14 @@ def test_dropout_differs_between_agents_and_between_steps(agents_at_once):
     assert not np.allclose(updates[0], later)
 
 
+@pytest.mark.slow
 def test_agents_together_end_where_agents_in_turn_do(digits):
     model = fj.models.from_flax(DROPOUT["nnx"])
     together, in_turn = (played(model, digits, agents_at_once=size)[0] for size in (3, 1))
     np.testing.assert_allclose(leaves(together.agents), leaves(in_turn.agents), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_nnx_convolution_may_be_ours(digits):
     theirs = fj.models.from_flax(NnxCNN)
     ours = fj.models.from_flax(
@@ -172,6 +176,7 @@ def test_an_nnx_convolution_may_be_ours(digits):
     np.testing.assert_allclose(*(leaves(state.server) for state in states), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_progress_with_an_nnx_module_survives_a_checkpoint(digits, tmp_path):
     shards, test = digits
     federation = fj.federation(
@@ -242,6 +247,7 @@ def test_what_is_no_model_is_refused(module, message):
         fj.models.from_flax(module, example=jnp.ones((1, 4))).init(jax.random.key(0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("equinox") is None, reason="needs equinox")
 def test_an_equinox_module_is_a_model_in_five_lines(digits):
     import equinox as eqx

@@ -54,6 +54,7 @@ def updates(optimizer, rounds, **options):
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_a_schedule_that_counts_rounds_is_the_same_for_all_agents(name):
     found = updates(counting(SCHEDULED[name]), rounds=3, schedule_counts="rounds")

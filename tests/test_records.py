@@ -48,6 +48,14 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """What was started in the background may ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def finished(runs, tmp_path):
     return shutil.copytree(runs / "finished", tmp_path / "run")
@@ -123,6 +131,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_a_damaged_file_of_a_finished_run_gives_the_same_bits_or_one_sentence(seed, runs, finished):
     rng = random.Random(seed)
@@ -166,6 +175,7 @@ def test_damaged_times_are_counted_anew(finished):
     fj.load_run(finished)
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(runs, stopped):
     before, last = steps(stopped)
     become_folder(next((stopped / "checkpoint" / str(last)).rglob("*.zarray")), None)

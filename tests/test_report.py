@@ -20,6 +20,8 @@ from fairjax.report.run import percent
 from fairjax.sweeps import load_comparison
 from fairjax.terminal import number
 
+pytestmark = pytest.mark.slow
+
 SMALL = fj.Experiment(num_agents=4, rounds=3, model="logistic", samples_per_agent=20)
 DISHONEST = dataclasses.replace(SMALL, behaviours={"broken_nan": 1, "free_rider_noise": 1})
 

@@ -182,6 +182,7 @@ def test_sparsify_composes_with_jit_and_vmap(aggregate):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 @every_aggregate
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_thresholds_by_counting_are_those_of_a_sort(aggregate, dtype):

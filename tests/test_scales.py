@@ -100,6 +100,7 @@ def test_subnormal_uploads_are_uploads(name):
     np.testing.assert_allclose(measure(updates), oracle(updates), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mean_field_keeps_its_digits_as_lengths_part():
     measure = contributions.mean_field_cosine_shapley
     np.testing.assert_allclose(measure([[1e4], [1.0]]), [0.5, 0.5], atol=1e-6)
@@ -142,6 +143,7 @@ def test_rows_get_the_length_that_is_asked_for(factor):
         np.testing.assert_allclose(found, np.where(longer, 0.5, lengths), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cgsv", "cgsv_released", "rr", "proportional"])
 @pytest.mark.parametrize("factor", [1e21, 2e38, 1e-30])
 def test_a_mechanism_that_rescales_uploads_does_not_see_their_lengths(name, factor):
@@ -164,6 +166,7 @@ def test_a_mechanism_that_rescales_uploads_does_not_see_their_lengths(name, fact
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contribution", ["cosine", "shapley", "mean_field"])
 def test_a_run_judges_an_upload_of_any_length(contribution):
     options = {"contribution": contribution}

@@ -55,6 +55,7 @@ def changes(shards, data, rounds=1, **options):
     return jax.tree.map(np.asarray, record.updates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
 @pytest.mark.parametrize("agents_at_once", [1, 2, 3, 4])
 def test_local_epochs_see_every_example_once_and_no_padding(batch_size, agents_at_once):
@@ -97,6 +98,7 @@ def test_a_local_step_is_the_gradient_of_the_mean_cross_entropy():
         np.testing.assert_allclose(record.updates["kernel"][agent], -0.1 * gradient, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay_per", ["round", "epoch"])
 def test_the_learning_rate_follows_its_schedule(decay_per):
     data, shards = counting_data()
@@ -142,6 +144,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_others(digits):
     assert not np.array_equal(first[1].contributions, other[1].contributions)
 
 
+@pytest.mark.slow
 def test_a_longer_run_begins_like_a_shorter_one(digits):
     shards, test = digits
     federation = digits_federation(shards)
@@ -191,6 +194,7 @@ def test_rounds_without_evaluation_are_nan_and_the_last_is_evaluated(digits):
     assert np.isfinite(history.server_accuracies).tolist() == [False, True, False, True, True]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_any_stage_in_the_same_bits(digits):
     shards, test = digits
     federation = digits_federation(shards)
@@ -204,6 +208,7 @@ def test_a_run_goes_on_from_any_stage_in_the_same_bits(digits):
         assert_equal(last.rows, stages[-1].rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agents_at_once", [2, 3, 4])
 def test_vectorising_agents_changes_results_by_rounding_only(digits, agents_at_once):
     shards, test = digits
@@ -250,6 +255,7 @@ def broken_shards(shards, agent, value):
     return fj.data.Shards(data, shards.indices, shards.sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", sorted(fj.mechanisms.REGISTRY))
 def test_an_agent_with_broken_data_is_excluded_and_harms_nobody(digits, name, value):
@@ -270,6 +276,7 @@ def test_an_agent_with_broken_data_is_excluded_and_harms_nobody(digits, name, va
         assert (history.fractions[-1, 1] < history.fractions[-1, [0, 2, 3]]).all()
 
 
+@pytest.mark.slow
 def test_dropout_is_on_in_training_and_off_in_evaluation(digits):
     shards, test = digits
 

@@ -21,6 +21,7 @@ def never():
     raise AssertionError("computed again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(STUDIES))
 def test_a_study_leaves_a_table_a_text_and_a_figure(name, tmp_path):
     study = STUDIES[name]
@@ -80,6 +81,7 @@ def test_a_study_that_stopped_goes_on_with_what_is_missing(tmp_path):
     assert ran == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_full_study_says_beforehand_how_long_it_takes(tmp_path):
     experiment = fj.Experiment(num_agents=2, rounds=5, model="logistic", samples_per_agent=20)
     cell = Cell("c", {}, lambda: [{"x": 1.0}], experiment, num_runs=10, seconds=3600.0)
@@ -93,6 +95,7 @@ def test_a_full_study_says_beforehand_how_long_it_takes(tmp_path):
     assert said[1].endswith(" minutes on this machine.")
 
 
+@pytest.mark.slow
 def test_errors_of_the_cosine_are_those_of_the_authors_files():
     drawn = approximation.Drawn("agents", "gaussian", 10, 1000)
     rows = [

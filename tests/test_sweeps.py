@@ -13,6 +13,7 @@ from fairjax import sweeps
 SMALL = fj.Experiment(num_agents=3, rounds=3, model="logistic", samples_per_agent=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
     [

@@ -374,6 +374,7 @@ def test_a_perceptron_refuses_tokens(name):
         models.REGISTRY[name](sentences_of())
 
 
+@pytest.mark.slow
 def test_agents_train_the_text_cnn():
     train = sentences_of()
     federation = fj.federation(

@@ -58,6 +58,7 @@ def wanted(history):
     return {key: value for key, value in found.items() if not math.isnan(value)}
 
 
+@pytest.mark.slow
 def test_csv_holds_the_history_and_each_round_once(tmp_path):
     history = run_in_two_parts(tmp_path, "csv").history
     with (tmp_path / "rounds.csv").open(newline="") as file:
