@@ -156,7 +156,11 @@ def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
 
 def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
     # numpy would complain of ragged lists in its own words.
-    number = np.asarray(value if np.isscalar(value) or hasattr(value, "dtype") else None)
+    known = np.isscalar(value) or hasattr(value, "dtype")
+    try:
+        number = np.asarray(value if known else None)
+    except TypeError:  # JAX's random keys
+        number = np.asarray(None)
     is_real = number.ndim == 0 and (
         jax.dtypes.issubdtype(number.dtype, np.floating) or number.dtype.kind in "iu"
     )

@@ -60,15 +60,17 @@ def start(
         "num_processes": num_processes,
         "process_id": process_id,
     }
+    if num_processes is not None:
+        checks.count("num_processes", num_processes)
+    if process_id is not None:
+        checks.count("process_id", process_id, least=0)
     missing = [name for name, value in together.items() if value is None]
     if len(missing) == 3:
         return None if num_devices in (None, 1) else mesh(num_devices)
     if missing:
         raise ValueError(
-            f"Several processes need all of {', '.join(together)}, got no {missing[0]}."
+            f"Several processes need all of `{'`, `'.join(together)}`, got no `{missing[0]}`."
         )
-    checks.count("num_processes", num_processes)
-    checks.count("process_id", process_id, least=0)
     if int(process_id or 0) >= int(num_processes or 0):
         raise ValueError(f"`process_id` must be in [0, {num_processes}), got {process_id}.")
     _check_address(coordinator, process_id == 0)

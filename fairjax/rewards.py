@@ -164,6 +164,7 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
       [[ 0.  -3.   2.   0. ]
        [ 0.1 -3.   2.   0.5]]
     """
+    checks.flag("live", live)
     aggregate = inputs.as_params("aggregate", aggregate)
     checks.finite("aggregate", aggregate)
     fractions = inputs.as_floating("fractions", fractions)

@@ -223,7 +223,7 @@ def test_shells_complete_flags_and_names(tmp_path):
         (["run", "--behaviours", "foo=1"], "Unknown behaviour 'foo'"),
         (["run", "--devices", "0"], "`num_devices` must be a whole number of at least 1, got 0."),
         (["run", "--devices", "1000"], "`num_devices` must be at most 256"),
-        (["run", "--num-processes", "x"], "Several processes need all of coordinator"),
+        (["run", "--num-processes", "x"], "`num_processes` must be a whole number"),
         (["show"], "Missing from fairjax show: DIR the directory of the run"),
         (["show", "nowhere", "else"], "Unexpected 'else' after `fairjax show`."),
         (["study"], "Missing from fairjax study: NAME of the study"),

@@ -74,7 +74,9 @@ def compiled(name, arguments):
 
 
 def play(name, rows, rounds=1, sizes=None, **arguments):
-    mechanism, update = compiled(name, tuple(arguments.items()))
+    lists = any(np.ndim(value) for value in arguments.values())  # not hashable
+    make = compiled.__wrapped__ if lists else compiled
+    mechanism, update = make(name, tuple(arguments.items()))
     num_agents = len(jax.tree.leaves(rows)[0])
     sizes = jnp.arange(1, num_agents + 1) * 10 if sizes is None else sizes
     state = mechanism.init(num_agents)

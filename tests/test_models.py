@@ -315,7 +315,7 @@ def test_an_argument_of_the_wrong_kind_is_named(call, message):
         (lambda key: {}, lambda p, x, key=None: x, None, "`model.init` must return a pytree"),
         (lambda key: {"w": "a"}, lambda p, x, key=None: x, None, r"got leaves of \['str'\]"),
         (lambda key: jnp.ones(3, int), lambda p, x, key=None: x, None, r"leaves of \['int32'\]"),
-        (lambda key: jnp.ones(3), lambda p, x, key=None: x, None, r"\(1, 3\).*float32\[1,4\]"),
+        (lambda key: jnp.ones(3), lambda p, x, key=None: x, None, r"\(1, 3\).*float32\[1, 4\]"),
         (lambda key: jnp.ones(3), lambda p, x, key=None: p, None, r"logits of shape.*float32\[3\]"),
         (lambda key: jnp.ones(3), lambda p, x, key=None: 7, None, "logits of shape .*, got int"),
         (lambda key: jnp.ones(3), lambda p, x, key=None: x[:, :3].astype(int), None, "floating"),
@@ -339,5 +339,5 @@ def test_parameters_may_be_python_numbers_and_numpy_arrays():
         lambda p, x, key=None: p["scale"] * x[:, :3] + p["shift"],
     )
     params = fj.models.initial_params(model, jax.random.key(0), train)
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.float32}
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     assert len(repr(model)) < 300

@@ -130,8 +130,7 @@ def test_the_page_has_all_settings_and_versions(run):
 
 def test_the_page_has_the_seconds_of_every_part(run):
     _, out, page = run
-    times = json.loads((out / records.TIME).read_text())
-    alone = json.loads((out / "standalone" / records.TIME).read_text())
+    times, alone = records.read_times(out), records.read_times(out / "standalone")
     shown = [float(row[1]) for row in page.rows("time")]
     assert shown[:-2] == [round(value, 2) for value in times.values()]
     assert shown[-2] == round(sum(alone.values()), 2)

@@ -77,6 +77,7 @@ def initial_params(model: Model, key: Array, data: Dataset) -> Params:
         numbers or lack its `head`, or its logits are not floating numbers `[B, C]`.
     """
     checks.kind("model", model, Model, "`fairjax.models.mlp(train)`")
+    checks.kind("data", data, Dataset, '`fairjax.data.load("digits")[0]`')
     x = data.x[:1]
     try:
         if isinstance(model.init, NeedsExample):
@@ -99,10 +100,11 @@ def initial_params(model: Model, key: Array, data: Dataset) -> Params:
     wanted = (1, data.num_classes)
     dtype = getattr(logits, "dtype", jnp.dtype(bool))
     if getattr(logits, "shape", None) != wanted or not jnp.issubdtype(dtype, jnp.floating):
-        found = logits if hasattr(logits, "shape") else type(logits).__name__
+        array = hasattr(logits, "shape")
+        found = f"{dtype}{[*logits.shape]}" if array else type(logits).__name__
         raise ValueError(
             f"`model.apply` must return floating logits of shape {wanted} for one example of shape "
-            f"{x.shape[1:]}, got {found!s:.100}."
+            f"{x.shape[1:]}, got {found:.100}."
         )
     return params
 
@@ -117,9 +119,7 @@ def _checked_params(params: Any, head: str | None) -> Params:
             f"got leaves of {[getattr(kind, '__name__', str(kind)) for kind in kinds]!r:.100}."
         )
     if head is not None and not (isinstance(params, Mapping) and head in params):
-        known = (
-            ", ".join(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
-        )
+        known = ", ".join(map(str, params)) if isinstance(params, Mapping) else "no names"
         raise ValueError(
             f"`head` must name an entry of the parameters, got head={head!r}. Known: {known}."
         )

@@ -129,8 +129,8 @@ def variants(base: Variant) -> dict[str, Experiment]:
         FIRST: base,
         "alpha .5": changed(alpha=0.5),
         "alpha .95": changed(alpha=0.95),
-        "gamma / 4": changed(gamma=gamma / 4),
-        "gamma x 4": changed(gamma=gamma * 4),
+        "gamma / 4": changed(gamma=_times(gamma, 1 / 4)),
+        "gamma x 4": changed(gamma=_times(gamma, 4)),
         "learning rate / 4": changed(learning_rate=rate / 4),
         "learning rate x 4": changed(learning_rate=rate * 4),
         "1 local epoch": changed(local_epochs=1),
@@ -145,6 +145,12 @@ def variants(base: Variant) -> dict[str, Experiment]:
         "proportional, ours": base.with_mechanism("proportional"),
         "fedavg": base.with_mechanism("fedavg"),
     }
+
+
+def _times(gamma: Any, factor: float) -> Any:
+    """Returns a length, or where a cosine starts, times a factor."""
+    shape, colon, start = str(gamma).rpartition(":")
+    return f"{shape}:{float(start) * factor}" if colon else gamma * factor
 
 
 def cells(quick: bool) -> list[Cell]:
