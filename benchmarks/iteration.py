@@ -28,7 +28,7 @@ from peer_programs.work import IterationWork
 from peers import shards_of
 
 import fairjax as fj
-from fairjax import training
+from fairjax.simulation import training
 
 BATCH = 100  # images evaluated at once
 

@@ -28,9 +28,10 @@ import tyro
 from measure import REPEATS, flops_per_image, gemm_peak, print_table, report, times_in_turn
 
 import fairjax as fj
-from fairjax import checks, training, trees
+from fairjax import checks, trees
 from fairjax.contributions import MEASURES
 from fairjax.data import Dataset, Shards
+from fairjax.simulation import training
 
 MECHANISMS = ("cgsv", "cgsv:shapley", "cgsv:mean_field", "fedavg")
 EPOCHS, BATCH, RATE = 3, 32, 0.1

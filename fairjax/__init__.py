@@ -4,13 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fairjax import contributions, data, devices, mechanisms, metrics, models, rewards
-from fairjax.experiment import Experiment, load_run
-from fairjax.federations import Federation, federation
-from fairjax.results import Result
-from fairjax.simulation import History, run
-from fairjax.states import Record, State
-from fairjax.sweeps import Sweep, compare, sweep
-from fairjax.terminal import ProgressBar
+from fairjax.experiments import Experiment, ProgressBar, Result, Sweep, compare, load_run, sweep
+from fairjax.simulation import Federation, History, Record, State, federation, run
 
 if TYPE_CHECKING:
     from fairjax import figures

@@ -77,7 +77,7 @@ def key(name: str, value: Any) -> None:
     """Raises unless `value` is one PRNG key, of `jax.random.key` or of the older `PRNGKey`."""
     old = jax.eval_shape(jax.random.PRNGKey, 0)
     kind = (getattr(value, "shape", None), getattr(value, "dtype", None))
-    is_new = kind[0] == () and jax.dtypes.issubdtype(kind[1], jax.dtypes.prng_key)
+    is_new = kind[0] == () and jax.numpy.issubdtype(kind[1], jax.dtypes.prng_key)
     if not is_new and kind != (old.shape, old.dtype):
         raise ValueError(
             f"`{name}` must be a PRNG key such as `jax.random.key(0)`, got {value!r:.100}."
@@ -162,7 +162,7 @@ def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> N
     except TypeError:  # JAX's random keys
         number = np.asarray(None)
     is_real = number.ndim == 0 and (
-        jax.dtypes.issubdtype(number.dtype, np.floating) or number.dtype.kind in "iu"
+        jax.numpy.issubdtype(number.dtype, np.floating) or number.dtype.kind in "iu"
     )
     if not is_real or not np.isfinite(number) or not holds(number):
         raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={shown(value)}.")

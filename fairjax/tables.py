@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -217,6 +217,17 @@ def spreads(
             for group, members in groups.items()
         ]
     )
+
+
+def number(value: float) -> str:
+    """Returns a number as tables show it; nan is a dash."""
+    return "–" if value != value else f"{value:.3f}"
+
+
+def first_line(function: Callable) -> str:
+    """Returns what a docstring says first."""
+    sentence = (function.__doc__ or "").splitlines()[0].partition(". ")[0]
+    return sentence.removeprefix("Returns ").rstrip(".")
 
 
 def _has_no_mean(num_undefined: int, num_seeds: int) -> bool:

@@ -20,7 +20,7 @@ import scipy.sparse  # noqa: F401
 import twin
 
 import fairjax as fj
-import fairjax.behaviours
+import fairjax.simulation
 
 LARGEST = 3e38  # of float32, about
 

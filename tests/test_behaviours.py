@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax import behaviours
-from fairjax.behaviours import Behaviour, Memory
+from fairjax import simulation
+from fairjax.simulation import Behaviour, Memory, behaviours
 
 N = 4
 
@@ -20,7 +20,7 @@ def updates(seed=0):
 def uploads(name, strength, round=0, others=()):
     memory = Memory(updates(1), {"a": jnp.full((3, 2), 7.0)})
     chosen = (Behaviour(0, name, strength), *others)
-    found = behaviours.change_uploads(jax.random.key(0), updates(), memory, round, chosen)
+    found = simulation.change_uploads(jax.random.key(0), updates(), memory, round, chosen)
     np.testing.assert_array_equal(found["a"][N - 1], updates()["a"][N - 1])
     return np.asarray(found["a"]), np.asarray(updates()["a"])
 
@@ -55,7 +55,7 @@ def test_colluders_upload_what_the_first_of_them_does():
 def test_flipped_labels_are_rows_of_the_agents_own(name, expected):
     data = fj.data.Dataset(x=np.arange(5), y=[1, 7, 0, 9, 0], num_classes=10)
     shards = fj.data.Shards.from_indices(data, [[0, 1, 2, 3, 4], [0, 1, 2]])
-    changed = behaviours.change_data(shards, [Behaviour(0, name, 1.0)])
+    changed = simulation.change_data(shards, [Behaviour(0, name, 1.0)])
     assert changed.data.y[changed.rows(0)].tolist() == expected
     assert changed.data.y[changed.rows(1)].tolist() == [1, 7, 0]
     np.testing.assert_array_equal(changed.data.x[changed.rows(0)], data.x)
@@ -64,9 +64,9 @@ def test_flipped_labels_are_rows_of_the_agents_own(name, expected):
 def test_noisy_data_follow_their_strength():
     data = fj.data.Dataset(x=np.zeros((500, 2)), y=np.arange(500) % 10, num_classes=10)
     shards = fj.data.Shards.from_indices(data, [range(500)])
-    noisy = behaviours.change_data(shards, [Behaviour(0, "feature_noise", 2.0)])
+    noisy = simulation.change_data(shards, [Behaviour(0, "feature_noise", 2.0)])
     assert noisy.data.x[noisy.rows(0)].std() == pytest.approx(2, rel=0.1)
-    labels = behaviours.change_data(shards, [Behaviour(0, "label_noise", 0.5)])
+    labels = simulation.change_data(shards, [Behaviour(0, "label_noise", 0.5)])
     assert (labels.data.y[labels.rows(0)] != data.y).mean() == pytest.approx(0.45, abs=0.07)
 
 
@@ -78,7 +78,7 @@ def test_who_is_dishonest_follows_from_the_seed_and_counts():
     assert (names.count("sign_flip"), names.count("label_noise")) == (2, 1)
     assert (first[2].name, first[2].strength) == ("label_noise", 0.3)
     with pytest.raises(ValueError, match="of agents 0 to 8, got sign_flip of 9"):
-        behaviours.change_data(
+        simulation.change_data(
             fj.data.uniform(fj.data.load("digits")[0], num_agents=9), [Behaviour(9, "sign_flip")]
         )
 
@@ -164,8 +164,8 @@ def test_a_list_of_behaviours_is_checked_wherever_it_goes(chosen, message):
     memory = Memory(updates(), {"a": jnp.zeros((3, 2))})
     for call in (
         lambda: behaviours.names(chosen, N),
-        lambda: behaviours.change_data(shards, chosen),
-        lambda: behaviours.change_uploads(jax.random.key(0), updates(), memory, 0, chosen),
+        lambda: simulation.change_data(shards, chosen),
+        lambda: simulation.change_uploads(jax.random.key(0), updates(), memory, 0, chosen),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -174,14 +174,14 @@ def test_a_list_of_behaviours_is_checked_wherever_it_goes(chosen, message):
 def test_what_holds_no_shards_cannot_be_changed():
     train = fj.data.Dataset(x=np.ones((8, 2)), y=np.arange(8) % 2, num_classes=2)
     with pytest.raises(ValueError, match="`shards` must be a Shards"):
-        behaviours.change_data(train, [Behaviour(0, "label_flip")])
+        simulation.change_data(train, [Behaviour(0, "label_flip")])
     with pytest.raises(ValueError, match="`seed`"):
-        behaviours.change_data(fj.data.uniform(train, num_agents=2), [], seed=-1)
+        simulation.change_data(fj.data.uniform(train, num_agents=2), [], seed=-1)
     shards = fj.data.uniform(train, num_agents=2)
     with pytest.raises(ValueError, match="feature_noise.*float32 holds, got 3e.38"):
-        behaviours.change_data(shards, [Behaviour(0, "feature_noise", 3e38)])
+        simulation.change_data(shards, [Behaviour(0, "feature_noise", 3e38)])
     with pytest.raises(ValueError, match="`memory` must be a Memory"):
-        behaviours.change_uploads(jax.random.key(0), updates(), None, 0, [])
+        simulation.change_uploads(jax.random.key(0), updates(), None, 0, [])
 
 
 @pytest.mark.parametrize("name", ["collude", "free_rider_copy"])
@@ -189,11 +189,11 @@ def test_what_is_copied_may_be_as_long_as_float32_holds(name):
     long = {"a": jnp.full((N, 3, 2), 2e38)}
     memory = Memory(long, {"a": long["a"][0]})
     chosen = [Behaviour(0, "collude"), Behaviour(1, name, 0.0)]
-    found = behaviours.change_uploads(jax.random.key(0), long, memory, 0, chosen)
+    found = simulation.change_uploads(jax.random.key(0), long, memory, 0, chosen)
     np.testing.assert_array_equal(found["a"], long["a"])
     short = jax.tree.map(lambda leaf: leaf / 1e10, memory)
     chosen = [Behaviour(0, "collude"), Behaviour(1, name, 0.5)]
-    found = behaviours.change_uploads(jax.random.key(0), short.first, short, 0, chosen)
+    found = simulation.change_uploads(jax.random.key(0), short.first, short, 0, chosen)
     noise = np.asarray(found["a"][1], np.float64) - 2e28
     assert 0.2 < noise.std() / 2e28 < 1
 

@@ -10,9 +10,8 @@ import pytest
 from rich.text import Text
 
 import fairjax as fj
-from fairjax import flags
-from fairjax.behaviours import DATA, UPLOADS
-from fairjax.cli import main
+from fairjax.cli import flags, main
+from fairjax.simulation import DATA, UPLOADS
 from fairjax.studies import STUDIES
 
 SMALL = ["--num-agents", "3", "--rounds", "2", "--model", "logistic", "--samples-per-agent", "20"]

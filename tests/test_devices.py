@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import fairjax as fj
-from fairjax import devices, training
+from fairjax import devices
+from fairjax.simulation import training
 
 pytestmark = pytest.mark.slow
 

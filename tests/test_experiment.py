@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax import metrics, records
+from fairjax import metrics
+from fairjax.experiments import records
 
 SMALL = fj.Experiment(num_agents=3, rounds=2, model="logistic", samples_per_agent=20)
 
@@ -111,8 +112,8 @@ def test_a_run_that_is_not_finished_or_not_there_is_not_loaded(tmp_path):
 
 SCRIPT = """
 import sys, time, fairjax as fj
-import fairjax.playing
-fairjax.playing.CHECKPOINT_SECONDS = 0.0
+import fairjax.experiments.playing
+fairjax.experiments.playing.CHECKPOINT_SECONDS = 0.0
 slow = float(sys.argv[2])
 fj.Experiment(num_agents=3, rounds=400, model="logistic", samples_per_agent=20, eval_every=50).run(
     sys.argv[1], watch=lambda name, done, total: time.sleep(slow)

@@ -12,9 +12,9 @@ import optax
 import pytest
 
 import fairjax as fj
-from fairjax import memory, progress, simulation
-from fairjax.behaviours import DATA, UPLOADS, Behaviour
+from fairjax import simulation
 from fairjax.mechanisms import Plan
+from fairjax.simulation import DATA, UPLOADS, Behaviour, memory, progress
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +139,17 @@ def test_a_federation_is_shown_in_one_line(data):
 @pytest.mark.parametrize("name", sorted(DATA))
 def test_what_agents_do_to_their_data_is_refused_with_what_does_it(data, name):
     behaviours = [Behaviour(agent=0, name="sign_flip"), Behaviour(agent=1, name=name)]
-    with pytest.raises(ValueError, match=rf"got '{name}'.*fairjax.behaviours.change_data\(shards"):
+    with pytest.raises(ValueError, match=rf"got '{name}'.*fairjax.simulation.change_data\(shards"):
         federation(data[0], behaviours=behaviours)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sign_flip": 1}, "`behaviours` must be a list of Behaviour.*`fairjax.behaviours.assign`"),
+        (
+            {"sign_flip": 1},
+            "`behaviours` must be a list of Behaviour.*`fairjax.simulation.assign`",
+        ),
         ("sign_flip", "`behaviours` must be a list"),
         (Behaviour(0, "sign_flip"), "`behaviours` must be a list"),
         (3, "`behaviours` must be a list"),
@@ -329,8 +332,8 @@ def test_an_experiment_does_all_of_what_its_agents_are_told():
 
 @pytest.mark.parametrize("name", [*DATA, *UPLOADS])
 def test_a_behaviour_without_a_strength_has_that_of_its_name(name):
-    (drawn,) = fj.behaviours.assign({name: 1}, num_agents=1)
-    assert drawn.strength == fj.behaviours.strength_of(name)
+    (drawn,) = fj.simulation.behaviours.assign({name: 1}, num_agents=1)
+    assert drawn.strength == fj.simulation.behaviours.strength_of(name)
     assert Behaviour(0, name).strength is None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax import behaviours
+from fairjax.simulation import behaviours
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ VALUES = [
     lambda: fj.models.logistic(DATA), lambda: fj.models.mlp(DATA),
     lambda: fj.models.mlp(DATA, (8,)), lambda: DATA, lambda: DATA.take([0, 1]),
     lambda: fj.mechanisms.cgsv(gamma=0.1),
-    lambda: fj.behaviours.Behaviour(1, "sign_flip"), lambda: fj.Experiment(), lambda: range(3),
+    lambda: fj.simulation.Behaviour(1, "sign_flip"), lambda: fj.Experiment(), lambda: range(3),
     *fj.mechanisms.REGISTRY.values(),
 ]  # fmt: skip
 
@@ -171,7 +171,7 @@ class Net(nn.Module):
 federation = fj.federation(
     model=fj.models.from_flax(Net()), mechanism=fj.mechanisms.cgsv(), optimizer=optax.adam,
     learning_rate=optax.exponential_decay(0.1, 1, 0.9),
-    behaviours=[fj.behaviours.Behaviour(0, "sign_flip")], mesh=fj.devices.mesh(1),
+    behaviours=[fj.simulation.behaviours.Behaviour(0, "sign_flip")], mesh=fj.devices.mesh(1),
 )
 print(fingerprint([federation, {"a", "b", "c"}, jax.random.key(0), np.arange(3), sys]))
 """

@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 import fairjax as fj
-from fairjax import fourier, layers
+from fairjax.models import fourier, layers
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import pytest
 from test_mechanisms import ARGUMENTS, N, context, every_mechanism, flat, play, updates
 
 import fairjax as fj
-from fairjax.behaviours import Behaviour
 from fairjax.mechanisms import REGISTRY, Context
+from fairjax.simulation import Behaviour
 
 TINY = np.random.default_rng(0).normal(size=(36, 5)).astype(np.float32)
 

@@ -14,7 +14,7 @@ import twin
 import fairjax as fj
 from fairjax.mechanisms import REGISTRY, Context, Outcome
 from fairjax.mechanisms.base import checked_answer
-from fairjax.mechanisms.cgsv_released import largest_of_tensors
+from fairjax.mechanisms.tensors import largest_of_tensors
 
 N = 5
 every_mechanism = pytest.mark.parametrize("name", sorted(REGISTRY))

@@ -12,9 +12,10 @@ from flax import linen as nn
 from flax import nnx
 
 import fairjax as fj
-from fairjax import layers, simulation
-from fairjax.checkpoints import Checkpoints
-from fairjax.networks import MLP
+from fairjax import simulation
+from fairjax.experiments.checkpoints import Checkpoints
+from fairjax.models import layers
+from fairjax.models.networks import MLP
 
 
 class NnxMLP(nnx.Module):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import fairjax as fj
-from fairjax.optimizers import by_rounds, check_optimizer, hold_counts
+from fairjax.simulation.optimizers import by_rounds, check_optimizer, hold_counts
 
 PARAMS = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
 SIZES = (1, 4, 9)

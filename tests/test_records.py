@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax import checkpoints, endings, files, records, simulation
-from fairjax.cli import main
+from fairjax import files, simulation
+from fairjax.cli import endings, main
+from fairjax.experiments import checkpoints, records
 from fairjax.files import DamagedError
 
 SMALL = fj.Experiment(
@@ -41,7 +42,7 @@ def runs(tmp_path_factory):
     """The directories of a finished run, and of one that was stopped with two checkpoints."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairjax.playing.CHECKPOINT_SECONDS", 0.0)
+        patch.setattr("fairjax.experiments.playing.CHECKPOINT_SECONDS", 0.0)
         SMALL.run(folder / "finished")
         with pytest.raises(StoppedError):
             SMALL.run(folder / "stopped", watch=stop)
@@ -204,7 +205,7 @@ def test_a_damaged_description_can_be_started_over(stopped):
 def test_a_damaged_comparison_is_named(content, tmp_path):
     (tmp_path / records.COMPARISON).write_text(content)
     with pytest.raises(DamagedError, match=r"comparison\.json"):
-        fj.sweeps.load_comparison(tmp_path)
+        fj.experiments.load_comparison(tmp_path)
 
 
 HOLD = """

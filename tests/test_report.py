@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax import records, report
+from fairjax import report
 from fairjax.cli import main
+from fairjax.experiments import records
+from fairjax.experiments.sweeps import load_comparison
 from fairjax.report import page as pieces
 from fairjax.report import settings as report_settings
 from fairjax.report.run import percent
-from fairjax.sweeps import load_comparison
-from fairjax.terminal import number
+from fairjax.tables import number
 
 pytestmark = pytest.mark.slow
 
@@ -214,7 +215,7 @@ def test_a_page_says_why_fairness_is_undefined(comparison):
 def test_commands_on_the_page_run_the_same_again(experiment, monkeypatch):
     command, python = map(html.unescape, report_settings.again(experiment.resolved()))
     ran = []
-    monkeypatch.setattr("fairjax.cli._leave", lambda *_: None)
+    monkeypatch.setattr("fairjax.cli.commands._leave", lambda *_: None)
     monkeypatch.setattr(fj.Experiment, "run", lambda self, *_, **__: ran.append(self))
     for lines in (command, python):
         text = re.fullmatch("<pre><code>(.*)</code></pre>", lines, re.DOTALL)[1]
@@ -229,9 +230,9 @@ def test_a_comparisons_command_is_of_all_its_mechanisms(comparison, monkeypatch)
     results, _, page = comparison
     command = page.text[page.text.index("fairjax compare") : page.text.index("import fairjax")]
     compared = []
-    monkeypatch.setattr("fairjax.cli._leave", lambda *_: None)
+    monkeypatch.setattr("fairjax.cli.commands._leave", lambda *_: None)
     monkeypatch.setattr(
-        "fairjax.cli.compare", lambda one, names, *_, **__: compared.append((one, names))
+        "fairjax.cli.commands.compare", lambda one, names, *_, **__: compared.append((one, names))
     )
     main(shlex.split(command.replace("\\\n", ""))[1:])
     ((experiment, names),) = compared
@@ -260,7 +261,7 @@ def test_a_run_that_goes_on_adds_up_its_time(tmp_path):
 
     out = tmp_path / "run"
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("fairjax.playing.CHECKPOINT_SECONDS", 0.0)
+    monkey.setattr("fairjax.experiments.playing.CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         SMALL.run(out, watch=stop)
     before = records.read_times(out)

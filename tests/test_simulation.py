@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 
 import fairjax as fj
-from fairjax import memory, simulation
+from fairjax import simulation
+from fairjax.simulation import memory
 
 SIZES = (1, 4, 5, 9)
 
@@ -181,7 +182,7 @@ def test_accuracy_is_the_share_of_correct_answers_whatever_the_batches(digits, m
     model = fj.models.mlp(shards.data, hidden=(16,))
     expected = (np.asarray(model.apply(params, test.x)).argmax(1) == test.y).mean()
     for batch in (7, 100, 360, 1000):
-        monkeypatch.setattr("fairjax.training.evaluation_batch", lambda size=batch: size)
+        monkeypatch.setattr("fairjax.simulation.training.evaluation_batch", lambda size=batch: size)
         np.testing.assert_allclose(federation.evaluate(state.agents, test), expected, atol=1e-6)
 
 
@@ -390,7 +391,7 @@ def test_a_run_of_many_chunks_is_compiled_once(digits):
 def test_agents_that_do_not_fit_into_memory_are_counted(digits, monkeypatch):
     shards, _ = digits
     federation = digits_federation(shards)
-    monkeypatch.setattr("fairjax.memory.device_memory", lambda: 2**10)
+    monkeypatch.setattr("fairjax.simulation.memory.device_memory", lambda: 2**10)
     with pytest.raises(ValueError, match=r"4 agents of [0-9,]+ parameters need .* have 0.0 GiB"):
         federation.init(jax.random.key(0), shards)
 

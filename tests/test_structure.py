@@ -1,6 +1,7 @@
 """The house: who may import whom, what is exported, and what is forbidden."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -8,39 +9,73 @@ import pytest
 import fairjax as fj
 
 PACKAGE = Path(fj.__file__).parent
-# A module imports only from rooms above it.
+# A module imports only from rooms above it, and from a wing what its door names.
+LOOSE = [
+    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "tables", "metrics",
+    "rewards",
+]  # fmt: skip
+WINGS = [
+    "data", "contributions", "mechanisms", "models", "simulation", "experiments", "figures",
+    "report", "studies", "cli", "bridges",
+]  # fmt: skip
 ROOMS = [
-    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "tables",
-    "data", "fourier", "layers", "networks", "models", "behaviours", "optimizers", "training",
-    "memory", "contributions", "rewards", "metrics", "mechanisms", "states", "round", "federations",
-    "progress", "simulation", "results", "records", "histories", "checkpoints", "tracking",
-    "playing", "figures", "presets", "fields", "experiment", "sweeps", "studies", "terminal",
-    "report", "flags", "endings", "cli", "bridges",
+    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "tables", "data",
+    "contributions", "rewards", "metrics", "mechanisms", "models", "simulation", "experiments",
+    "figures", "report", "studies", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
+each_module = pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
 
 
 def room(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(path: Path) -> set[str]:
+def imports(path: Path) -> set[tuple[str, ...]]:
+    """What of fairjax is imported, as the parts of its name."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fairjax":
-            inner = node.module.split(".")[1:]
-            found |= {inner[0]} if inner else {alias.name for alias in node.names}
+            inner = tuple(node.module.split(".")[1:])
+            found |= {(*inner, alias.name) for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_there_are_ten_loose_modules_and_the_wings():
+    loose = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    wings = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert (loose, wings) == (set(LOOSE), set(WINGS))
+
+
+@each_module
 def test_a_module_imports_only_from_rooms_above_it(path):
     if path == PACKAGE / "__init__.py":
         return
-    assert room(path) in ROOMS
-    allowed = ROOMS[: ROOMS.index(room(path)) + (1 if path.parent != PACKAGE else 0)]
-    assert imports(path) <= set(allowed)
+    own = path.parent != PACKAGE  # a wing's modules import from each other
+    allowed = ROOMS[: ROOMS.index(room(path)) + own]
+    assert {names[0] for names in imports(path)} <= set(allowed)
+
+
+@each_module
+def test_nobody_reaches_past_a_door(path):
+    for names in imports(path):
+        if names[0] in WINGS and names[0] != room(path) and len(names) > 1:
+            assert len(names) == 2, f"{'.'.join(names)} is not imported from the door"
+            assert names[1] in importlib.import_module(f"fairjax.{names[0]}").__all__
+
+
+def test_mechanisms_import_nothing_of_each_other():
+    shared = {"base", "lengths", "tensors"}
+    for path in (PACKAGE / "mechanisms").glob("[!_]*.py"):
+        own = {names[1] for names in imports(path) if names[0] == "mechanisms"}
+        assert own <= shared, path
+
+
+@each_module
+def test_a_file_is_short(path):
+    assert len(path.read_text().splitlines()) <= 300
 
 
 def test_the_public_surface_is_what_it_says():
@@ -53,7 +88,7 @@ def test_the_public_surface_is_what_it_says():
     assert all(getattr(fj, name).__doc__ for name in fj.__all__)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_module
 def test_every_public_definition_has_a_docstring(path):
     tree = ast.parse(path.read_text())
     kinds = (ast.FunctionDef, ast.ClassDef)

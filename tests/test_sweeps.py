@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax import sweeps
+from fairjax.experiments import sweeps
 
 SMALL = fj.Experiment(num_agents=3, rounds=3, model="logistic", samples_per_agent=20)
 

@@ -16,8 +16,8 @@ import pytest
 
 import fairjax as fj
 from fairjax import data, models
-from fairjax.behaviours import Behaviour, change_data
 from fairjax.data import text
+from fairjax.simulation import Behaviour, change_data
 
 PUBLISHED = os.environ.get("FAIRJAX_TEXT_DIR")  # the fixture `cache` hides it from all tests
 NEGATIVE = [f"it's dull no {i} , isn't it ?" for i in range(20)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax import tracking
+from fairjax.experiments import tracking
 
 SMALL = fj.Experiment(
     num_agents=3, rounds=5, model="logistic", samples_per_agent=20, eval_every=2, local_epochs=1

@@ -134,7 +134,7 @@ scipy.sparse.eye(3); Frame(np.eye(3)); train; test; shards; model; federation; e
 plt.gcf(); fj; fj.mechanisms.cgsv; fj.mechanisms.cgsv(); optax.sgd; optax.sgd(0.1); optax.lbfgs()
 optax.cosine_decay_schedule(0.1, 5); flax.linen.Dense(3); (train, test); {'cgsv': result}
 [shards, None]; {'sign_flip': 1}; {'sign_flip': 'a'}; {'rescale': (1, 1e300)}; (('sign_flip', 1),)
-(1, 2, 3); (3, -1); (2.0**70,); [fj.behaviours.Behaviour(1, 'sign_flip', 1.0)]; jnp.sum
+(1, 2, 3); (3, -1); (2.0**70,); [fj.simulation.behaviours.Behaviour(1, 'sign_flip', 1.0)]; jnp.sum
 lambda w: w.sum() * np.nan
 """
 

@@ -8,20 +8,18 @@ An agent is a Flower node. In shapes, N is the number of agents and T that of ro
 anybody replied. Needs Flower: `pip install '.[flower]'` in a checkout.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from logging import INFO, WARNING
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks, trees
-from fairjax.mechanisms import Context, Mechanism, cgsv
-from fairjax.mechanisms.base import checked_answer
-from fairjax.types import Params, PerAgent, PerRound, Scalar, Stacked
+from fairjax import checks
+from fairjax.bridges.judging import append, first_state, no_judgements, play
+from fairjax.mechanisms import Mechanism, cgsv
+from fairjax.types import Params, Stacked
 
 try:
     from flwr.app import (  # pyright: ignore[reportMissingImports]
@@ -46,17 +44,6 @@ except ImportError as error:
 
 
 AGGREGATES = "function(contents, weighted_by_key) -> MetricRecord"
-
-
-class Judgements(NamedTuple):
-    """What was decided, one row per round in which anybody replied; numpy arrays."""
-
-    rounds: PerRound  # [T] Flower's numbers of them, from 1
-    contributions: PerRound  # [T, N]
-    importance: PerRound  # [T, N]
-    fractions: PerRound  # [T, N] of the aggregate that was paid
-    replied: PerRound  # [T, N] whose reply could be read
-    excluded: PerRound  # [T, N] whose update counted as zero: no reply, or one that cannot be added
 
 
 class CGSV(FedAvg):
@@ -139,7 +126,7 @@ class CGSV(FedAvg):
         self.mechanism = mechanism
         self.num_agents = num_agents
         self.node_ids: list[int] = []
-        self.history = _no_judgements(num_agents)
+        self.history = no_judgements(num_agents)
         self._state: Any = None
 
     @property
@@ -164,8 +151,9 @@ class CGSV(FedAvg):
         """Returns a message for every connected agent, with its own model."""
         if server_round == 1:
             sampled, connected = sample_nodes(grid, self.min_available_nodes, self.num_agents)
-            self.node_ids, self.history = sorted(sampled), _no_judgements(self.num_agents)
-            self._state = _first_state(arrays, self.mechanism, self.num_agents)
+            self.node_ids, self.history = sorted(sampled), no_judgements(self.num_agents)
+            given = {name: array.numpy() for name, array in arrays.items()}
+            self._state = first_state(given, self.mechanism, self.num_agents)
         else:
             _, connected = sample_nodes(grid, self.min_available_nodes, 0)
         config["server-round"] = server_round
@@ -197,11 +185,11 @@ class CGSV(FedAvg):
             contents.append(reply.content)
         if not contents:
             return None, None
-        self._state, judged = _play(
+        self._state, judged = play(
             self.mechanism, self._state._replace(num_examples=num_examples), trained, replied,
             server_round,
         )  # fmt: skip
-        self.history = jax.tree.map(_append, self.history, judged)
+        self.history = jax.tree.map(append, self.history, judged)
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         metrics["node-ids"] = list(self.node_ids)
         for name in ("contributions", "importance", "fractions"):
@@ -246,66 +234,6 @@ class CGSV(FedAvg):
         if shapes != wanted:
             raise ValueError(f"arrays must have the names and shapes sent, {wanted}, got {shapes}.")
         return found, examples
-
-
-class _State(NamedTuple):
-    """What the next round needs."""
-
-    agents: Stacked  # by name, [N, ...]
-    server: Params
-    num_examples: PerAgent  # [N] as last replied; 0 before
-    mechanism: Any
-
-
-def _first_state(arrays: ArrayRecord, mechanism: Mechanism, num_agents: int) -> _State:
-    params = {name: array.numpy() for name, array in arrays.items()}
-    for name, array in params.items():
-        if array.dtype not in (np.float32, jnp.zeros(0).dtype):
-            raise ValueError(
-                "`initial_arrays` must hold what is trained, in float32 (or float64, with "
-                f"jax_enable_x64), got {array.dtype} in {name!r}."
-            )
-    server = jax.tree.map(jnp.asarray, params)
-    agents = trees.broadcast(num_agents, server)
-    return _State(agents, server, np.zeros(num_agents, np.float32), mechanism.init(num_agents))
-
-
-@functools.partial(jax.jit, static_argnames="mechanism")
-def _play(
-    mechanism: Mechanism, state: _State, trained: Stacked, replied: PerAgent, number: Scalar
-) -> tuple[_State, Judgements]:
-    """Returns the state after a round, and what was decided in it."""
-    updates = jax.tree.map(jnp.subtract, trained, state.agents)
-    held = {"server": state.server, "agents": state.agents}
-    context = Context(shard_sizes=state.num_examples, round=number - 1, **held)
-    addable = trees.addable_rows(updates, (state.agents, state.server))
-    uploads = trees.scaled(addable.astype(jnp.float32), updates)
-    answer = mechanism.update(uploads, state.mechanism, context)
-    outcome, after = checked_answer(answer, updates, state.mechanism, mechanism.name)
-    paid = trees.where(replied, outcome.rewards, jax.tree.map(jnp.zeros_like, updates))
-    state = state._replace(
-        agents=jax.tree.map(jnp.add, state.agents, paid),
-        server=jax.tree.map(jnp.add, state.server, outcome.aggregate),
-        mechanism=after,
-    )
-    judged = Judgements(
-        rounds=number,
-        contributions=outcome.contributions,
-        importance=outcome.importance,
-        fractions=jnp.where(replied, outcome.fractions, 0),
-        replied=replied,
-        excluded=~(replied & addable),
-    )
-    return state, judged
-
-
-def _no_judgements(num_agents: int) -> Judgements:
-    numbers, flags = np.zeros((0, num_agents)), np.zeros((0, num_agents), bool)
-    return Judgements(np.zeros(0, int), numbers, numbers, numbers, flags, flags)
-
-
-def _append(rows: np.ndarray, row: Any) -> np.ndarray:
-    return np.concatenate([rows, np.asarray(row)[None]])
 
 
 def _record(params: Params, *index: int) -> ArrayRecord:

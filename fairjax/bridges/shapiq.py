@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fairjax.contributions.coalitions import check_table
-from fairjax.contributions.gram import checked, coalition_cosines, products_of
+from fairjax.contributions import check_table, checked, coalition_cosines, products_of
 from fairjax.types import PerAgent, PerCoalition, Stacked
 
 try:

@@ -6,7 +6,7 @@ over the rounds of a run. `coalitions.py` turns the utilities of all coalitions 
 Mechanisms call `measure`, for whom a list in a model's parameters is never a list of agents.
 """
 
-from fairjax.contributions.coalitions import banzhaf, leave_one_out, shapley
+from fairjax.contributions.coalitions import banzhaf, check_table, leave_one_out, shapley
 from fairjax.contributions.cosine import (
     MEASURES,
     Estimate,
@@ -16,6 +16,7 @@ from fairjax.contributions.cosine import (
     measure,
     sampled_cosine_shapley,
 )
+from fairjax.contributions.gram import checked, coalition_cosines, products_of
 from fairjax.contributions.models import gtg_shapley, model_utilities
 from fairjax.contributions.recorded import (
     federated_shapley,
@@ -27,6 +28,9 @@ __all__ = [
     "MEASURES",
     "Estimate",
     "banzhaf",
+    "check_table",
+    "checked",
+    "coalition_cosines",
     "cosine",
     "cosine_shapley",
     "federated_shapley",
@@ -36,6 +40,7 @@ __all__ = [
     "measure",
     "model_utilities",
     "multi_round_shapley",
+    "products_of",
     "recorded_utilities",
     "sampled_cosine_shapley",
     "shapley",

@@ -10,8 +10,8 @@ from matplotlib.colors import ListedColormap
 
 from fairjax import checks
 from fairjax.data import Shards
+from fairjax.experiments import Result
 from fairjax.figures import style
-from fairjax.results import Result
 
 MOST_CELLS = 12  # down and across, whose counts are written into them
 

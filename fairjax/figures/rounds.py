@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from fairjax.experiments import Result
 from fairjax.figures import style
-from fairjax.results import Result
 
 DOTTED: Any = {"linestyle": (0, (1, 2)), "linewidth": 1}
 

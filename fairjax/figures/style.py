@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fairjax import checks, files
-from fairjax.results import Result
+from fairjax.experiments import Result
 from fairjax.tables import Spread
 
 COLUMN = 3.4  # inches, one column of a two-column paper

@@ -1,11 +1,11 @@
 """Mechanisms: who is paid what. One rule per file; `REGISTRY` maps a name to its factory."""
 
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.mechanisms.cffl import cffl
 from fairjax.mechanisms.cgsv import cgsv
 from fairjax.mechanisms.cgsv_released import cgsv_released
 from fairjax.mechanisms.dw import dw
-from fairjax.mechanisms.eci import eci
+from fairjax.mechanisms.eci import MAX_EXACT_AGENTS, eci
 from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
 from fairjax.mechanisms.fedavg import fedavg
 from fairjax.mechanisms.iafl import iafl
@@ -35,6 +35,7 @@ REGISTRY = {
 }
 
 __all__ = [
+    "MAX_EXACT_AGENTS",
     "REGISTRY",
     "Context",
     "Mechanism",
@@ -43,6 +44,7 @@ __all__ = [
     "cffl",
     "cgsv",
     "cgsv_released",
+    "checked_answer",
     "dw",
     "eci",
     "fair_yet_equal",

@@ -33,9 +33,6 @@ SOURCES = {
 }
 FUNCTIONS = {"losses": "losses() -> [N]", "utility": "utility(params) -> a number"}
 
-GAMMA = 0.5  # the length of uploads on MNIST in the paper
-Length = Scalar | Callable[[Scalar], Scalar] | str  # of uploads; see `length_at`
-
 
 class Context(NamedTuple):
     """What a mechanism may look at besides the updates.
@@ -210,46 +207,9 @@ def check_state(state: Any, first: Any) -> None:
         )
 
 
-def check_length(name: str, length: Length) -> None:
-    """Raises unless a length is above 0, a function of the round, or the name of a shape."""
-    if isinstance(length, str):
-        _start_of_cosine(name, length)
-    elif not callable(length):
-        checks.above(name, length, 0)
-
-
-def length_at(length: Length, context: Context) -> Scalar:
-    """Returns the length of uploads in the context's round.
-
-    Args:
-      length: a number; a function of the round, such as an optax schedule; or "cosine" or
-        "cosine:START", half a cosine from its start (`GAMMA`, or the number) to 0 over the run.
-        Where the number of rounds is not known it stays at its start.
-      context: of the round.
-    """
-    if callable(length):
-        return length(context.round)
-    if not isinstance(length, str):
-        return length
-    played = context.round / jnp.maximum(context.num_rounds, 1)
-    played = jnp.where(jnp.asarray(context.num_rounds) > 0, jnp.minimum(played, 1), 0)
-    return _start_of_cosine("gamma", length) * (1 + jnp.cos(jnp.pi * played)) / 2
-
-
-def _start_of_cosine(name: str, text: str) -> float:
-    """Returns where a cosine starts, or says what is wrong with its name."""
-    shape, colon, start = text.partition(":")
-    try:
-        number = float(start) if colon else GAMMA
-    except ValueError:
-        number = -1.0
-    if shape != "cosine" or not number > 0:
-        raise ValueError(
-            f'`{name}` must be a number above 0, a function of the round, "cosine" or '
-            f'"cosine:START" with START above 0, got {name}={text!r}.'
-        )
-    checks.above(name, number, 0)
-    return number
+def first_round_shares(importance: PerAgent, context: Context) -> PerAgent:
+    """Returns the importance `[N]`, or the shares of the data while it is zero."""
+    return jnp.where(importance.sum() > 0, importance, context.shares)
 
 
 def unjudged(num_agents: int) -> PerAgent:

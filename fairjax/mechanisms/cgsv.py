@@ -13,15 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import (
-    GAMMA,
-    Context,
-    Length,
-    Mechanism,
-    Outcome,
-    check_length,
-    length_at,
-)
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares
+from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 
@@ -89,11 +82,6 @@ def cgsv(
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 
     return Mechanism(jnp.zeros, update)
-
-
-def first_round_shares(importance: PerAgent, context: Context) -> PerAgent:
-    """Returns the importance `[N]`, or the shares of the data while it is zero."""
-    return jnp.where(importance.sum() > 0, importance, context.shares)
 
 
 def _aggregate(updates: Stacked, weights: PerAgent, gamma: Scalar) -> Params:

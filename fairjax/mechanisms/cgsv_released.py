@@ -9,21 +9,13 @@ So entries that tie all stay, the smallest entry never arrives, k = 0 keeps noth
 and a tensor of one entry is kept whole.
 """
 
-import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import (
-    GAMMA,
-    Context,
-    Length,
-    Mechanism,
-    Outcome,
-    check_length,
-    length_at,
-)
-from fairjax.mechanisms.cgsv import first_round_shares
-from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares
+from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
+from fairjax.mechanisms.tensors import largest_of_tensors
+from fairjax.types import PerAgent, Scalar, Stacked
 
 
 def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = GAMMA) -> Mechanism:
@@ -78,24 +70,3 @@ def _rescaled(updates: Stacked, gamma: Scalar) -> Stacked:
         return trees.scaled(gamma / (norms + added), rows)
 
     return trees.in_safe_units(rescaled, updates)
-
-
-def largest_of_tensors(aggregate: Params, fractions: PerAgent) -> Stacked:
-    """Returns for every agent the largest entries of every tensor; see the module's first lines.
-
-    Args:
-      aggregate: leaves without the agent axis.
-      fractions: `[N]` in [0, 1].
-
-    Returns:
-      Leaves `[N, ...]`.
-    """
-    return jax.tree.map(lambda leaf: _largest_of_tensor(leaf, fractions), aggregate)
-
-
-def _largest_of_tensor(tensor: Array, fractions: PerAgent) -> Stacked:
-    size = tensor.size
-    kept = jnp.minimum(jnp.ceil(fractions * size).astype(jnp.int32), size - 1)
-    magnitudes = jnp.sort(jnp.abs(tensor).reshape(-1), descending=True)
-    thresholds = jnp.where(kept > 0, magnitudes[kept - 1], jnp.inf if size > 1 else 0)
-    return jnp.where(jnp.abs(tensor) >= trees.per_agent(thresholds, tensor[None]), tensor, 0)

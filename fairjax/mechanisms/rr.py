@@ -11,16 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import (
-    GAMMA,
-    Context,
-    Length,
-    Mechanism,
-    Outcome,
-    check_length,
-    length_at,
-)
-from fairjax.mechanisms.cgsv_released import largest_of_tensors
+from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
+from fairjax.mechanisms.tensors import largest_of_tensors
 from fairjax.types import PerAgent, Scalar, Stacked
 
 

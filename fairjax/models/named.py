@@ -1,4 +1,4 @@
-"""Named models: those of `fairjax.networks` for a data set, and the registry of their names."""
+"""Named models: the networks for a data set, and the registry of their names."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ import numpy as np
 
 from fairjax import checks
 from fairjax.data import Dataset
-from fairjax.layers import conv_general_dilated
 from fairjax.models.base import Model
+from fairjax.models.layers import conv_general_dilated
 from fairjax.models.modules import from_flax
-from fairjax.networks import MLP, CifarCNN, MnistCNN, TextCNN
+from fairjax.models.networks import MLP, CifarCNN, MnistCNN, TextCNN
 from fairjax.types import Array
 
 

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from fairjax import figures, records
-from fairjax.experiment import COEFFICIENTS, Experiment
+from fairjax import figures
+from fairjax.experiments import COEFFICIENTS, Experiment, Result, records
 from fairjax.report import page, settings
 from fairjax.report.page import Section
 from fairjax.report.run import PAGE, PARTS, TIMES, held, interval, percent
-from fairjax.results import Result
-from fairjax.terminal import number
+from fairjax.tables import number
 
 
 def write_comparison(results: Mapping[str, Result], out: Path) -> Path:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fairjax import checks, figures, records
-from fairjax.behaviours import DATA, HONEST, UPLOADS
+from fairjax import checks, figures
+from fairjax.experiments import Result, records
 from fairjax.report import page, settings
 from fairjax.report.page import Section
-from fairjax.results import Result
-from fairjax.terminal import number
+from fairjax.simulation import DATA, HONEST, UPLOADS
+from fairjax.tables import number
 
 PAGE = "report.html"
 PARTS = {

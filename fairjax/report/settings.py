@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairjax import data, mechanisms
-from fairjax.experiment import COEFFICIENTS, Experiment
+from fairjax.experiments import COEFFICIENTS, Experiment
 from fairjax.report import page
-from fairjax.terminal import first_line
+from fairjax.tables import first_line
 
 WIDTH = 88  # characters of a line of Python
 

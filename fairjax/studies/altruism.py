@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fairjax.experiment import Experiment
+from fairjax.experiments import WORDS, Experiment, sweep
 from fairjax.figures import (
     ASIDE,
     correlation_axis,
@@ -20,7 +20,6 @@ from fairjax.figures import (
 )
 from fairjax.studies import grid
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
-from fairjax.sweeps import WORDS, sweep
 from fairjax.tables import Spread, Table, spreads
 
 BETAS = (0.5, 1.0, 1.2, 1.5, 2.0, 1e7)  # the paper's

@@ -19,10 +19,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fairjax import contributions, trees
-from fairjax.experiment import Experiment
+from fairjax.experiments import Experiment, sweep
 from fairjax.figures import draw_spread, name_series, styled
 from fairjax.studies.base import Cell, Rows, Study
-from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
 from fairjax.types import PerAgent, Stacked
 

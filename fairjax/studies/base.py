@@ -17,11 +17,9 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from fairjax import records
-from fairjax.experiment import Experiment
+from fairjax.experiments import Experiment, records, sweep
 from fairjax.figures import write
 from fairjax.files import replacing
-from fairjax.sweeps import sweep
 from fairjax.tables import Table
 
 SEEDS = (0, 1, 2, 3, 4)

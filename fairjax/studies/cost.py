@@ -10,9 +10,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from fairjax import mechanisms
-from fairjax.experiment import Experiment
+from fairjax.experiments import Experiment
 from fairjax.figures import name_lines, styled
-from fairjax.mechanisms.eci import MAX_EXACT_AGENTS
+from fairjax.mechanisms import MAX_EXACT_AGENTS
 from fairjax.studies.base import Cell, Rows, Study
 from fairjax.tables import Table, spreads
 

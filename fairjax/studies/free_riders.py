@@ -8,12 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from fairjax import behaviours
-from fairjax.experiment import Experiment
+from fairjax.experiments import Experiment, Result, sweep
 from fairjax.figures import draw_spread, name_lines, styled
-from fairjax.results import Result
+from fairjax.simulation import behaviours
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
-from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
 
 NUM_AGENTS, NUM_DISHONEST, ROUNDS = 10, 2, 20

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from fairjax import mechanisms
-from fairjax.experiment import Experiment
+from fairjax.experiments import WORDS, Experiment, Sweep, sweep
 from fairjax.figures import (
     ASIDE,
     correlation_axis,
@@ -23,7 +23,6 @@ from fairjax.figures import (
     styled,
 )
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
-from fairjax.sweeps import WORDS, Sweep, sweep
 from fairjax.tables import Table, spreads
 
 IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)

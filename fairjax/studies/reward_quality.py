@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from fairjax import data, trees
 from fairjax.data import Shards
-from fairjax.experiment import Experiment
+from fairjax.experiments import Experiment
 from fairjax.figures import styled
-from fairjax.states import State
+from fairjax.simulation import State
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.tables import Table, spreads
 from fairjax.types import Key, PerAgent, PerRound

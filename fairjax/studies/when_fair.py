@@ -17,8 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from fairjax import metrics, sweeps, trees
-from fairjax.experiment import Experiment
+from fairjax import metrics, trees
+from fairjax.experiments import WORDS, Experiment, Result, sweep
 from fairjax.figures import (
     correlation_axis,
     draw_correlation,
@@ -28,10 +28,8 @@ from fairjax.figures import (
     styled,
 )
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan
-from fairjax.results import Result
 from fairjax.studies import grid
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
-from fairjax.sweeps import sweep
 from fairjax.tables import Table, spreads
 from fairjax.types import Stacked
 
@@ -42,8 +40,8 @@ LINKS = (*CORRELATIONS, "fairness_change", "best_%", "mean_%", "spread_%")
 WORDS = {  # of seeds without a value
     "contribution": "not judged",
     "fraction": "all equal",
-    "fairness": sweeps.WORDS["fairness"],
-    "fairness_change": sweeps.WORDS["fairness"],
+    "fairness": WORDS["fairness"],
+    "fairness_change": WORDS["fairness"],
 }
 LABELS = {
     "contribution": "correlation of standalone\naccuracy and contribution",

@@ -21,8 +21,8 @@ G kernel rows at once need H' + G - 1 rows of strips where H' would do, so G sta
 are products of the same shapes. Evaluation with one agent's kernel differentiates nothing and keeps
 XLA's own operations, which it fuses into one.
 
-Large kernels are far cheaper to meet at every frequency (see `fairjax.fourier`). On a CPU this is
-done wherever it saves half of the multiplications, differentiated or not.
+Large kernels are far cheaper to meet at every frequency (see `fourier`). On a CPU this is done
+wherever it saves half of the multiplications, differentiated or not.
 """
 
 import functools
@@ -35,7 +35,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from fairjax import checks, fourier
+from fairjax import checks
+from fairjax.models import fourier
 from fairjax.types import Array
 
 # Measured on a CPU, forward and backward, with the paper's networks.

@@ -7,9 +7,7 @@ import jax
 import numpy as np
 
 from fairjax import metrics
-from fairjax.behaviours import HONEST
-from fairjax.simulation import History
-from fairjax.states import State
+from fairjax.simulation import HONEST, History, State
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -21,8 +21,7 @@ import tyro
 from rich.text import Text
 
 from fairjax import checks, data, mechanisms, models
-from fairjax.experiment import OPTIMIZERS, Experiment
-from fairjax.presets import PRESETS
+from fairjax.experiments import OPTIMIZERS, PRESETS, Experiment
 
 GROUPS = {
     "data": ("dataset", "split", "num_agents", "samples_per_agent", "behaviours", "seed"),

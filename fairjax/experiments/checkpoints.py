@@ -24,10 +24,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax import records
-from fairjax.federations import State
+from fairjax.experiments import records
 from fairjax.files import DamagedError
-from fairjax.simulation import History, Progress
+from fairjax.simulation import History, Progress, State
 
 PARTIAL, SUMS = "partial", "files.json"
 NUM_KEPT = 2

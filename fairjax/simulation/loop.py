@@ -17,10 +17,17 @@ from jax import lax
 
 from fairjax import checks, devices, trees
 from fairjax.data import Dataset, Shards
-from fairjax.federations import Federation
-from fairjax.memory import shapes, spare_maps
-from fairjax.progress import Events, History, Progress, check_paid, no_rows, warn_of_unchanged
-from fairjax.states import MOST_ROUNDS, State
+from fairjax.simulation.federations import Federation
+from fairjax.simulation.memory import shapes, spare_maps
+from fairjax.simulation.progress import (
+    Events,
+    History,
+    Progress,
+    check_paid,
+    no_rows,
+    warn_of_unchanged,
+)
+from fairjax.simulation.states import MOST_ROUNDS, State
 from fairjax.types import Key, Params, PerAgent, Scalar
 
 CHUNKS = 20  # how often the host sees a run, at least

@@ -15,22 +15,20 @@ import jax
 import tyro
 from rich.console import Console
 
-from fairjax import checks, data, endings, flags, mechanisms, models, records, report
-from fairjax.behaviours import DATA, UPLOADS
-from fairjax.devices import start
-from fairjax.experiment import load_run
-from fairjax.results import Result
-from fairjax.studies import STUDIES, conduct
-from fairjax.sweeps import compare, load_comparison
-from fairjax.terminal import (
-    ProgressBar,
-    first_line,
+from fairjax import checks, data, mechanisms, models, report
+from fairjax.cli import endings, flags
+from fairjax.cli.terminal import (
     output,
     print_comparison,
     print_lines,
     print_result,
     print_table,
 )
+from fairjax.devices import start
+from fairjax.experiments import ProgressBar, Result, compare, load_comparison, load_run, records
+from fairjax.simulation import DATA, UPLOADS
+from fairjax.studies import STUDIES, conduct
+from fairjax.tables import first_line
 
 Nested = tyro.conf.arg(name="")  # groups of flags stand under their own names
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
-from fairjax import records, simulation
-from fairjax.checkpoints import Checkpoints
+from fairjax import simulation
 from fairjax.data import Dataset, Shards
-from fairjax.federations import Federation
-from fairjax.simulation import Progress
-from fairjax.tracking import Tracker
+from fairjax.experiments import records
+from fairjax.experiments.checkpoints import Checkpoints
+from fairjax.experiments.tracking import Tracker
+from fairjax.simulation import Federation, Progress
 
 CHECKPOINT_SECONDS = 2.0
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import trees
-from fairjax.states import Record, State
+from fairjax.simulation.states import Record, State
 from fairjax.types import Params, PerRound, Scalar, Stacked
 
 

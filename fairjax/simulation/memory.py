@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fairjax import trees
 from fairjax.data import Shards
 from fairjax.models import initial_params
-from fairjax.training import LocalTraining, examples
+from fairjax.simulation.training import LocalTraining, examples
 
 MOST_MAPS = 30_000  # Linux ends a process, without a word, that asks for more than 65,530
 

@@ -29,7 +29,7 @@ class Settings(NamedTuple):
 
 # Adam's steps are alike in all entries: what a small share of them leaves out is worth something.
 FAIRJAX = Settings(
-    optimizer="adam", learning_rate=1e-3, learning_rate_decay=None, alpha=0.8, gamma="cosine:1.5"
+    optimizer="adam", learning_rate=1e-3, learning_rate_decay=None, alpha=0.5, gamma="cosine:2.5"
 )
 PROGRAM = Settings()
 # Evaluating all agents on 10,000 images takes longer than a round of training, hence every 5.

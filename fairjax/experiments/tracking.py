@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from fairjax import checks, files
-from fairjax.results import Result
+from fairjax.experiments.results import Result
 from fairjax.simulation import History
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # that tools need

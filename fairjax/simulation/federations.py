@@ -16,17 +16,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fairjax import checks, devices
-from fairjax.behaviours import DATA, UPLOADS, Behaviour, changing_uploads
-from fairjax.behaviours import checked as checked_behaviours
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
-from fairjax.mechanisms.base import Context, Mechanism, Plan
-from fairjax.memory import bytes_per_agent, pick_agents_at_once
+from fairjax.mechanisms import Context, Mechanism, Plan
 from fairjax.models import Model
-from fairjax.optimizers import COUNTS, by_rounds
-from fairjax.round import judge, pay, train, upload
-from fairjax.states import Record, State, first_state, placed
-from fairjax.training import (
+from fairjax.simulation.behaviours import DATA, UPLOADS, Behaviour
+from fairjax.simulation.behaviours import checked as checked_behaviours
+from fairjax.simulation.dishonest_uploads import changing_uploads
+from fairjax.simulation.memory import bytes_per_agent, pick_agents_at_once
+from fairjax.simulation.optimizers import COUNTS, by_rounds
+from fairjax.simulation.round import judge, pay, train, upload
+from fairjax.simulation.states import Record, State, first_state, placed
+from fairjax.simulation.training import (
     LocalTraining,
     accuracies,
     accuracy,
@@ -227,7 +228,7 @@ def federation(
         steps, of which an agent with more data takes more; or "rounds" (or local epochs, as
         `decay_per` says), the same for all agents. None: steps, with a warning.
       behaviours: what agents that are not honest upload. What they do to their data,
-        `fairjax.behaviours.change_data(shards, behaviours)` does before.
+        `fairjax.simulation.change_data(shards, behaviours)` does before.
       mesh: devices that agents are spread over, such as `fairjax.devices.mesh()`; None: one.
         Results depend on their number by rounding.
 
@@ -278,7 +279,7 @@ def _upload_behaviours(behaviours: Any) -> tuple[Behaviour, ...]:
             raise ValueError(
                 "`behaviours` of a federation must change uploads, one of "
                 f"{', '.join(sorted(UPLOADS))}, got {one.name!r}, which changes an agent's data. "
-                "Call `shards = fairjax.behaviours.change_data(shards, behaviours)` with it, and "
+                "Call `shards = fairjax.simulation.change_data(shards, behaviours)` with it, and "
                 "leave it out here."
             )
     return behaviours

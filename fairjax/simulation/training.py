@@ -23,7 +23,7 @@ from fairjax import devices
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.models import Model
-from fairjax.optimizers import hold_counts
+from fairjax.simulation.optimizers import hold_counts
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fairjax.layers import conv_general_dilated, max_pool
+from fairjax.models.layers import conv_general_dilated, max_pool
 from fairjax.types import Array, Key
 
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fairjax import checks, devices, trees
-from fairjax.behaviours import Memory
 from fairjax.data import Shards
-from fairjax.mechanisms.base import Mechanism
-from fairjax.memory import check_memory
+from fairjax.mechanisms import Mechanism
 from fairjax.models import initial_params
-from fairjax.optimizers import check_optimizer
-from fairjax.training import LocalTraining
+from fairjax.simulation.dishonest_uploads import Memory
+from fairjax.simulation.memory import check_memory
+from fairjax.simulation.optimizers import check_optimizer
+from fairjax.simulation.training import LocalTraining
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 MOST_ROUNDS = 2**31 - 2  # rounds are counted in int32, and one more is played

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from fairjax import records
+from fairjax.experiments import records
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that stop a command
 REPEAT_SECONDS = 0.1

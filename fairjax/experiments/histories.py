@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from fairjax import files
+from fairjax.experiments.records import HISTORY
 from fairjax.files import DamagedError
-from fairjax.records import HISTORY
 from fairjax.simulation import History
 
 DAMAGED_ARCHIVE = (

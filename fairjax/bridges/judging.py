@@ -1,0 +1,86 @@
+"""Judging: a round of remote agents as one compiled step, whatever brings their models."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax import trees
+from fairjax.mechanisms import Context, Mechanism, checked_answer
+from fairjax.types import Params, PerAgent, PerRound, Scalar, Stacked
+
+
+class Judgements(NamedTuple):
+    """What was decided, one row per round in which anybody replied; numpy arrays."""
+
+    rounds: PerRound  # [T] Flower's numbers of them, from 1
+    contributions: PerRound  # [T, N]
+    importance: PerRound  # [T, N]
+    fractions: PerRound  # [T, N] of the aggregate that was paid
+    replied: PerRound  # [T, N] whose reply could be read
+    excluded: PerRound  # [T, N] whose update counted as zero: no reply, or one that cannot be added
+
+
+class State(NamedTuple):
+    """What the next round needs."""
+
+    agents: Stacked  # by name, [N, ...]
+    server: Params
+    num_examples: PerAgent  # [N] as last replied; 0 before
+    mechanism: Any
+
+
+def first_state(params: Mapping[str, np.ndarray], mechanism: Mechanism, num_agents: int) -> State:
+    """Returns the state before the first round, in which all hold the same parameters."""
+    for name, array in params.items():
+        if array.dtype not in (np.float32, jnp.zeros(0).dtype):
+            raise ValueError(
+                "`initial_arrays` must hold what is trained, in float32 (or float64, with "
+                f"jax_enable_x64), got {array.dtype} in {name!r}."
+            )
+    server = jax.tree.map(jnp.asarray, params)
+    agents = trees.broadcast(num_agents, server)
+    return State(agents, server, np.zeros(num_agents, np.float32), mechanism.init(num_agents))
+
+
+@functools.partial(jax.jit, static_argnames="mechanism")
+def play(
+    mechanism: Mechanism, state: State, trained: Stacked, replied: PerAgent, number: Scalar
+) -> tuple[State, Judgements]:
+    """Returns the state after a round, and what was decided in it."""
+    updates = jax.tree.map(jnp.subtract, trained, state.agents)
+    held = {"server": state.server, "agents": state.agents}
+    context = Context(shard_sizes=state.num_examples, round=number - 1, **held)
+    addable = trees.addable_rows(updates, (state.agents, state.server))
+    uploads = trees.scaled(addable.astype(jnp.float32), updates)
+    answer = mechanism.update(uploads, state.mechanism, context)
+    outcome, after = checked_answer(answer, updates, state.mechanism, mechanism.name)
+    paid = trees.where(replied, outcome.rewards, jax.tree.map(jnp.zeros_like, updates))
+    state = state._replace(
+        agents=jax.tree.map(jnp.add, state.agents, paid),
+        server=jax.tree.map(jnp.add, state.server, outcome.aggregate),
+        mechanism=after,
+    )
+    judged = Judgements(
+        rounds=number,
+        contributions=outcome.contributions,
+        importance=outcome.importance,
+        fractions=jnp.where(replied, outcome.fractions, 0),
+        replied=replied,
+        excluded=~(replied & addable),
+    )
+    return state, judged
+
+
+def no_judgements(num_agents: int) -> Judgements:
+    """Returns judgements of no round."""
+    numbers, flags = np.zeros((0, num_agents)), np.zeros((0, num_agents), bool)
+    return Judgements(np.zeros(0, int), numbers, numbers, numbers, flags, flags)
+
+
+def append(rows: np.ndarray, row: Any) -> np.ndarray:
+    """Returns rows `[T, ...]` and one more."""
+    return np.concatenate([rows, np.asarray(row)[None]])

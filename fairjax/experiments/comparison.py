@@ -1,0 +1,75 @@
+"""Comparison: several mechanisms on the same shards, each beside one standalone run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairjax import checks
+from fairjax.experiments import fields, records
+from fairjax.experiments.experiment import Experiment, load_run
+from fairjax.experiments.playing import WATCHES, Watcher
+from fairjax.experiments.results import Result
+from fairjax.files import DamagedError
+from fairjax.mechanisms import REGISTRY
+
+
+def compare(
+    experiment: Experiment,
+    names: Sequence[str],
+    out: str | Path | None = None,
+    resume: bool = True,
+    *,
+    watch: Watcher | None = None,
+) -> dict[str, Result]:
+    """Runs several mechanisms on the same shards, and returns their results by name.
+
+    Args:
+      experiment: the experiment; its mechanism and options are replaced, and alpha, beta
+        and gamma go to the mechanisms that take them.
+      names: mechanisms of `fairjax.mechanisms.REGISTRY`.
+      out: a directory with one run per mechanism below it; None: nothing is written.
+      resume: as in `Experiment.run`.
+      watch: as in `Experiment.run`.
+
+    Raises:
+      ValueError: a name is unknown or occurs twice, or as in `Experiment.run`.
+
+    Examples:
+      >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic")
+      >>> list(compare(experiment, ["cgsv", "fedavg"]))
+      ['cgsv', 'fedavg']
+    """
+    checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
+    checks.flag("resume", resume)
+    checks.function("watch", watch, WATCHES, optional=True)
+    names = fields.different("mechanisms", names, "names", experiment.with_mechanism)
+    out = None if out is None else checks.path("out", out)
+    if out is not None and (out / records.EXPERIMENT).exists():
+        raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
+    below = {name: None if out is None else out / name for name in ("standalone", *names)}
+    runs = {name: experiment.with_mechanism(name) for name in names}
+    with records.locked(out):
+        alone = experiment.alone().run(below["standalone"], resume, watch=watch)
+        results = {
+            name: alone
+            if name == "standalone"
+            else run.run(below[name], resume, watch=watch, standalone=alone)
+            for name, run in runs.items()
+        }
+        if out is not None:
+            records.write_json(out / records.COMPARISON, {"mechanisms": list(names)})
+    return results
+
+
+def load_comparison(out: str | Path) -> dict[str, Result] | None:
+    """Returns the results of a finished comparison from its directory, or None if it holds none.
+
+    Raises:
+      ValueError: one of its runs is not finished, or not there, or `comparison.json` is damaged.
+    """
+    path = checks.path("out", out) / records.COMPARISON
+    if not path.exists():
+        return None
+    names = records.read_json(path, ("mechanisms",))["mechanisms"]
+    if not isinstance(names, list) or not names or not set(map(str, names)) <= set(REGISTRY):
+        raise DamagedError(f"{path} is damaged: it does not name mechanisms, got {names!r:.100}.")
+    return {name: load_run(path.parent / name) for name in names}

@@ -1,0 +1,208 @@
+"""Experiment: a description of a run, and the run itself.
+
+    description -> data, shards -> federation -> rounds -> Result (and records on disk)
+
+A Result holds the run and the standalone run beside it: the same shards, seeds and
+number of local epochs, without sharing. Fairness compares the two.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from fairjax import checks, devices, simulation
+from fairjax.experiments import fields, histories, records, tracking
+from fairjax.experiments.description import Description
+from fairjax.experiments.loading import load, result_of, rounds_of
+from fairjax.experiments.playing import WATCHES, Watcher
+from fairjax.experiments.results import Result
+from fairjax.files import DamagedError
+
+
+@fields.by_name
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Experiment(Description):
+    """A federation on a data set, described by values that JSON can hold.
+
+    Fields that are None are chosen by the preset; `resolved()` says which values.
+
+    Attributes:
+      dataset: a name of `fairjax.data.load`; `fairjax list` explains all names.
+      split: how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".
+      num_agents: number of agents N, 1 to 1,000,000.
+      samples_per_agent: examples per agent on average, at least 1; None: the paper's number for
+        the data set, else all data.
+      model: what every agent trains, a name of `fairjax.models.REGISTRY`.
+      mechanism: what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`.
+      preset: what chooses open fields, "fairjax": the paper's constants on its data sets, and
+        elsewhere what holds for 3 to 10 agents and 20 to 160 rounds; or "paper": the paper's
+        constants, and elsewhere those of its program.
+      beta: altruism degree, above 0: the larger, the more alike rewards are; None: the
+        mechanism's own.
+      alpha: memory of importance from round to round, in [0, 1].
+      gamma: length of rescaled uploads, above 0; or "cosine" or "cosine:START", half a cosine
+        to 0 over the run; or an optax schedule over rounds, which is kept as its values `[T]`.
+      rounds: number of rounds T, 1 to 1,000,000.
+      local_epochs: passes over its shard that an agent makes per round, at least 1.
+      batch_size: examples per local step, at least 1.
+      optimizer: of local steps, "sgd" or "adam".
+      learning_rate: at the start, above 0.
+      learning_rate_decay: factor per round or local epoch, in (0, 1]; None: the preset's, over
+        the run to 15.5% of the learning rate where that is "fairjax" and the paper has none.
+      decay_per: what the decay counts, "round" or "epoch".
+      local_steps: "all", or "last_batch" as in early versions of the authors' program.
+      eval_every: evaluate after every so many rounds, at least 1, and after the last.
+      eval_examples: how many of the test examples models are evaluated on, at least 1, the same
+        ones always; None: all.
+      compute_dtype: what networks compute in, "float32" or "bfloat16". Parameters, updates
+        and losses stay float32.
+      agents_at_once: how many agents are vectorised, at least 1; None: picked for the device.
+      behaviours: for names of dishonest behaviours, which `fairjax list` explains, a number of
+        agents, or a pair (number, strength). The seed draws who. The standalone run has what
+        they do to data.
+      record_updates: keep all uploads in the history, T N D numbers, for contributions
+        of the whole run.
+      seed: everything random follows from it; a whole number, at least 0 and below 2**32.
+      options: further arguments of the mechanism's factory.
+
+    Raises:
+      ValueError: there is no such field, or one breaks its rule.
+
+    Examples:
+      >>> experiment = Experiment(num_agents=3, rounds=2, model="logistic")
+      >>> result = experiment.run()
+      >>> result.accuracies.shape, result.history.importance.shape
+      ((3,), (2, 3))
+    """
+
+    def run(
+        self,
+        out: str | Path | None = None,
+        resume: bool = True,
+        *,
+        mesh: Mesh | None = None,
+        watch: Watcher | None = None,
+        track: str | Sequence[str] = (),
+        standalone: Result | None = None,
+    ) -> Result:
+        """Runs the experiment, or goes on with it, and returns its result.
+
+        Args:
+          out: the directory for records; None: nothing is written. A run that was
+            killed goes on from its last checkpoint and ends in the same bits; a
+            finished one is returned at once.
+          resume: False: start over, and replace what `out` holds of this experiment.
+          mesh: devices that agents are spread over, of one process or several; each process
+            calls this, and the first writes. A run may go on on other devices.
+          watch: called with what runs, the rounds played and their number; a
+            `fairjax.ProgressBar` for example.
+          track: names of tools, "csv", "tensorboard" or "wandb", that get
+            the scalars of every round as it is played. A finished run writes nothing.
+          standalone: the result of the standalone mechanism on the same shards, where
+            it is known already.
+
+        Returns:
+          A `Result`.
+
+        Raises:
+          ValueError: `out` belongs to another experiment, cannot be written or is in use by
+            another process, or all its checkpoints are damaged, or the data are not to be
+            had, or a tool of `track` is not installed.
+          OSError: there is no room left, or no permission, to write a record; the same call
+            goes on from the last checkpoint.
+        """
+        checks.flag("resume", resume)
+        checks.function("watch", watch, WATCHES, optional=True)
+        if standalone is not None:
+            checks.kind("standalone", standalone, Result, "`fairjax.Experiment(...).run()`")
+        mesh = devices.checked(mesh)
+        description = self.description()
+        out = None if out is None else checks.path("out", out)
+        tools = tracking.checked(track, out)
+        record: dict[str, Any] = {"experiment": description}
+        if out is not None:
+            record = records.claim(out, description, resume)
+            if resume and (out / records.RESULT).exists():
+                try:
+                    return load(out, self, record)
+                except DamagedError as damage:
+                    message = f"{damage} The run goes on from its last checkpoint."
+                    warnings.warn(message, stacklevel=2)
+        with records.locked(out):
+            return self._go_on(out, resume, record, mesh, watch, tools, standalone)
+
+    def _go_on(
+        self,
+        out: Path | None,
+        resume: bool,
+        record: dict[str, Any],
+        mesh: Mesh | None,
+        watch: Watcher | None,
+        tools: Sequence[str],
+        standalone: Result | None,
+    ) -> Result:
+        """Runs what is left of the experiment, in a directory that is its own."""
+        clock = records.Clock({} if out is None or not resume else records.read_times(out))
+        with clock.part("data"):
+            shards, test = self.shards()
+        # Bits depend on it, so a run goes on with what it began with.
+        federation = self.federation(shards, record.get("agents_at_once"), mesh=mesh)
+        record["agents_at_once"] = federation.agents_at_once(shards)
+        if out is not None:
+            records.write_json(out / records.EXPERIMENT, record)
+        if self.mechanism != "standalone" and standalone is None:
+            below = None if out is None else out / "standalone"
+            standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
+        with tracking.opened(tools, out, self.name, record["experiment"], resume) as tracker:
+            rounds = rounds_of(self, federation, shards, test)
+            last = rounds.play(out, resume, clock, tracker, watch)
+            history = simulation.history(last, self.rounds)
+            alone = None if standalone is None else standalone.accuracies
+            result = result_of(self, history, last.state, shards, alone)
+            tracker.finish(result)
+        if out is not None:
+            with clock.part("records"):
+                histories.write(out, result.history)
+            records.write_json(out / records.TIME, clock.seconds())
+            records.write_json(out / records.RESULT, result.summary())
+        return result
+
+
+def load_run(out: str | Path) -> Result:
+    """Returns the result of a finished run from its directory.
+
+    A damaged `result.json` or `history.npz` is written anew where what else is there tells
+    what it held; a warning says so. Without the last checkpoint, the result's `state` is None.
+
+    Raises:
+      ValueError: the directory holds no run, or one that is not finished or too damaged.
+
+    Examples:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as out:
+      ...     first = Experiment(num_agents=2, rounds=1, model="logistic").run(out)
+      ...     again = load_run(out)
+      >>> bool((first.accuracies == again.accuracies).all())
+      True
+    """
+    out = checks.path("out", out)
+    if not (out / records.EXPERIMENT).exists():
+        raise ValueError(f"`out` must be the directory of a run, got {out}, which holds none.")
+    if not (out / records.RESULT).exists():
+        raise ValueError(
+            f"`out` must be the directory of a finished run, got {out}, which is not finished. "
+            "Run the same experiment again with this `out` to go on."
+        )
+    record = records.read_experiment(out)
+    try:
+        experiment = Experiment(**record["experiment"])
+    except (TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{out / records.EXPERIMENT} does not describe an experiment that this version of "
+            f"fairjax knows: {error}"
+        ) from error
+    return load(out, experiment, record)

@@ -1,0 +1,113 @@
+"""Loading: results of finished runs from their directories, mended where that is possible."""
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairjax import simulation
+from fairjax.data import Dataset, Shards
+from fairjax.experiments import histories, records
+from fairjax.experiments.checkpoints import Checkpoints
+from fairjax.experiments.description import Description
+from fairjax.experiments.playing import Rounds
+from fairjax.experiments.results import Result
+from fairjax.files import DamagedError
+from fairjax.simulation import Federation, History, Progress, State, names
+
+
+def load(out: Path, experiment: Description, record: Mapping[str, Any]) -> Result:
+    """Returns the result of a finished run; see `load_run`.
+
+    Args:
+      out: its directory.
+      experiment: what was run.
+      record: what `experiment.json` holds.
+    """
+    shards, test = experiment.shards()
+    federation = experiment.federation(shards, record.get("agents_at_once"))
+    beginning = rounds_of(experiment, federation, shards, test).beginning()
+    with Checkpoints(out) as checkpoints:
+        last = checkpoints.final(beginning, experiment.rounds + 1)
+    history = _history(out, experiment, beginning, last)
+    state = None if last is None else last.state
+    try:
+        alone = records.read_standalone_accuracies(out, experiment.num_agents)
+        return result_of(experiment, history, state, shards, alone)
+    except DamagedError as damage:
+        alone = _standalone_accuracies(out, experiment, history)
+        if alone is None:
+            raise
+        warnings.warn(f"{damage} It is made anew from the history.", stacklevel=2)
+    result = result_of(experiment, history, state, shards, alone)
+    with contextlib.suppress(OSError):  # a folder that is read only
+        records.write_json(out / records.RESULT, result.summary())
+    return result
+
+
+def rounds_of(
+    experiment: Description, federation: Federation, shards: Shards, test: Dataset
+) -> Rounds:
+    """Returns the rounds of an experiment, which can be played."""
+    return Rounds(
+        name=experiment.mechanism,
+        federation=federation,
+        shards=shards,
+        test=test,
+        seed=experiment.seed,
+        num_rounds=experiment.rounds,
+        eval_every=experiment.resolved().eval_every or 1,
+        record_updates=experiment.record_updates,
+    )
+
+
+def result_of(
+    experiment: Description,
+    history: History,
+    state: State | None,
+    shards: Shards,
+    alone: np.ndarray | None,
+) -> Result:
+    """Returns the result of a history."""
+    return Result(
+        experiment=experiment.resolved(),
+        history=history,
+        state=state,
+        shard_sizes=np.asarray(shards.sizes),
+        standalone_accuracies=history.accuracies[-1] if alone is None else alone,
+        behaviours=names(experiment.assigned_behaviours(), experiment.num_agents),
+    )
+
+
+def _history(out: Path, experiment: Description, like: Progress, last: Progress | None) -> History:
+    """Returns the history of a run from its file, which the last checkpoint can mend."""
+    try:
+        return histories.read(out, like.rows, experiment.rounds)
+    except DamagedError as damage:
+        if last is None:
+            raise
+        warnings.warn(f"{damage} It is made anew from the last checkpoint.", stacklevel=3)
+    history = simulation.history(last, experiment.rounds)
+    with contextlib.suppress(OSError):  # a folder that is read only
+        histories.write(out, history)
+    return history
+
+
+def _standalone_accuracies(
+    out: Path, experiment: Description, history: History
+) -> np.ndarray | None:
+    """Returns what agents reach alone from a run of that, below or beside a run; None: not there.
+
+    The standalone run lies below a run, and beside those of a comparison.
+    """
+    if experiment.mechanism == "standalone":
+        return history.accuracies[-1]
+    for folder in (out / "standalone", out.parent / "standalone"):
+        with contextlib.suppress(ValueError):
+            record = records.read_experiment(folder)
+            if record["experiment"] == experiment.alone().description():
+                return load(folder, experiment.alone(), record).accuracies
+    return None

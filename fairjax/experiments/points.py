@@ -1,0 +1,144 @@
+"""Points: the runs of a sweep as one compiled program.
+
+All points have the same shapes, so a chunk of them is one program, vmapped over the
+coefficients (which share their data and its shuffles) and over datasets.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fairjax import simulation
+from fairjax.data import Dataset, Shards
+from fairjax.experiments.experiment import Experiment
+from fairjax.experiments.playing import Watcher
+from fairjax.simulation import (
+    Events,
+    Federation,
+    History,
+    Progress,
+    check_paid,
+    spare_maps,
+    warn_of_unchanged,
+)
+
+COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
+CACHE_BYTES = 2**25  # of a CPU, that local steps of all points share
+DEVICE_BYTES = 2**34  # of an accelerator that does not say
+
+
+def play_points(
+    on: Sequence[Experiment],
+    combinations: Sequence[Mapping[str, float]],
+    shards: Shards,
+    test: Dataset,
+    points_at_once: int | None,
+    watch: Watcher | None,
+) -> History:
+    """Returns the history of all points, leaves `[P, T, ...]`, played in equal chunks."""
+    resolved = on[0].resolved()
+    given = {name: getattr(resolved, name) for name in COEFFICIENTS}
+    # A schedule of lengths is part of the program.
+    given = {name: value for name, value in given.items() if isinstance(value, int | float)}
+    coefficients = [{**given, **one} for one in combinations]
+    # Sweeps that differ in traced values only are one program.
+    common = dataclasses.replace(resolved, seed=0, **dict.fromkeys(coefficients[0], 0.5))
+    runs = {
+        "shards": shards,
+        "key": np.stack([jax.random.key_data(jax.random.key(one.seed)) for one in on]),
+        "places": np.array([[who.agent for who in one.assigned_behaviours()] for one in on]),
+    }
+    values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
+    if points_at_once is None:
+        first = jax.tree.map(lambda leaf: leaf[0], shards)
+        points_at_once = _pick_points_at_once(common.federation(first), first)
+    num_values = min(len(coefficients), points_at_once)
+    num_runs = min(len(on), max(1, points_at_once // num_values))
+    test = jax.device_put(test)
+    parts, done, warned = [], 0, False
+    program = _program(common)
+    for some_runs in _chunks(len(on), num_runs):
+        row = []
+        for some_values in _chunks(len(coefficients), num_values):
+            history, events = jax.device_get(
+                program(
+                    jax.tree.map(lambda leaf, rows=some_runs: leaf[rows], runs),
+                    {name: numbers[some_values] for name, numbers in values.items()},
+                    test,
+                )
+            )
+            check_paid(common.mechanism, events.broken.max())
+            warned = warned or warn_of_unchanged(events)
+            row.append(history)
+            done += history.accuracies.shape[0] * history.accuracies.shape[1]
+            if watch is not None:
+                total = len(on) * len(coefficients)
+                watch(common.mechanism, min(done, total) * common.rounds, total * common.rounds)
+        parts.append(jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *row))
+    history = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(
+        lambda leaf: leaf[: len(on), : len(coefficients)].reshape(-1, *leaf.shape[2:]), history
+    )
+
+
+def _chunks(length: int, size: int) -> list[np.ndarray]:
+    """Returns indices below `length` in chunks of one size; the last repeats the last index."""
+    return [
+        np.minimum(np.arange(start, start + size), length - 1) for start in range(0, length, size)
+    ]
+
+
+@functools.lru_cache(maxsize=simulation.PROGRAMS)
+def _program(experiment: Experiment) -> Any:
+    """Returns `_play` compiled for an experiment; the last programs used are kept."""
+    spare_maps()
+    return jax.jit(functools.partial(_play, experiment))
+
+
+def _play(
+    experiment: Experiment, runs: Any, coefficients: Any, test: Dataset
+) -> tuple[History, Events]:
+    """Returns histories of runs x coefficients, `[S, K, T, ...]`, and what the host is to hear."""
+    assigned = experiment.assigned_behaviours()
+
+    def point(run: Any, values: Any) -> tuple[History, Events]:
+        shards, num_rounds = run["shards"], experiment.rounds
+        federation = dataclasses.replace(experiment, **values).federation(
+            shards,
+            behaviours=[
+                one._replace(agent=run["places"][number]) for number, one in enumerate(assigned)
+            ],
+        )
+        key = jax.random.wrap_key_data(run["key"])
+        state = federation.init(key, shards, None, num_rounds)
+        (state, events), rows = simulation.play(
+            federation,
+            num_rounds + 1,
+            state,
+            shards,
+            test,
+            num_rounds,
+            experiment.eval_every,
+            record_updates=experiment.record_updates,
+        )
+        return simulation.history(Progress(state, rows), num_rounds), events
+
+    return jax.vmap(jax.vmap(point, in_axes=(None, 0)), in_axes=(0, None))(runs, coefficients)
+
+
+def _pick_points_at_once(federation: Federation, shards: Shards) -> int:
+    """Returns how many points to vectorise.
+
+    On a CPU, where agents take turns, as many as the caches hold one agent's local step of.
+    On an accelerator, as many as half of its memory holds all agents' of.
+    """
+    needed = federation.bytes_per_agent(shards)
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return max(1, CACHE_BYTES // needed)
+    memory = (device.memory_stats() or {}).get("bytes_limit", DEVICE_BYTES)
+    return max(1, memory // (4 * needed * shards.num_agents))

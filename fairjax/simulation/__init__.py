@@ -1,0 +1,39 @@
+"""Simulation: agents that train, upload, are judged and paid, round by round.
+
+    behaviours   who is dishonest, and how much; what they do to data and uploads
+    training     what an agent does on its own data: local epochs of an optax optimizer
+    round        train, upload, judge, pay: the four functions of a round
+    federations  model, mechanism and optimizer -> Federation(init, step)
+    loop         the rounds of a run, compiled in chunks; evaluation
+    progress     what a run has come to: History, one row per round
+
+`states` has what the next round needs, `memory` what a round needs of a device, and
+`optimizers` which optax optimizers every agent can have a state of.
+"""
+
+from fairjax.simulation import behaviours
+from fairjax.simulation.behaviours import (
+    DATA,
+    HONEST,
+    UPLOADS,
+    Behaviour,
+    assign,
+    listed,
+    names,
+)
+from fairjax.simulation.dishonest_data import change_data
+from fairjax.simulation.dishonest_uploads import Memory, change_uploads
+from fairjax.simulation.federations import Federation, federation
+from fairjax.simulation.loop import PROGRAMS, beginning, history, play, rounds, run
+from fairjax.simulation.memory import spare_maps
+from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_unchanged
+from fairjax.simulation.states import Record, State
+from fairjax.simulation.training import accuracy
+
+__all__ = [
+    "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation", "History",
+    "Memory", "Progress", "Record", "State", "accuracy", "assign", "beginning", "behaviours",
+    "change_data", "change_uploads",
+    "check_paid", "federation", "history", "listed", "names", "play", "rounds", "run", "spare_maps",
+    "warn_of_unchanged",
+]  # fmt: skip
