@@ -76,7 +76,7 @@ def count(name: str, value: Any, least: int = 1, most: int | None = None) -> Non
 def key(name: str, value: Any) -> None:
     """Raises unless `value` is one PRNG key, of `jax.random.key` or of the older `PRNGKey`."""
     old = jax.eval_shape(jax.random.PRNGKey, 0)
-    kind = (getattr(value, "shape", None), getattr(value, "dtype", None))
+    kind: Any = (getattr(value, "shape", None), getattr(value, "dtype", None))
     is_new = kind[0] == () and jax.numpy.issubdtype(kind[1], jax.dtypes.prng_key)
     if not is_new and kind != (old.shape, old.dtype):
         raise ValueError(

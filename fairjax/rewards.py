@@ -113,7 +113,7 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
     checks.above("beta", beta, 0, vanishing=True)
     if checks.is_known(importance) and not importance.any():
         raise ValueError(f"`importance` must not be all zero, got importance={importance}.")
-    products = _within(beta, jnp.finfo(importance.dtype).max) * importance
+    products = _within(beta, float(jnp.finfo(importance.dtype).max)) * importance
     # The tanh of so small a product is the product, which could vanish.
     small = products.max() < 1e-4
     return share_of_largest(jnp.where(small, importance, jnp.tanh(products)))

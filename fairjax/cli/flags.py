@@ -3,7 +3,7 @@
     fields of Experiment  ->  dataclasses, of which tyro makes flags  ->  an Experiment
     words of a command line  ->  a command with its arguments, or a sentence
 
-The docstring of Experiment is the help: what a field is, its range, and what None means.
+A field brings its group, its help, and the names that it may be.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import functools
 import inspect
 import io
 import itertools
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -20,30 +19,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.text import Text
 
-from fairjax import checks, data, mechanisms, models
-from fairjax.experiments import OPTIMIZERS, PRESETS, Experiment
+from fairjax import checks, data
+from fairjax.experiments import Experiment
 
-GROUPS = {
-    "data": ("dataset", "split", "num_agents", "samples_per_agent", "behaviours", "seed"),
-    "training": (
-        "model", "rounds", "local_epochs", "batch_size", "optimizer", "learning_rate",
-        "learning_rate_decay", "decay_per", "local_steps",
-    ),
-    "mechanism": ("mechanism", "preset", "alpha", "beta", "gamma", "options"),
-    "evaluation": ("eval_every", "eval_examples", "record_updates"),
-    "computing": ("compute_dtype", "agents_at_once"),
-}  # fmt: skip
-NAMES = {
-    "preset": PRESETS,
-    "dataset": data.DATASETS,
-    "split": data.SPLITS,
-    "model": models.REGISTRY,
-    "mechanism": mechanisms.REGISTRY,
-    "optimizer": OPTIMIZERS,
-    "decay_per": ("round", "epoch"),
-    "local_steps": ("all", "last_batch"),
-    "compute_dtype": ("float32", "bfloat16"),
-}
+DATASETS = {"dataset": tuple(data.DATASETS)}  # that have a line; others are known to TFDS
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
 LENGTH = "FLOAT|cosine[:START]"
 
@@ -123,17 +102,16 @@ def flags(*without: str) -> Any:
       >>> [field.name for field in dataclasses.fields(group.type)]
       ['compute_dtype', 'agents_at_once']
     """
-    documented = _documented()
-    fields = {field.name: field for field in dataclasses.fields(Experiment)}
-    groups = []
-    for title, names in GROUPS.items():
-        made = [
-            (name, _annotated(fields[name], documented[name]), fields[name].default)
-            for name in names
-            if name not in without
-        ]
-        groups.append((title, dataclasses.make_dataclass(title, made, namespace={"__doc__": " "})))
-    return dataclasses.make_dataclass("flags", groups, namespace={"__doc__": " "})
+    groups: dict[str, list[Any]] = {}
+    for field in dataclasses.fields(Experiment):
+        if field.name not in without:
+            made = (field.name, _annotated(field), field.default)
+            groups.setdefault(field.metadata["group"], []).append(made)
+    made = [
+        (title, dataclasses.make_dataclass(title, fields, namespace={"__doc__": " "}))
+        for title, fields in groups.items()
+    ]
+    return dataclasses.make_dataclass("flags", made, namespace={"__doc__": " "})
 
 
 def experiment(described: Any) -> Experiment:
@@ -150,9 +128,9 @@ def experiment(described: Any) -> Experiment:
     return Experiment(**fields)
 
 
-def _annotated(field: dataclasses.Field, text: str) -> Any:
+def _annotated(field: dataclasses.Field) -> Any:
     """Returns a field's type, with what its flag says."""
-    explained, _, instead = text.partition("; None: ")
+    explained, _, instead = field.metadata["words"].partition("; None: ")
     default = field.default
     if default is None:
         default = instead.rstrip(".") or "chosen for the data set"
@@ -164,8 +142,7 @@ def _annotated(field: dataclasses.Field, text: str) -> Any:
     if field.name in PAIRS:
         kind = tuple[str, ...]
         settings["metavar"] = PAIRS[field.name]
-    elif field.name in NAMES:
-        names = tuple(NAMES[field.name])
+    elif names := DATASETS.get(field.name, getattr(field.metadata["check"], "names", ())):
         settings["metavar"] = "NAME" if len(names) > 2 else f"{{{','.join(names)}}}"
         # Shells are to know the names, but a wrong name is better explained by `Experiment`.
         if "--tyro-write-completion" in sys.argv:
@@ -177,13 +154,6 @@ def _annotated(field: dataclasses.Field, text: str) -> Any:
             settings["metavar"] = LENGTH
         return Annotated[Any, tyro.conf.arg(**settings), AS_READ]
     return Annotated[kind, tyro.conf.arg(**settings)]
-
-
-def _documented() -> dict[str, str]:
-    """Returns what the docstring of `Experiment` says of each attribute."""
-    attributes = str(inspect.getdoc(Experiment)).partition("Attributes:\n")[2].partition("\n\n")[0]
-    found = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", attributes, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
 
 
 def _behaviour(text: str) -> tuple[str, Any]:

@@ -207,7 +207,7 @@ def _in_common_unit(
     limits = jnp.finfo(weights.dtype)
     top, bottom = limits.maxexp // 2 - 20, limits.minexp // 2 + 8  # of lengths
     present = (weights > 0) & jnp.isfinite(weights) & (units > 0) & (lengths > 0)
-    exponents = sum(map(trees.exponents_of, (weights, units, lengths)))
+    exponents: Any = sum(map(trees.exponents_of, (weights, units, lengths)))
     longest = jnp.where(present, exponents, jnp.iinfo(exponents.dtype).min).max()
     below = jnp.where(present, longest - exponents, 0)
     if of_few:

@@ -7,6 +7,7 @@ This is what the cosine measures do without: 2^N models are made and scored.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,8 +151,8 @@ def _prepared(
     """Returns finite updates, weights, and the function from members `[N]` to the utility."""
     params = inputs.as_params("params", params)
     updates = trees.zero_broken(inputs.as_changes("updates", updates, params))
-    weights = inputs.as_weights(weights, (trees.num_agents(updates),))
-    weights = trees.times_power_of_two(weights, -trees.largest_exponent(weights))  # safe to sum
+    known: Any = inputs.as_weights(weights, (trees.num_agents(updates),))
+    weights = trees.times_power_of_two(known, -trees.largest_exponent(known))  # safe to sum
     if not callable(utility):
         raise ValueError(f"`utility` must be a function of parameters, got {utility!r:.100}.")
     scored = jax.eval_shape(utility, params)

@@ -1,35 +1,20 @@
-"""Description: a frozen description of a run, that JSON can hold, and what follows from it.
-
-    description -> data, shards -> federation
-
-Nothing is run here; see `experiment`.
-"""
+"""Description: the fields of an experiment, which JSON can hold, and their rules."""
 
 import dataclasses
 import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from fairjax import checks, data, mechanisms, models
-from fairjax.data import Dataset, Shards
 from fairjax.experiments import fields
+from fairjax.experiments.fields import described
 from fairjax.experiments.presets import PRESETS, settings
 from fairjax.simulation import (
-    UPLOADS,
-    Behaviour,
-    Federation,
-    accuracy,
-    assign,
-    change_data,
-    federation,
     listed,
 )
 
@@ -37,78 +22,193 @@ OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields that go to mechanisms which take them
 FLOATS = (*COEFFICIENTS, "learning_rate", "learning_rate_decay")
 MAPPINGS = ("behaviours", "options")  # fields that are kept as pairs, which are hashable
-VALIDATION_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Description:
-    """The fields of an `Experiment`, and what follows from them before anything is run."""
+    """The fields of an `Experiment`; what is open in them follows from others."""
 
-    dataset: str = "digits"
-    split: str = "power_law"
-    num_agents: int = 5
-    samples_per_agent: int | None = None
-    model: str | None = None
-    mechanism: str = "cgsv"
-    preset: str = "fairjax"
-    beta: float | None = None
-    alpha: float | None = None
-    gamma: float | str | Callable[[Any], Any] | tuple[float, ...] | None = None
-    rounds: int = 80
-    local_epochs: int = 3
-    batch_size: int | None = None
-    optimizer: str | None = None
-    learning_rate: float | None = None
-    learning_rate_decay: float | None = None
-    decay_per: str = "round"
-    local_steps: str = "all"
-    eval_every: int | None = None
-    eval_examples: int | None = None
-    compute_dtype: str = "float32"
-    agents_at_once: int | None = None
-    behaviours: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
-    record_updates: bool = False
-    seed: int = 0
-    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    dataset: str = described(
+        "digits",
+        "data",
+        checks.text,
+        "a name of `fairjax.data.load`; `fairjax list` explains all names.",
+    )
+    split: str = described(
+        "power_law",
+        "data",
+        fields.one_of(data.SPLITS),
+        'how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".',
+    )
+    num_agents: int = described(
+        5,
+        "data",
+        checks.count,
+        "number of agents N, 1 to 1,000,000.",
+    )
+    samples_per_agent: int | None = described(
+        None,
+        "data",
+        checks.count,
+        "examples per agent on average, at least 1; None: the paper's number for the data "
+        "set, else all data.",
+    )
+    model: str | None = described(
+        None,
+        "training",
+        fields.one_of(models.REGISTRY),
+        "what every agent trains, a name of `fairjax.models.REGISTRY`.",
+    )
+    mechanism: str = described(
+        "cgsv",
+        "mechanism",
+        fields.one_of(mechanisms.REGISTRY),
+        "what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`.",
+    )
+    preset: str = described(
+        "fairjax",
+        "mechanism",
+        fields.one_of(PRESETS),
+        'what chooses open fields, "fairjax": the paper\'s constants on its data sets, and '
+        'elsewhere what holds for 3 to 10 agents and 20 to 160 rounds; or "paper": the '
+        "paper's constants, and elsewhere those of its program.",
+    )
+    beta: float | None = described(
+        None,
+        "mechanism",
+        fields.positive,
+        "altruism degree, above 0: the larger, the more alike rewards are; None: the "
+        "mechanism's own.",
+    )
+    alpha: float | None = described(
+        None,
+        "mechanism",
+        fields.share,
+        "memory of importance from round to round, in [0, 1].",
+    )
+    gamma: float | str | Callable[[Any], Any] | tuple[float, ...] | None = described(
+        None,
+        "mechanism",
+        None,
+        'length of rescaled uploads, above 0; or "cosine" or "cosine:START", half a cosine to '
+        "0 over the run; or an optax schedule over rounds, which is kept as its values `[T]`.",
+    )
+    rounds: int = described(
+        80,
+        "training",
+        checks.count,
+        "number of rounds T, 1 to 1,000,000.",
+    )
+    local_epochs: int = described(
+        3,
+        "training",
+        checks.count,
+        "passes over its shard that an agent makes per round, at least 1.",
+    )
+    batch_size: int | None = described(
+        None,
+        "training",
+        checks.count,
+        "examples per local step, at least 1.",
+    )
+    optimizer: str | None = described(
+        None,
+        "training",
+        fields.one_of(OPTIMIZERS),
+        'of local steps, "sgd" or "adam".',
+    )
+    learning_rate: float | None = described(
+        None,
+        "training",
+        fields.positive,
+        "at the start, above 0.",
+    )
+    learning_rate_decay: float | None = described(
+        None,
+        "training",
+        fields.factor,
+        "factor per round or local epoch, in (0, 1]; None: the preset's, over the run to "
+        '15.5% of the learning rate where that is "fairjax" and the paper has none.',
+    )
+    decay_per: str = described(
+        "round",
+        "training",
+        fields.one_of(("round", "epoch")),
+        'what the decay counts, "round" or "epoch".',
+    )
+    local_steps: str = described(
+        "all",
+        "training",
+        fields.one_of(("all", "last_batch")),
+        '"all", or "last_batch" as in early versions of the authors\' program.',
+    )
+    eval_every: int | None = described(
+        None,
+        "evaluation",
+        checks.count,
+        "evaluate after every so many rounds, at least 1, and after the last.",
+    )
+    eval_examples: int | None = described(
+        None,
+        "evaluation",
+        checks.count,
+        "how many of the test examples models are evaluated on, at least 1, the same ones "
+        "always; None: all.",
+    )
+    compute_dtype: str = described(
+        "float32",
+        "computing",
+        fields.one_of(("float32", "bfloat16")),
+        'what networks compute in, "float32" or "bfloat16". Parameters, updates and losses '
+        "stay float32.",
+    )
+    agents_at_once: int | None = described(
+        None,
+        "computing",
+        checks.count,
+        "how many agents are vectorised, at least 1; None: picked for the device.",
+    )
+    behaviours: Mapping[str, Any] | tuple[tuple[str, Any], ...] = described(
+        (),
+        "data",
+        None,
+        "for names of dishonest behaviours, which `fairjax list` explains, a number of "
+        "agents, or a pair (number, strength). The seed draws who. The standalone run has "
+        "what they do to data.",
+    )
+    record_updates: bool = described(
+        False,
+        "evaluation",
+        checks.flag,
+        "keep all uploads in the history, T N D numbers, for contributions of the whole run.",
+    )
+    seed: int = described(
+        0,
+        "data",
+        fields.not_negative,
+        "everything random follows from it; a whole number, at least 0 and below 2**32.",
+    )
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = described(
+        (),
+        "mechanism",
+        None,
+        "further arguments of the mechanism's factory.",
+    )
 
     def __post_init__(self):
-        for name in ("num_agents", "rounds", "local_epochs"):
-            checks.count(name, getattr(self, name))
         if callable(self.gamma):
-            object.__setattr__(self, "gamma", _table("gamma", self.gamma, self.rounds))
+            checks.count("rounds", self.rounds)
+            object.__setattr__(self, "gamma", fields.table("gamma", self.gamma, self.rounds))
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, fields.plain(getattr(self, field.name)))
-        for name in FLOATS:
-            if type(getattr(self, name)) is int and abs(getattr(self, name)) < checks.GREATEST:
-                object.__setattr__(self, name, float(getattr(self, name)))
+            value = fields.plain(getattr(self, field.name))
+            if field.name in FLOATS and type(value) is int and abs(value) < checks.GREATEST:
+                value = float(value)
+            object.__setattr__(self, field.name, value)
+            check = field.metadata["check"]
+            if check is not None and not (value is None and field.default is None):
+                check(field.name, value)
         if isinstance(self.gamma, tuple):
             checks.lengths("gamma", self.gamma, self.rounds)
-        for name in (
-            "samples_per_agent", "batch_size", "agents_at_once", "eval_every", "eval_examples",
-        ):  # fmt: skip
-            if getattr(self, name) is not None:
-                checks.count(name, getattr(self, name))
-        for name in ("beta", "learning_rate"):
-            if getattr(self, name) is not None:
-                checks.above(name, getattr(self, name), 0)
-        checks.count("seed", self.seed, least=0)
-        if self.alpha is not None:
-            checks.between("alpha", self.alpha, 0, 1)
-        if self.learning_rate_decay is not None:
-            checks.above("learning_rate_decay", self.learning_rate_decay, 0)
-            checks.between("learning_rate_decay", self.learning_rate_decay, 0, 1)
-        checks.choice("preset", self.preset, PRESETS)
-        checks.text("dataset", self.dataset)
-        checks.flag("record_updates", self.record_updates)
-        checks.choice("split", self.split, data.SPLITS)
-        checks.choice("mechanism", self.mechanism, mechanisms.REGISTRY)
-        checks.choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
-        checks.choice("decay_per", self.decay_per, ("round", "epoch"))
-        checks.choice("local_steps", self.local_steps, ("all", "last_batch"))
-        if self.model is not None:
-            checks.choice("model", self.model, models.REGISTRY)
-        if self.optimizer is not None:
-            checks.choice("optimizer", self.optimizer, OPTIMIZERS)
         for name in MAPPINGS:
             object.__setattr__(self, name, fields.pairs(name, getattr(self, name)))
         self.make_mechanism()
@@ -160,7 +260,7 @@ class Description:
         given = {name: getattr(self, name) for name in COEFFICIENTS}
         given = {name: value for name, value in given.items() if value is not None}
         if isinstance(self.gamma, tuple):
-            given["gamma"] = functools.partial(_entry, self.gamma)
+            given["gamma"] = functools.partial(fields.entry, self.gamma)
         for name in (*given, *dict(self.options)):
             if name in takes and name in COEFFICIENTS and name in dict(self.options):
                 raise ValueError(f"`options` must not hold `{name}`, which is a field of its own.")
@@ -170,79 +270,6 @@ class Description:
                     f"{', '.join(takes) or 'nothing'}."
                 )
         return mechanisms.REGISTRY[self.mechanism](**given, **dict(self.options))
-
-    def shards(self, loaded: tuple[Dataset, Dataset] | None = None) -> tuple[Shards, Dataset]:
-        """Returns who holds which data, and the test data.
-
-        A tenth of the training data is set aside before the split, the same for every
-        mechanism, for those that score models on held-out data.
-
-        Args:
-          loaded: training and test data of the data set, where they are loaded already.
-        """
-        train, test = loaded or data.load(self.dataset)
-        if self.eval_examples is not None:
-            if self.eval_examples > len(test):
-                raise ValueError(
-                    f"`eval_examples` must be at most the {len(test)} test examples of "
-                    f"{self.dataset!r}, got eval_examples={self.eval_examples}."
-                )
-            rows = np.random.default_rng(0).permutation(len(test))
-            test = test.take(rows[: self.eval_examples])
-        train, validation = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
-        split = data.SPLITS[self.split]
-        samples = self.resolved().samples_per_agent
-        shards = split(train, num_agents=self.num_agents, seed=self.seed, samples_per_agent=samples)
-        shards = dataclasses.replace(shards, validation=validation)
-        return change_data(shards, self.assigned_behaviours(), self.seed), test
-
-    def utility(self) -> Callable[[Any], Any]:
-        """Returns `utility(params)`: the accuracy of a model on the held-out tenth.
-
-        For `fairjax.contributions` of a recorded run.
-        """
-        shards, _ = self.shards()
-        model = self._model(shards.data)
-        validation: Any = shards.validation
-        return functools.partial(accuracy, model, data=validation)
-
-    def assigned_behaviours(self) -> tuple[Behaviour, ...]:
-        """Returns what the agents that are not honest do."""
-        return assign(dict(self.behaviours), num_agents=self.num_agents, seed=self.seed)
-
-    def federation(
-        self,
-        shards: Shards,
-        agents_at_once: int | None = None,
-        behaviours: Sequence[Behaviour] | None = None,
-        mesh: Mesh | None = None,
-    ) -> Federation:
-        """Returns the federation that the description is of.
-
-        Args:
-          shards: who holds which data; gives the model its shapes.
-          agents_at_once: None: as described.
-          behaviours: None: as described, drawn by the seed.
-          mesh: devices that agents are spread over.
-        """
-        full: Any = self.resolved()
-        assigned = full.assigned_behaviours() if behaviours is None else behaviours
-        # What others do to their data, `shards` has done already.
-        dishonest = [one for one in assigned if one.name in UPLOADS]
-        schedule: Any = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
-        return federation(
-            model=self._model(shards.data),
-            mechanism=full.make_mechanism(),
-            optimizer=OPTIMIZERS[full.optimizer],
-            learning_rate=schedule,
-            local_epochs=full.local_epochs,
-            batch_size=full.batch_size,
-            decay_per=full.decay_per,
-            local_steps=full.local_steps,
-            agents_at_once=agents_at_once or full.agents_at_once,
-            behaviours=() if full.mechanism == "standalone" else dishonest,
-            mesh=mesh,
-        )
 
     def only_data(self) -> Self:
         """Returns the experiment with those fields alone that its shards follow from."""
@@ -269,25 +296,5 @@ class Description:
         dropped = dict.fromkeys(set(COEFFICIENTS) - set(kept))
         return dataclasses.replace(self, mechanism=name, options=(), **kept, **dropped)
 
-    def _model(self, data: Dataset) -> models.Model:
-        model = models.REGISTRY[str(self.resolved().model)](data)
-        return models.computing_in(model, self.compute_dtype)
-
     def _mechanism_takes(self) -> list[str]:
         return list(inspect.signature(mechanisms.REGISTRY[self.mechanism]).parameters)
-
-
-def _table(name: str, schedule: Callable[[Any], Any], num_rounds: int) -> tuple[float, ...]:
-    """Returns what a schedule gives in each round, or says that it is no schedule."""
-    try:
-        return tuple(float(schedule(round)) for round in range(num_rounds))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`{name}` must be a number, or a function of the round that returns one, got "
-            f"{checks.shown(schedule)}, which fails: {error}."
-        ) from error
-
-
-def _entry(table: tuple[float, ...], round: Any) -> Any:
-    """Returns a schedule's value in a round; after the last one, the last."""
-    return jnp.asarray(table)[jnp.minimum(round, len(table) - 1)]

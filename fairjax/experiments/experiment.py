@@ -16,58 +16,22 @@ from jax.sharding import Mesh
 
 from fairjax import checks, devices, simulation
 from fairjax.experiments import fields, histories, records, tracking
-from fairjax.experiments.description import Description
 from fairjax.experiments.loading import load, result_of, rounds_of
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
+from fairjax.experiments.setup import Setup
 from fairjax.files import DamagedError
 
 
 @fields.by_name
+@fields.documented
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Experiment(Description):
+class Experiment(Setup):
     """A federation on a data set, described by values that JSON can hold.
 
     Fields that are None are chosen by the preset; `resolved()` says which values.
 
-    Attributes:
-      dataset: a name of `fairjax.data.load`; `fairjax list` explains all names.
-      split: how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".
-      num_agents: number of agents N, 1 to 1,000,000.
-      samples_per_agent: examples per agent on average, at least 1; None: the paper's number for
-        the data set, else all data.
-      model: what every agent trains, a name of `fairjax.models.REGISTRY`.
-      mechanism: what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`.
-      preset: what chooses open fields, "fairjax": the paper's constants on its data sets, and
-        elsewhere what holds for 3 to 10 agents and 20 to 160 rounds; or "paper": the paper's
-        constants, and elsewhere those of its program.
-      beta: altruism degree, above 0: the larger, the more alike rewards are; None: the
-        mechanism's own.
-      alpha: memory of importance from round to round, in [0, 1].
-      gamma: length of rescaled uploads, above 0; or "cosine" or "cosine:START", half a cosine
-        to 0 over the run; or an optax schedule over rounds, which is kept as its values `[T]`.
-      rounds: number of rounds T, 1 to 1,000,000.
-      local_epochs: passes over its shard that an agent makes per round, at least 1.
-      batch_size: examples per local step, at least 1.
-      optimizer: of local steps, "sgd" or "adam".
-      learning_rate: at the start, above 0.
-      learning_rate_decay: factor per round or local epoch, in (0, 1]; None: the preset's, over
-        the run to 15.5% of the learning rate where that is "fairjax" and the paper has none.
-      decay_per: what the decay counts, "round" or "epoch".
-      local_steps: "all", or "last_batch" as in early versions of the authors' program.
-      eval_every: evaluate after every so many rounds, at least 1, and after the last.
-      eval_examples: how many of the test examples models are evaluated on, at least 1, the same
-        ones always; None: all.
-      compute_dtype: what networks compute in, "float32" or "bfloat16". Parameters, updates
-        and losses stay float32.
-      agents_at_once: how many agents are vectorised, at least 1; None: picked for the device.
-      behaviours: for names of dishonest behaviours, which `fairjax list` explains, a number of
-        agents, or a pair (number, strength). The seed draws who. The standalone run has what
-        they do to data.
-      record_updates: keep all uploads in the history, T N D numbers, for contributions
-        of the whole run.
-      seed: everything random follows from it; a whole number, at least 0 and below 2**32.
-      options: further arguments of the mechanism's factory.
+    Attributes: those of `Description`.
 
     Raises:
       ValueError: there is no such field, or one breaks its rule.

@@ -1,5 +1,7 @@
 """Fields: what all fields of a description have in common.
 
+described  a default, a group, a rule and words  ->  a field; flags, checks and help read them
+
 given    numbers of numpy, mappings, lists  ->  plain values: hashable, and JSON can hold them
 listed   values of one field                ->  a tuple, if all differ
 written  fields by name                     ->  Python, on one line where they fit
@@ -8,10 +10,13 @@ written  fields by name                     ->  Python, on one line where they f
 import dataclasses
 import functools
 import itertools
+import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fairjax import checks
@@ -49,6 +54,64 @@ def by_name(described: type[Described]) -> type[Described]:
 
     described.__init__ = init
     return described
+
+
+def described(
+    default: Any, group: str, check: Callable[[str, Any], object] | None, words: str
+) -> Any:
+    """Returns a dataclass field that knows all that is said of it, and in what group.
+
+    Args:
+      default: its default; where that is None, None is allowed and means what `words` say.
+      group: of flags.
+      check: raises, with the field's name and value, where a value breaks its rule; None: what
+        holds it together with other fields is checked elsewhere.
+      words: its help, up to "; None: ", and after it what None means.
+    """
+    return dataclasses.field(
+        default=default, metadata={"group": group, "check": check, "words": words}
+    )
+
+
+def documented(described: type[Described]) -> type[Described]:
+    """Puts what fields say of themselves into the docstring, at its line "Attributes: ..."."""
+    lines = ["Attributes:"]
+    for field in dataclasses.fields(described):  # pyright: ignore[reportArgumentType]
+        text = f"{field.name}: {field.metadata['words']}"
+        lines += textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 8)
+    described.__doc__ = re.sub("Attributes: .*", "\n".join(lines), str(described.__doc__))
+    return described
+
+
+def one_of(names: Iterable[str]) -> Callable[[str, Any], object]:
+    """Returns the check of a field that is one of some names; `names` of it are those."""
+
+    def check(name: str, value: Any) -> None:
+        checks.choice(name, value, names)
+
+    check.names = tuple(names)  # pyright: ignore[reportFunctionMemberAccess]
+    return check
+
+
+def positive(name: str, value: Any) -> None:
+    """Raises unless a field is above 0."""
+    checks.above(name, value, 0)
+
+
+def share(name: str, value: Any) -> None:
+    """Raises unless a field is in [0, 1]."""
+    checks.between(name, value, 0, 1)
+
+
+def factor(name: str, value: Any) -> None:
+    """Raises unless a field is in (0, 1]."""
+    checks.above(name, value, 0)
+    checks.between(name, value, 0, 1)
+
+
+def not_negative(name: str, value: Any) -> None:
+    """Raises unless a field is a whole number that is not negative."""
+    checks.count(name, value, least=0)
 
 
 def plain(value: Any) -> Any:
@@ -132,6 +195,22 @@ def written(kind: str, fields: Mapping[str, Any]) -> str:
     if len(line) <= LINE:
         return line
     return "\n".join([f"{kind}(", *(f"    {piece}," for piece in pieces), ")"])
+
+
+def table(name: str, schedule: Callable[[Any], Any], num_rounds: int) -> tuple[float, ...]:
+    """Returns what a schedule gives in each round, or says that it is no schedule."""
+    try:
+        return tuple(float(schedule(round)) for round in range(num_rounds))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be a number, or a function of the round that returns one, got "
+            f"{checks.shown(schedule)}, which fails: {error}."
+        ) from error
+
+
+def entry(table: tuple[float, ...], round: Any) -> Any:
+    """Returns a schedule's value in a round; after the last one, the last."""
+    return jnp.asarray(table)[jnp.minimum(round, len(table) - 1)]
 
 
 def _is_pair(pair: Any) -> bool:

@@ -12,14 +12,14 @@ from fairjax import simulation
 from fairjax.data import Dataset, Shards
 from fairjax.experiments import histories, records
 from fairjax.experiments.checkpoints import Checkpoints
-from fairjax.experiments.description import Description
 from fairjax.experiments.playing import Rounds
 from fairjax.experiments.results import Result
+from fairjax.experiments.setup import Setup
 from fairjax.files import DamagedError
 from fairjax.simulation import Federation, History, Progress, State, names
 
 
-def load(out: Path, experiment: Description, record: Mapping[str, Any]) -> Result:
+def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
     """Returns the result of a finished run; see `load_run`.
 
     Args:
@@ -48,9 +48,7 @@ def load(out: Path, experiment: Description, record: Mapping[str, Any]) -> Resul
     return result
 
 
-def rounds_of(
-    experiment: Description, federation: Federation, shards: Shards, test: Dataset
-) -> Rounds:
+def rounds_of(experiment: Setup, federation: Federation, shards: Shards, test: Dataset) -> Rounds:
     """Returns the rounds of an experiment, which can be played."""
     return Rounds(
         name=experiment.mechanism,
@@ -65,7 +63,7 @@ def rounds_of(
 
 
 def result_of(
-    experiment: Description,
+    experiment: Setup,
     history: History,
     state: State | None,
     shards: Shards,
@@ -82,7 +80,7 @@ def result_of(
     )
 
 
-def _history(out: Path, experiment: Description, like: Progress, last: Progress | None) -> History:
+def _history(out: Path, experiment: Setup, like: Progress, last: Progress | None) -> History:
     """Returns the history of a run from its file, which the last checkpoint can mend."""
     try:
         return histories.read(out, like.rows, experiment.rounds)
@@ -96,9 +94,7 @@ def _history(out: Path, experiment: Description, like: Progress, last: Progress 
     return history
 
 
-def _standalone_accuracies(
-    out: Path, experiment: Description, history: History
-) -> np.ndarray | None:
+def _standalone_accuracies(out: Path, experiment: Setup, history: History) -> np.ndarray | None:
     """Returns what agents reach alone from a run of that, below or beside a run; None: not there.
 
     The standalone run lies below a run, and beside those of a comparison.
