@@ -10,8 +10,9 @@ import jax
 import pytest
 
 LONG_EXAMPLES = (
-    "fairjax/sweeps.py", "fairjax/experiment.py", "fairjax/models/named.py",
-    "fairjax/figures/", "fairjax/mechanisms/",
+    "fairjax/experiments/bar.py", "fairjax/experiments/comparison.py",
+    "fairjax/experiments/experiment.py", "fairjax/experiments/sweeps.py",
+    "fairjax/models/named.py", "fairjax/figures/", "fairjax/mechanisms/",
 )  # fmt: skip
 
 

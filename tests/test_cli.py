@@ -10,7 +10,7 @@ import pytest
 from rich.text import Text
 
 import fairjax as fj
-from fairjax.cli import flags, main
+from fairjax.cli import main
 from fairjax.simulation import DATA, UPLOADS
 from fairjax.studies import STUDIES
 
@@ -140,7 +140,7 @@ def test_help_groups_every_field_of_an_experiment_and_says_its_default(capsys, m
     printed = capsys.readouterr().out
     for field in dataclasses.fields(fj.Experiment):
         assert f"--{field.name.replace('_', '-')}" in printed
-    for group in flags.GROUPS:
+    for group in {field.metadata["group"] for field in dataclasses.fields(fj.Experiment)}:
         assert f" {group} options " in printed
     words = " ".join(printed.replace("│", " ").split())
     assert "altruism degree, above 0: the larger" in words

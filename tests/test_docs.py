@@ -58,6 +58,28 @@ def test_equations_of_the_first_lines_are_kept_as_they_are_set(pages):
     assert "tanh(beta r_i) / max_j tanh(beta r_j)" in block
 
 
+def snippets(kind):
+    """The blocks of README of a kind, and the text between each and the next."""
+    pieces = re.split(rf"```{kind}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    return list(zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(snippets("python"))))
+def test_a_snippet_of_the_readme_runs_and_prints_what_stands_below_it(number, capsys):
+    code, below = snippets("python")[number]
+    exec(compile(code, f"README, snippet {number}", "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    assert not printed or f"prints `{printed}`" in below
+
+
+def test_the_readme_is_short_and_its_files_exist():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 180
+    for path in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / path).exists(), path
+
+
 def test_the_changes_come_with_the_package_and_name_its_version():
     changes = (PACKAGE / "CHANGELOG.md").read_text()
     assert f"## {importlib.metadata.version('fairjax')}" in changes

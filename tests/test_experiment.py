@@ -239,6 +239,7 @@ def test_detection_is_the_chance_of_ranking_an_honest_agent_higher():
     assert np.isnan(metrics.detection_auc(np.full(4, np.nan), np.array([0, 1, 1, 1])))
 
 
+@pytest.mark.slow
 def test_compared_mechanisms_share_one_standalone_run(tmp_path):
     results = fj.compare(SMALL, ["cgsv", "fedavg", "standalone"], tmp_path)
     names = ["cgsv", "comparison.json", "fedavg", "standalone"]
@@ -303,6 +304,7 @@ def test_a_run_that_was_stopped_while_agents_trained_alone_goes_on(tmp_path):
     np.testing.assert_array_equal(again.accuracies, SMALL.run().accuracies)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="counts memory maps as Linux does")
 def test_many_experiments_in_one_process_do_not_use_up_its_memory_maps():
     counts = []

@@ -12,9 +12,8 @@ import optax
 import pytest
 
 import fairjax as fj
-from fairjax import simulation
 from fairjax.mechanisms import Plan
-from fairjax.simulation import DATA, UPLOADS, Behaviour, memory, progress
+from fairjax.simulation import DATA, UPLOADS, Behaviour, loop, memory, progress
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +110,14 @@ def test_nothing_holds_a_federation_whose_program_is_forgotten(data):
     jax.jit(one.step)(one.init(jax.random.key(0), shards), shards)
     reference = weakref.ref(one)
     del one
-    simulation._program.cache_clear()
+    loop._program.cache_clear()
     memory._needs.cache_clear()
     gc.collect()
     assert reference() is None
 
 
 def test_a_bounded_number_of_programs_is_kept():
-    assert simulation._program.cache_info().maxsize == simulation.PROGRAMS <= 16
+    assert loop._program.cache_info().maxsize == loop.PROGRAMS <= 16
 
 
 @pytest.mark.parametrize("most", [0, 10**9])
@@ -319,6 +318,13 @@ def test_an_experiment_warns_of_a_learning_rate_that_has_become_too_small():
     )  # fmt: skip
     with pytest.warns(UserWarning, match="Agent 0 trained honestly in round 1"):
         experiment.run()
+
+
+def test_a_decay_that_leaves_nothing_of_the_learning_rate_is_warned_of_before_the_run(monkeypatch):
+    monkeypatch.setattr(fj.Experiment, "_go_on", lambda *_: None)
+    with pytest.warns(UserWarning, match=r"=0.977 leaves 5e-31 of .* after 3000 rounds"):
+        fj.Experiment(dataset="mnist", rounds=3000).run()
+    fj.Experiment(rounds=3000).run()
 
 
 def test_an_experiment_does_all_of_what_its_agents_are_told():

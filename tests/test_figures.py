@@ -187,6 +187,7 @@ def test_a_path_that_is_no_file_of_a_known_format_is_refused(tmp_path):
     assert figures.write(figure, str(tmp_path / "a.png")).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_agents", [1, 3])
 @pytest.mark.parametrize("known", [False, True])
 def test_a_result_whose_fairness_is_undefined_is_drawn(num_agents, known):

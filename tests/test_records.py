@@ -151,6 +151,7 @@ def test_a_damaged_file_of_a_finished_run_gives_the_same_bits_or_one_sentence(se
     assert path.name in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [records.RESULT, records.HISTORY])
 def test_what_can_be_rebuilt_is_rebuilt(name, runs, finished):
     (finished / name).write_bytes(b"{}")

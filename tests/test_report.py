@@ -14,8 +14,7 @@ import pytest
 import fairjax as fj
 from fairjax import report
 from fairjax.cli import main
-from fairjax.experiments import records
-from fairjax.experiments.sweeps import load_comparison
+from fairjax.experiments import load_comparison, records
 from fairjax.report import page as pieces
 from fairjax.report import settings as report_settings
 from fairjax.report.run import percent

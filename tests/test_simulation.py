@@ -11,7 +11,7 @@ from flax import linen as nn
 
 import fairjax as fj
 from fairjax import simulation
-from fairjax.simulation import memory
+from fairjax.simulation import loop, memory
 
 SIZES = (1, 4, 5, 9)
 
@@ -223,6 +223,7 @@ def test_vectorising_agents_changes_results_by_rounding_only(digits, agents_at_o
     np.testing.assert_allclose(many.contributions, one.contributions, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_program_is_traced_once_for_all_rounds_and_runs(digits):
     shards, test = digits
     traces = []
@@ -378,14 +379,15 @@ def test_a_mechanism_that_pays_nan_is_named_with_the_round():
         fj.run(jax.random.key(0), federation, shards, data, num_rounds=4)
 
 
+@pytest.mark.slow
 def test_a_run_of_many_chunks_is_compiled_once(digits):
     shards, test = digits
-    simulation._program.cache_clear()
+    loop._program.cache_clear()
     federation, key = digits_federation(shards), jax.random.key(0)
     chunks = list(simulation.rounds(key, federation, shards, test, num_rounds=30, eval_every=7))
     assert len(chunks) > 3
-    program = simulation._program(federation, 2, False, memory.shapes((shards, test)))
-    assert simulation._program.cache_info().misses == program._cache_size() == 1
+    program = loop._program(federation, 2, False, memory.shapes((shards, test)))
+    assert loop._program.cache_info().misses == program._cache_size() == 1
 
 
 def test_agents_that_do_not_fit_into_memory_are_counted(digits, monkeypatch):

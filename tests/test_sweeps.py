@@ -45,6 +45,7 @@ def test_a_point_of_a_sweep_is_the_run_of_its_fields(experiment):
         assert one.behaviours == alone.behaviours
 
 
+@pytest.mark.slow
 def test_a_sweep_has_every_combination_and_a_row_for_each_but_the_seeds():
     result = fj.sweep(
         SMALL, seeds=[0, 1], split=["uniform", "power_law"], beta=[0.5, 2.0], alpha=[0.9]
@@ -128,7 +129,7 @@ def test_a_bad_axis_is_named_before_anything_runs(arguments, message):
 
 
 def test_a_known_standalone_sweep_must_be_of_the_same_experiment(monkeypatch):
-    monkeypatch.setattr(sweeps, "_history", None)  # nothing is played
+    monkeypatch.setattr(sweeps, "play_points", None)  # nothing is played
     alone = fj.Sweep(
         experiments=(dataclasses.replace(SMALL, num_agents=4).alone().resolved(),),
         axes=("seed",),

@@ -76,6 +76,7 @@ def test_csv_holds_the_history_and_each_round_once(tmp_path):
     assert lines[3]["accuracy"] != ""
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_found_again_writes_nothing(tmp_path):
     SMALL.run(tmp_path, track="csv")
     (tmp_path / "rounds.csv").unlink()
@@ -83,6 +84,7 @@ def test_a_finished_run_that_is_found_again_writes_nothing(tmp_path):
     assert not (tmp_path / "rounds.csv").exists()
 
 
+@pytest.mark.slow
 def test_only_the_run_itself_is_tracked_and_standalone_where_it_is_that(tmp_path):
     SMALL.run(tmp_path / "run", track=["csv"])
     assert [path.parent.name for path in tmp_path.rglob("rounds.csv")] == ["run"]

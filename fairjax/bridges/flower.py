@@ -6,6 +6,14 @@
 
 An agent is a Flower node. In shapes, N is the number of agents and T that of rounds in which
 anybody replied. Needs Flower: `pip install '.[flower]'` in a checkout.
+
+Clients are those of Flower's FedAvg, and the server is four lines:
+
+    @server.main()
+    def main(grid, context):
+        strategy = CGSV(fj.mechanisms.cgsv(beta=1.0), num_agents=4, fraction_evaluate=0)
+        strategy.start(grid, ArrayRecord([np.zeros(1000, np.float32)]), num_rounds=3)
+        print(strategy.history.fractions[-1])
 """
 
 import math

@@ -142,7 +142,7 @@ def _annotated(field: dataclasses.Field) -> Any:
     if field.name in PAIRS:
         kind = tuple[str, ...]
         settings["metavar"] = PAIRS[field.name]
-    elif names := DATASETS.get(field.name, getattr(field.metadata["check"], "names", ())):
+    elif names := DATASETS.get(field.name, getattr(field.metadata.get("check"), "names", ())):
         settings["metavar"] = "NAME" if len(names) > 2 else f"{{{','.join(names)}}}"
         # Shells are to know the names, but a wrong name is better explained by `Experiment`.
         if "--tyro-write-completion" in sys.argv:

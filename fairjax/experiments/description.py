@@ -204,7 +204,7 @@ class Description:
             if field.name in FLOATS and type(value) is int and abs(value) < checks.GREATEST:
                 value = float(value)
             object.__setattr__(self, field.name, value)
-            check = field.metadata["check"]
+            check = field.metadata.get("check")
             if check is not None and not (value is None and field.default is None):
                 check(field.name, value)
         if isinstance(self.gamma, tuple):
@@ -224,10 +224,14 @@ class Description:
                 given[field.name] = dict(given[field.name])
         return fields.written(type(self).__name__, given)
 
+    @property
+    def num_decays(self) -> int:
+        """How often the learning rate decays in the whole run."""
+        return self.rounds * (self.local_epochs if self.decay_per == "epoch" else 1)
+
     def resolved(self) -> Self:
         """Returns the experiment with every open field filled in, but for `agents_at_once`."""
-        num_decays = self.rounds * (self.local_epochs if self.decay_per == "epoch" else 1)
-        chosen = settings(self.dataset, self.preset, num_decays)._asdict()
+        chosen = settings(self.dataset, self.preset, self.rounds, self.num_decays)._asdict()
         cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
         takes = self._mechanism_takes()
         chosen = {
@@ -270,18 +274,6 @@ class Description:
                     f"{', '.join(takes) or 'nothing'}."
                 )
         return mechanisms.REGISTRY[self.mechanism](**given, **dict(self.options))
-
-    def only_data(self) -> Self:
-        """Returns the experiment with those fields alone that its shards follow from."""
-        return type(self)(
-            dataset=self.dataset,
-            split=self.split,
-            num_agents=self.num_agents,
-            samples_per_agent=self.resolved().samples_per_agent,
-            behaviours=self.behaviours,
-            eval_examples=self.eval_examples,
-            seed=self.seed,
-        )
 
     def alone(self) -> Self:
         """Returns the same experiment without sharing, evaluated at the end only."""

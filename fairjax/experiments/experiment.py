@@ -96,6 +96,8 @@ class Experiment(Setup):
                 except DamagedError as damage:
                     message = f"{damage} The run goes on from its last checkpoint."
                     warnings.warn(message, stacklevel=2)
+        if self.mechanism != "standalone":
+            self.warn_of_decay()
         with records.locked(out):
             return self._go_on(out, resume, record, mesh, watch, tools, standalone)
 

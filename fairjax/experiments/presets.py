@@ -3,14 +3,20 @@
 "fairjax"   the paper's constants on its data sets, and elsewhere what holds for any run
 "paper"     the paper's constants on its data sets, and elsewhere those of its program
 
-What holds for any run follows its length: the rate and the length of uploads decay over the
+What holds for any run follows its length T: the rate and the length of uploads decay over the
 run, so that the last rounds settle however many there are.
+
+    rate    lambda_t = lambda_0 .155^(t/T)
+    length  Gamma_t  = Gamma_0 (1 + cos(pi t/T)) / 2,    Gamma_0 = 2.5 min(1, (20/T)^(1/3))
+
+They were chosen on digits with a power law, 3 to 10 agents, 20 to 160 rounds and seeds 0 to 4.
 """
 
 from typing import NamedTuple
 
 PRESETS = ("fairjax", "paper")
 LAST_RATE = 0.155  # share of the learning rate that is left after the last round
+FIRST_LENGTH, SHORT_RUN = 2.5, 20  # of runs of so many rounds; of longer ones less
 
 
 class Settings(NamedTuple):
@@ -23,13 +29,13 @@ class Settings(NamedTuple):
     learning_rate_decay: float | None = 0.977  # None: over the run, to `LAST_RATE`
     batch_size: int = 32
     alpha: float = 0.95
-    gamma: float | str = 0.5
+    gamma: float | str | None = 0.5  # None: a cosine over the run
     eval_every: int = 1
 
 
 # Adam's steps are alike in all entries: what a small share of them leaves out is worth something.
 FAIRJAX = Settings(
-    optimizer="adam", learning_rate=1e-3, learning_rate_decay=None, alpha=0.5, gamma="cosine:2.5"
+    optimizer="adam", learning_rate=1e-3, learning_rate_decay=None, alpha=0.5, gamma=None
 )
 PROGRAM = Settings()
 # Evaluating all agents on 10,000 images takes longer than a round of training, hence every 5.
@@ -46,21 +52,26 @@ PAPER = {
 }
 
 
-def settings(dataset: str, preset: str, num_decays: int) -> Settings:
+def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Settings:
     """Returns what an experiment leaves open.
 
     Args:
       dataset: its name.
       preset: a name of `PRESETS`.
+      num_rounds: T, of the whole run.
       num_decays: how often the learning rate decays in the whole run.
 
     Examples:
-      >>> round(settings("digits", "fairjax", num_decays=80).learning_rate_decay, 4)
-      0.977
-      >>> settings("digits", "paper", num_decays=80).learning_rate_decay
-      0.977
+      >>> chosen = settings("digits", "fairjax", num_rounds=80, num_decays=80)
+      >>> round(chosen.learning_rate_decay, 4), chosen.gamma
+      (0.977, 'cosine:1.57')
+      >>> settings("digits", "paper", num_rounds=80, num_decays=80).gamma
+      0.5
     """
     chosen = PAPER.get(dataset, PROGRAM if preset == "paper" else FAIRJAX)
     if chosen.learning_rate_decay is None:
         chosen = chosen._replace(learning_rate_decay=LAST_RATE ** (1 / num_decays))
+    if chosen.gamma is None:
+        first = FIRST_LENGTH * min(1, (SHORT_RUN / num_rounds) ** (1 / 3))
+        chosen = chosen._replace(gamma=f"cosine:{first:.3g}")
     return chosen

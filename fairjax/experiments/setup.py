@@ -5,8 +5,9 @@ description -> data, shards -> federation
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import optax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from fairjax import data, models
 from fairjax.data import Dataset, Shards
 from fairjax.experiments.description import OPTIMIZERS, Description
+from fairjax.experiments.presets import LAST_RATE
 from fairjax.simulation import (
     UPLOADS,
     Behaviour,
@@ -26,10 +28,23 @@ from fairjax.simulation import (
 )
 
 VALIDATION_SHARE = 0.1
+VANISHED = 1e-3  # of the learning rate; what is left then moves next to nothing
 
 
 class Setup(Description):
     """A description, and the data, agents and rules that it describes."""
+
+    def warn_of_decay(self) -> None:
+        """Warns where the learning rate decays to next to nothing before the run ends."""
+        decay: Any = self.resolved().learning_rate_decay
+        left = decay**self.num_decays
+        if left < VANISHED:
+            warnings.warn(
+                f"`learning_rate_decay`={decay:.4g} leaves {left:.0e} of the learning rate after "
+                f"{self.rounds} rounds, so the last rounds change next to nothing. Over the run "
+                f"decays learning_rate_decay={LAST_RATE ** (1 / self.num_decays):.6f}.",
+                stacklevel=3,
+            )
 
     def shards(self, loaded: tuple[Dataset, Dataset] | None = None) -> tuple[Shards, Dataset]:
         """Returns who holds which data, and the test data.
@@ -55,6 +70,18 @@ class Setup(Description):
         shards = split(train, num_agents=self.num_agents, seed=self.seed, samples_per_agent=samples)
         shards = dataclasses.replace(shards, validation=validation)
         return change_data(shards, self.assigned_behaviours(), self.seed), test
+
+    def only_data(self) -> Self:
+        """Returns the experiment with those fields alone that its shards follow from."""
+        return type(self)(
+            dataset=self.dataset,
+            split=self.split,
+            num_agents=self.num_agents,
+            samples_per_agent=self.resolved().samples_per_agent,
+            behaviours=self.behaviours,
+            eval_examples=self.eval_examples,
+            seed=self.seed,
+        )
 
     def utility(self) -> Callable[[Any], Any]:
         """Returns `utility(params)`: the accuracy of a model on the held-out tenth.

@@ -183,6 +183,8 @@ def sweep(
             points_at_once=points_at_once,
             watch=watch,
         )
+    if experiment.mechanism != "standalone":
+        experiment.warn_of_decay()
     alone = None if standalone is None else _standalone_accuracies(experiments, standalone)
     shards, test = _data(tuple(one.only_data() for one in on))
     history = play_points(on, combinations, shards, test, points_at_once, watch)

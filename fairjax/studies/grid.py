@@ -51,7 +51,10 @@ class Setting(NamedTuple):
 
 
 # Twenty rounds take a greater learning rate and shorter steps than the eighty of the defaults.
-DIGITS: dict[str, Any] = {"rounds": 20, "model": "mlp", "learning_rate": 0.003, "gamma": 0.5}
+DIGITS: dict[str, Any] = {
+    "rounds": 20, "model": "mlp", "learning_rate": 0.003, "learning_rate_decay": 0.977,
+    "alpha": 0.8, "gamma": 0.5,
+}  # fmt: skip
 QUICK = (
     Setting("digits", 5, IMAGES, DIGITS),
     Setting("mnist", 5, IMAGES, {"rounds": 10, "model": "mlp"}),
