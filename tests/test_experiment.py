@@ -144,6 +144,16 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path):
     assert_same_result(fj.load_run(whole), fj.load_run(killed))
 
 
+def test_lengths_of_uploads_follow_the_length_of_the_run():
+    found = [fj.Experiment(rounds=rounds).resolved().gamma for rounds in (5, 20, 160)]
+    assert found == ["cosine:2.5:0.3", "cosine:2.5:0.3", "cosine:1.25:0.849"]
+    assert fj.Experiment(gamma="cosine").resolved() == fj.Experiment().resolved()
+    assert fj.Experiment(preset="paper").resolved().gamma == 0.5
+    assert fj.Experiment(dataset="mnist", gamma="cosine").resolved().gamma == "cosine:0.5"
+    table = fj.Experiment(rounds=4, gamma=lambda round: 1.0 - round / 4).gamma
+    assert table == (1.0, 0.75, 0.5, 0.25)
+
+
 @pytest.mark.slow
 def test_the_default_experiment_shows_its_point_for_every_seed():
     for seed in range(5):

@@ -114,6 +114,35 @@ def test_a_coefficient_that_float32_does_not_hold_is_refused_by_its_name(name, v
         fj.Experiment(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("gamma", "expected"),
+    [
+        ("cosine", [0.5, 0.25, 0]),
+        ("cosine:2", [2, 1, 0]),
+        ("cosine:2:0.5", [2, 1.25, 0.5]),
+        (0.3, [0.3, 0.3, 0.3]),
+        (optax.linear_schedule(1.0, 0.0, 40), [1, 0.25, 0]),
+    ],
+)
+def test_uploads_have_the_length_of_the_round(gamma, expected):
+    mechanism, rows = fj.mechanisms.cgsv(gamma=gamma), updates()
+    for round, length in zip((0, 30, 60), expected, strict=True):
+        outcome, _ = mechanism.update(rows, mechanism.init(N), context(round=round))
+        uploads = fj.trees.with_length(rows, length) if length else rows
+        shares = context().shares * (length > 0)
+        expected = flat(fj.trees.broadcast(1, fj.trees.weighted_sum(shares, uploads)))
+        found = flat(fj.trees.broadcast(1, outcome.aggregate))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", ["cos", "cosine:0", "cosine:1:-1", "cosine:a", "cosine:1:1:1"])
+def test_a_length_that_is_the_name_of_no_shape_is_refused(gamma):
+    with pytest.raises(
+        ValueError, match="`gamma` must be a number above 0, a function of the round"
+    ):
+        fj.Experiment(gamma=gamma)
+
+
 @every_mechanism
 def test_a_mechanism_gives_the_same_bits_twice(name):
     first, again = play(name, updates(), rounds=3), play(name, updates(), rounds=3)

@@ -24,7 +24,7 @@ from fairjax.experiments import Experiment
 
 DATASETS = {"dataset": tuple(data.DATASETS)}  # that have a line; others are known to TFDS
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
-LENGTH = "FLOAT|cosine[:START]"
+LENGTH = "FLOAT|cosine[:START[:END]]"
 
 
 def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[], Any]:

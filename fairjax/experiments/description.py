@@ -90,8 +90,8 @@ class Description:
         None,
         "mechanism",
         None,
-        'length of rescaled uploads, above 0; or "cosine" or "cosine:START", half a cosine to '
-        "0 over the run; or an optax schedule over rounds, which is kept as its values `[T]`.",
+        'length of rescaled uploads, above 0; or "cosine:START:END", half a cosine over the '
+        "run; or an optax schedule over rounds, which is kept as its values `[T]`.",
     )
     rounds: int = described(
         80,

@@ -32,8 +32,8 @@ def cgsv(
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
       beta: altruism degree, above 0. May be traced.
       gamma: length of every upload, above 0, in the parameters' unit. May be traced; or a
-        function of the round, such as an optax schedule; or "cosine" or "cosine:START", half a
-        cosine to 0 over the run, so that the last rounds settle.
+        function of the round, such as an optax schedule; or "cosine:START:END", half a
+        cosine over the run, so that the last rounds settle; END is 0 where it is left out.
       contribution: "cosine", the paper's approximation psi; "shapley", exact, for at
         most 25 agents; or "mean_field".
       mask: "model", one ranking of all D entries; "leaf", one per tensor; or "live", one of

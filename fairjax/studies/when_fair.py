@@ -146,9 +146,11 @@ def variants(base: Variant) -> dict[str, Experiment]:
 
 
 def _times(gamma: Any, factor: float) -> Any:
-    """Returns a length, or where a cosine starts, times a factor."""
-    shape, colon, start = str(gamma).rpartition(":")
-    return f"{shape}:{float(start) * factor}" if colon else gamma * factor
+    """Returns a length, or a cosine's, times a factor."""
+    if not isinstance(gamma, str):
+        return gamma * factor
+    shape, *ends = gamma.split(":")
+    return ":".join([shape, *(str(float(end) * factor) for end in ends)])
 
 
 def cells(quick: bool) -> list[Cell]:
