@@ -109,8 +109,8 @@ CALLS = {  # what has to be given
 INNER = {  # what the package calls with values of its own
     "contributions.check_table", "contributions.checked", "contributions.coalition_cosines",
     "contributions.measure", "contributions.products_of", "mechanisms.checked_answer",
-    "devices.by_agent", "devices.checked", "devices.everywhere", "devices.map_shards",
-    "devices.placed", "figures.check_results", "figures.correlation_axis",
+    "mechanisms.length_at", "devices.by_agent", "devices.checked", "devices.everywhere",
+    "devices.map_shards", "devices.placed", "figures.check_results", "figures.correlation_axis",
     "figures.draw_correlation", "figures.draw_spread", "figures.name_lines",
     "figures.name_series", "figures.styled", "rewards.normalised", "rewards.share_of_largest",
 }  # fmt: skip

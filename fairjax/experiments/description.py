@@ -14,6 +14,7 @@ from fairjax import checks, data, mechanisms, models
 from fairjax.experiments import fields
 from fairjax.experiments.fields import described
 from fairjax.experiments.presets import PRESETS, settings
+from fairjax.mechanisms import Length
 from fairjax.simulation import (
     listed,
 )
@@ -233,12 +234,15 @@ class Description:
         """Returns the experiment with every open field filled in, but for `agents_at_once`."""
         chosen = settings(self.dataset, self.preset, self.rounds, self.num_decays)._asdict()
         cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
-        takes = self._mechanism_takes()
+        takes = inspect.signature(mechanisms.REGISTRY[self.mechanism]).parameters
         chosen = {
             name: value
             for name, value in chosen.items()
             if getattr(self, name) is None and (name not in COEFFICIENTS or name in takes)
         }
+        # A mechanism whose gamma is a number, and no `Length`, keeps its own.
+        if isinstance(chosen.get("gamma"), str) and takes["gamma"].annotation is not Length:
+            del chosen["gamma"]
         if self.gamma == "cosine":
             chosen["gamma"] = cosine
         return dataclasses.replace(self, **chosen)

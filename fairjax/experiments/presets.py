@@ -8,7 +8,7 @@ run, so that the last rounds settle however many there are.
 
     rate    lambda_t = lambda_0 .155^(t/T)
     length  Gamma_t  = Gamma_T + (Gamma_0 - Gamma_T) (1 + cos(pi t/T)) / 2
-            Gamma_0  = 2.5 (20/T)^(1/3),  Gamma_T = .3 (T/20)^(1/2),  from 20 rounds on
+            Gamma_0  = 2.5,  Gamma_T = .3 max(1, T/20)^(1/2)
 
 A step of fixed length never settles, and a mask that damps it is then an advantage. Uploads of
 models that have settled share no direction any more, so long runs end at a greater length.
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 PRESETS = ("fairjax", "paper")
 LAST_RATE = 0.155  # share of the learning rate that is left after the last round
-FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0 and Gamma_T of so many rounds
+FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0, and Gamma_T of so many rounds
 
 
 class Settings(NamedTuple):
@@ -68,7 +68,7 @@ def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Set
     Examples:
       >>> chosen = settings("digits", "fairjax", num_rounds=80, num_decays=80)
       >>> round(chosen.learning_rate_decay, 4), chosen.gamma
-      (0.977, 'cosine:1.57:0.6')
+      (0.977, 'cosine:2.5:0.6')
       >>> settings("digits", "paper", num_rounds=80, num_decays=80).gamma
       0.5
     """
@@ -76,8 +76,6 @@ def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Set
     if chosen.learning_rate_decay is None:
         chosen = chosen._replace(learning_rate_decay=LAST_RATE ** (1 / num_decays))
     if chosen.gamma is None:
-        longer = max(1, num_rounds / SHORT_RUN)
-        first = FIRST_LENGTH / longer ** (1 / 3)
-        last = min(first, LAST_LENGTH * longer ** (1 / 2))
-        chosen = chosen._replace(gamma=f"cosine:{first:.3g}:{last:.3g}")
+        last = min(FIRST_LENGTH, LAST_LENGTH * max(1, num_rounds / SHORT_RUN) ** 0.5)
+        chosen = chosen._replace(gamma=f"cosine:{FIRST_LENGTH}:{last:.3g}")
     return chosen

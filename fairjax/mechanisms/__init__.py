@@ -9,6 +9,7 @@ from fairjax.mechanisms.eci import MAX_EXACT_AGENTS, eci
 from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
 from fairjax.mechanisms.fedavg import fedavg
 from fairjax.mechanisms.iafl import iafl
+from fairjax.mechanisms.lengths import Length, length_at
 from fairjax.mechanisms.proportional import proportional
 from fairjax.mechanisms.qffl import qffl
 from fairjax.mechanisms.rr import rr
@@ -38,6 +39,7 @@ __all__ = [
     "MAX_EXACT_AGENTS",
     "REGISTRY",
     "Context",
+    "Length",
     "Mechanism",
     "Outcome",
     "Plan",
@@ -50,6 +52,7 @@ __all__ = [
     "fair_yet_equal",
     "fedavg",
     "iafl",
+    "length_at",
     "proportional",
     "qffl",
     "rr",
