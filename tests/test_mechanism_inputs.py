@@ -55,8 +55,13 @@ def kinds(tree):
 
 
 @pytest.mark.slow
-@every_mechanism
-@pytest.mark.parametrize(("dtype", "near"), [("float16", 0.01), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "near"),
+    [
+        *((name, "bfloat16", 0.1) for name in sorted(REGISTRY)),
+        *((name, "float16", 0.01) for name in ("cgsv", "iafl", "shapfed")),
+    ],
+)
 def test_short_floats_stay_and_end_near_float32(name, dtype, near):
     _, expected, (*_, wide) = stepped(name)
     before, state, (*_, short) = stepped(name, jnp.dtype(dtype))

@@ -167,7 +167,7 @@ def test_a_mechanism_that_rescales_uploads_does_not_see_their_lengths(name, fact
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("contribution", ["cosine", "shapley", "mean_field"])
+@pytest.mark.parametrize("contribution", ["cosine", "mean_field"])
 def test_a_run_judges_an_upload_of_any_length(contribution):
     options = {"contribution": contribution}
     histories = []

@@ -18,7 +18,7 @@ from drawn import evaluate
 
 import fairjax as fj
 
-TRIES, ALL_TRIES = 4, 60
+TRIES, ALL_TRIES = 4, 40
 MOST_CHARACTERS = 1000  # of a message
 RAW = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError,
