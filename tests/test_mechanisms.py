@@ -114,6 +114,7 @@ def test_a_coefficient_that_float32_does_not_hold_is_refused_by_its_name(name, v
         fj.Experiment(**{name: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gamma", "expected"),
     [

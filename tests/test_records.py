@@ -161,6 +161,7 @@ def test_what_can_be_rebuilt_is_rebuilt(name, runs, finished):
     assert_same(first, fj.load_run(finished))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_shown_without_its_checkpoint(runs, finished, capsys):
     shutil.rmtree(finished / "checkpoint")
     result = fj.load_run(finished)

@@ -112,6 +112,7 @@ def test_errors_of_the_cosine_are_those_of_the_authors_files():
     assert values.shape == (10,)
 
 
+@pytest.mark.slow
 def test_agents_measured_at_the_server_hold_what_they_were_paid():
     """Where everybody is paid everything, all hold the server's model, wherever they train."""
     base = when_fair.Variant(num_agents=3, rounds=3, model="logistic", beta=1e7)

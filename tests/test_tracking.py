@@ -105,6 +105,7 @@ def events(folder):
             content = content[16 + length :]
 
 
+@pytest.mark.slow
 @needs("tensorboardX")
 def test_tensorboard_holds_the_history_and_each_round_once(tmp_path):
     result = run_in_two_parts(tmp_path, "tensorboard")
