@@ -113,7 +113,7 @@ def test_mistakes_are_explained():
         devices.mesh(3)
     with pytest.raises(ValueError, match="`num_devices` must be a whole number"):
         devices.mesh(0)
-    with pytest.raises(ValueError, match="need all of coordinator, .* got no process_id"):
+    with pytest.raises(ValueError, match="need all of `coordinator`, .* got no `process_id`"):
         devices.start(coordinator="127.0.0.1:1", num_processes=2)
     with pytest.raises(ValueError, match=r"`process_id` must be in \[0, 2\), got 2"):
         devices.start(coordinator="127.0.0.1:1", num_processes=2, process_id=2)
