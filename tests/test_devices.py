@@ -19,7 +19,7 @@ from fairjax.simulation import training
 
 pytestmark = pytest.mark.slow
 
-LONG = fj.Experiment(rounds=600, eval_every=600)
+LONG = fj.Experiment(preset="paper", rounds=600, eval_every=600)
 
 
 def digits(num_agents, mesh=None, **options):
