@@ -19,7 +19,7 @@ from fairjax.simulation import training
 
 pytestmark = pytest.mark.slow
 
-LONG = fj.Experiment(preset="paper", rounds=600, eval_every=600)
+LONG = fj.Experiment(rounds=600, eval_every=600, gamma=0.5, learning_rate_decay=0.999)
 
 
 def digits(num_agents, mesh=None, **options):
