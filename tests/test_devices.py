@@ -205,6 +205,9 @@ def two_processes(experiment, out):
         "--rounds", str(experiment.rounds), "--eval-every", str(experiment.eval_every or 1),
         "--coordinator", f"127.0.0.1:{port}", "--num-processes", "2",
     ]  # fmt: skip
+    for name in ("gamma", "learning_rate_decay"):
+        if getattr(experiment, name) is not None:
+            command += [f"--{name.replace('_', '-')}", str(getattr(experiment, name))]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": os.environ["FAIRJAX_TEST_CACHE"]}
     return [
         subprocess.Popen(
