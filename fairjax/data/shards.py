@@ -9,7 +9,6 @@ of classes. An agent's padding repeats its own first row, so that whoever gather
 reads nobody else's data.
 """
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -123,12 +122,6 @@ class Shards:
     def num_agents(self) -> int:
         """N, the number of agents."""
         return self.sizes.shape[0]
-
-    def with_sizes(self, sizes: Any) -> "Shards":
-        """Returns the shards with other sizes, unchecked: 0 for who does not train in a round."""
-        changed = copy.copy(self)
-        object.__setattr__(changed, "sizes", sizes)
-        return changed
 
     def rows(self, agent: int) -> np.ndarray:
         """Returns the row numbers of one agent's examples, without padding.

@@ -1,10 +1,13 @@
 """Experiments: runs that are described, recorded, resumed, repeated and compared.
 
+description  the fields of an experiment, each with its rule, group and help (`fields`)
 presets      what a description leaves open, chosen for its data set
-experiment   the description of a run, and the run
+setup        what follows from a description: data, shards, federation
+experiment   a description that can be run
 playing      rounds with checkpoints, watched and tracked
-results      what a run came to
-sweeps       many runs as one program
+results      what a run came to; `loading` reads it from disk
+sweeps       many runs as one program, which is in `points`
+comparison   several mechanisms on the same shards
 records, histories, checkpoints, tracking     what is on disk, and who else is told
 """
 

@@ -1,6 +1,6 @@
 """Simulation: agents that train, upload, are judged and paid, round by round.
 
-    behaviours   who is dishonest, and how much; what they do to data and uploads
+    behaviours   who is dishonest, and how much; `dishonest_data` and `dishonest_uploads` do it
     training     what an agent does on its own data: local epochs of an optax optimizer
     round        train, upload, judge, pay: the four functions of a round
     federations  model, mechanism and optimizer -> Federation(init, step)
@@ -33,7 +33,6 @@ from fairjax.simulation.training import accuracy
 __all__ = [
     "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation", "History",
     "Memory", "Progress", "Record", "State", "accuracy", "assign", "beginning", "behaviours",
-    "change_data", "change_uploads",
-    "check_paid", "federation", "history", "listed", "names", "play", "rounds", "run", "spare_maps",
-    "warn_of_unchanged",
+    "change_data", "change_uploads", "check_paid", "federation", "history", "listed", "names",
+    "play", "rounds", "run", "spare_maps", "warn_of_unchanged",
 ]  # fmt: skip
