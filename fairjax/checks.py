@@ -6,7 +6,7 @@ Only known values are checked. A value that is being traced by `jit`, `vmap` or
 
 import difflib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def above(name: str, value: Any, bound: float, *, vanishing: bool = False) -> No
     """
     if is_known(value):
         _number(name, value, lambda x: x > bound, f"above {bound}")
-        if not bound and not vanishing and np.asarray(value) < LEAST:
+        if not bound and not vanishing and float(value) < LEAST:
             raise ValueError(
                 f"`{name}` must be at least {LEAST}, since float32 takes less as 0, "
                 f"got {name}={value!r}."
@@ -111,6 +111,12 @@ def finite(name: str, value: Any) -> None:
                 )
 
 
+def is_listing(value: Any) -> bool:
+    """Says whether `value` lists others: a list, a range, a dense array or a generator."""
+    single = isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) == 0
+    return isinstance(value, Iterable) and not single and not hasattr(value, "toarray")
+
+
 def shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
     """Raises unless the shape of `value` is `expected`."""
     if np.shape(value) != expected:
@@ -164,9 +170,10 @@ def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> N
     is_real = number.ndim == 0 and (
         jax.numpy.issubdtype(number.dtype, np.floating) or number.dtype.kind in "iu"
     )
-    if not is_real or not np.isfinite(number) or not holds(number):
+    plain = float(number) if is_real else np.nan  # bounds overflow in float16
+    if not np.isfinite(plain) or not holds(plain):
         raise ValueError(f"`{name}` must be a finite number {rule}, got {name}={shown(value)}.")
-    if abs(number) > GREATEST:
+    if abs(plain) > GREATEST:
         raise ValueError(
             f"`{name}` must be at most {GREATEST}, what float32 holds, got {name}={shown(value)}."
         )

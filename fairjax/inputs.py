@@ -117,7 +117,7 @@ def as_changes(name: str, tree: Any, params: Params) -> Stacked:
       ValueError: `tree` is neither, or as in `as_stacked`.
     """
     wanted = jax.tree.structure(params)
-    if is_sequence(tree) and _flatten(tree)[1] != wanted:
+    if is_sequence(tree) and len(tree) and _flatten(tree)[1] != wanted:
         agents = [_flatten(agent) for agent in tree]
         if all(structure == wanted for _, structure in agents):
             columns = zip(*(leaves for leaves, _ in agents), strict=True)

@@ -135,7 +135,10 @@ def _pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray
     pair = _per_agent("standalone_accuracies", standalone), _per_agent("final_accuracies", final)
     if len(pair[0]) != len(pair[1]):
         shapes = [values.shape for values in pair]
-        raise ValueError(f"Accuracies must both have shape [N], got shapes {shapes}.")
+        raise ValueError(
+            "`standalone_accuracies` and `final_accuracies` must be of as many agents, "
+            f"got shapes {shapes}."
+        )
     return pair
 
 

@@ -199,7 +199,7 @@ def _check_one_each(name: str, values: PerAgent) -> None:
 def _within(value: Scalar, most: float) -> Scalar:
     """Returns a number, and of a traced one the nearest in [0, most]; nan counts as 0."""
     if checks.is_known(value):
-        return value
+        return float(value)
     return jnp.where(value > 0, jnp.minimum(value, most), 0)
 
 

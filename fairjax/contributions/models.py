@@ -111,6 +111,7 @@ def gtg_shapley(
     updates, weights, score = _prepared(utility, params, updates, weights)
     num_agents = trees.num_agents(updates)
     checks.count("num_permutations", num_permutations, most=MAX_VALUES // num_agents)
+    margin = jnp.asarray(tolerance, jnp.float32)
     nobody, everybody = score(jnp.zeros(num_agents)), score(jnp.ones(num_agents))
 
     def one(number_and_key: tuple[Scalar, Key]) -> tuple[PerAgent, PerAgent]:
@@ -123,7 +124,7 @@ def gtg_shapley(
         def join(carry: tuple[Array, Scalar], agent: Scalar) -> tuple[tuple[Array, Scalar], Scalar]:
             members, before = carry
             members = members.at[agent].set(1)
-            near = jnp.abs(everybody - before) <= tolerance
+            near = jnp.abs(everybody - before) <= margin
             after = lax.cond(near, lambda: before, lambda: score(members))
             return (members, after), after
 

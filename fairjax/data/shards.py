@@ -10,7 +10,7 @@ reads nobody else's data.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -96,7 +96,7 @@ class Shards:
            [1 4]]
         """
         checks.kind("data", data, Dataset, MADE_BY)
-        if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | dict):
+        if not checks.is_listing(rows):
             raise ValueError(
                 f"`rows` must be a sequence of agents' row numbers, got {rows!r:.100}."
             )

@@ -122,7 +122,8 @@ def plain(value: Any) -> Any:
       (('first', (1, 2)), ('second', 0.5))
     """
     if isinstance(value, np.generic | np.ndarray | jax.Array):
-        return value.item() if np.ndim(value) == 0 and checks.is_known(value) else value
+        is_number = isinstance(value.dtype, np.dtype) and checks.is_known(value)  # else: a key
+        return value.item() if np.ndim(value) == 0 and is_number else value
     if isinstance(value, Mapping):
         pairs = sorted(value.items(), key=lambda pair: str(pair[0]))
         return tuple((name, plain(entry)) for name, entry in pairs)
@@ -169,8 +170,7 @@ def different(name: str, given: Any, kind: str, check: Callable[[Any], object]) 
       >>> different("seeds", range(3), "values", lambda seed: checks.count("seed", seed, least=0))
       (0, 1, 2)
     """
-    single = isinstance(given, str | bytes | Mapping) or getattr(given, "ndim", 1) == 0
-    many = isinstance(given, Iterable) and not single
+    many = checks.is_listing(given)
     values = tuple(itertools.islice(given, MOST_VALUES + 1)) if many else ()
     if len(values) > MOST_VALUES:
         raise ValueError(f"`{name}` must be at most {MOST_VALUES:,} {kind}, got more.")

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from fairjax import checks
 from fairjax.data import Dataset
@@ -34,16 +33,17 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
       (8, 5)
     """
     checks.kind("train", train, Dataset, "`fairjax.data.load`")
-    if isinstance(hidden, str) or not np.iterable(hidden):
+    if not checks.is_listing(hidden):
         raise ValueError(f"`hidden` must be widths such as (64,), got hidden={hidden!r:.100}.")
-    for width in hidden:
+    widths = tuple(hidden)
+    for width in widths:
         checks.count("hidden", width)
     if train.vocabulary_size is not None:
         raise ValueError(
             "`train` must hold numbers for a perceptron or logistic regression, got tokens "
             f"(vocabulary_size={train.vocabulary_size}). Take the text CNN."
         )
-    return from_flax(MLP(tuple(hidden), train.num_classes), train, head="head")
+    return from_flax(MLP(widths, train.num_classes), train, head="head")
 
 
 def logistic(train: Dataset) -> Model:

@@ -113,6 +113,7 @@ def rounds(
     checks.kind("federation", federation, Federation, "`fairjax.federation`")
     checks.count("num_rounds", num_rounds, most=MOST_ROUNDS)
     checks.count("eval_every", eval_every, most=MOST_ROUNDS)
+    checks.flag("record_updates", record_updates)
     checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
     checks.kind("test", test, Dataset, "`fairjax.data.load`")
     shards.data.check_alike("test", test)
