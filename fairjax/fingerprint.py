@@ -129,9 +129,9 @@ class _Reader:
         if isinstance(value, enum.Enum):
             return f"enum {value.name}", [("class", kind)]
         if isinstance(value, type):
-            return f"class {value.__module__} {value.__qualname__}", _parts_of_class(value)
+            return f"class {value.__qualname__}", _parts_of_class(value)
         if isinstance(value, types.FunctionType):
-            return f"function {value.__module__} {value.__qualname__}", _parts_of_function(value)
+            return f"function {value.__qualname__}", _parts_of_function(value)
         if hasattr(value, "__wrapped__"):  # by `jax.jit`, `functools.lru_cache` and the like
             return "wrapped", [("type", kind), ("__wrapped__", value.__wrapped__), *_own(value)]
         if isinstance(value, set | frozenset):

@@ -136,7 +136,7 @@ def _pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray
     if len(pair[0]) != len(pair[1]):
         shapes = [values.shape for values in pair]
         raise ValueError(
-            "`standalone_accuracies` and `final_accuracies` must be of as many agents, "
+            "`standalone_accuracies` and `final_accuracies` must have the same shape [N], "
             f"got shapes {shapes}."
         )
     return pair

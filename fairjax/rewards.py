@@ -111,6 +111,7 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
     """
     importance = _coefficients("importance", importance)
     checks.above("beta", beta, 0, vanishing=True)
+    beta = float(beta) if isinstance(beta, int) else beta  # JAX's whole numbers end at 2^31
     if checks.is_known(importance) and not importance.any():
         raise ValueError(f"`importance` must not be all zero, got importance={importance}.")
     products = _within(beta, float(jnp.finfo(importance.dtype).max)) * importance
@@ -199,7 +200,7 @@ def _check_one_each(name: str, values: PerAgent) -> None:
 def _within(value: Scalar, most: float) -> Scalar:
     """Returns a number, and of a traced one the nearest in [0, most]; nan counts as 0."""
     if checks.is_known(value):
-        return float(value)
+        return value
     return jnp.where(value > 0, jnp.minimum(value, most), 0)
 
 

@@ -297,11 +297,13 @@ def test_recorded_uploads_are_kept_loaded_and_valued(tmp_path):
 
 
 def test_evaluation_on_a_subset_is_of_the_same_examples_for_every_seed():
-    tests = [dataclasses.replace(SMALL, eval_examples=50, seed=seed).shards()[1] for seed in (0, 1)]
+    tests = [
+        dataclasses.replace(SMALL, eval_examples=50, seed=seed).make_shards()[1] for seed in (0, 1)
+    ]
     assert len(tests[0]) == 50
     np.testing.assert_array_equal(tests[0].x, tests[1].x)
     with pytest.raises(ValueError, match="`eval_examples` must be at most the 360 test examples"):
-        dataclasses.replace(SMALL, eval_examples=361).shards()
+        dataclasses.replace(SMALL, eval_examples=361).make_shards()
 
 
 @pytest.mark.slow

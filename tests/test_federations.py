@@ -330,9 +330,9 @@ def test_a_decay_that_leaves_nothing_of_the_learning_rate_is_warned_of_before_th
 def test_an_experiment_does_all_of_what_its_agents_are_told():
     told = {"label_flip": 1, "sign_flip": 1}
     experiment = fj.Experiment(num_agents=3, model="logistic", behaviours=told)
-    shards, _ = experiment.shards()
+    shards, _ = experiment.make_shards()
     assert [one.name for one in experiment.federation(shards).behaviours] == ["sign_flip"]
-    honest, _ = dataclasses.replace(experiment, behaviours=()).shards()
+    honest, _ = dataclasses.replace(experiment, behaviours=()).make_shards()
     assert len(shards.data) > len(honest.data)
 
 

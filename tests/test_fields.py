@@ -83,7 +83,8 @@ def test_a_value_of_any_kind_is_taken_or_refused_in_one_short_line(field):
             continue
         experiment = fj.Experiment(**{field: value})
         assert hash(experiment) == hash(pickle.loads(pickle.dumps(experiment)))
-        assert experiment.name == fj.Experiment(**experiment.description()).name
+        if not callable(value) or field == "gamma":  # functions are objects, and not recorded
+            assert experiment.name == fj.Experiment(**experiment.description()).name
 
 
 def refusal(**fields):
@@ -97,7 +98,7 @@ def refusal(**fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"dataset": 3}, "`dataset` must be a text, got 3"),
+        ({"dataset": 3}, "`dataset` must be a name of `fairjax.data.load`"),
         ({"record_updates": "no"}, "`record_updates` must be True or False, got 'no'"),
         ({"num_agents": "3"}, "`num_agents` must be a whole number of at least 1, got '3'"),
         ({"rounds": np.ones((2, 2))}, r"got array\(\[\[1., 1.\], \[1., 1.\]\]\)\.$"),

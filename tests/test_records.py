@@ -235,7 +235,7 @@ def test_a_second_process_in_a_folder_is_told_so_until_the_first_is_gone(tmp_pat
 @pytest.fixture
 def progress():
     experiment = dataclasses.replace(SMALL, rounds=1)
-    shards, _ = experiment.shards()
+    shards, _ = experiment.make_shards()
     state, rows = simulation.beginning(
         jax.random.key(0), experiment.federation(shards), shards, num_rounds=1
     )

@@ -151,8 +151,8 @@ def test_a_known_standalone_sweep_must_be_of_the_same_experiment(monkeypatch):
         (SMALL, {}, "`mechanisms` must be different names"),
         (SMALL, [], "`mechanisms` must be different names"),
         (SMALL, ["cgsv", "cgsv"], "`mechanisms` must be different names"),
-        (SMALL, ["cgsv", 3], "Unknown mechanism 3"),
-        (SMALL, [["cgsv"]], r"Unknown mechanism \['cgsv'\]"),
+        (SMALL, ["cgsv", 3], "`mechanism` must be one of .* got 3"),
+        (SMALL, [["cgsv"]], r"got \['cgsv'\]"),
         ({}, ["cgsv"], "`experiment` must be an Experiment, .* got {}"),
     ],
 )

@@ -20,7 +20,7 @@ import tyro
 from rich.text import Text
 
 from fairjax import checks, data
-from fairjax.experiments import Experiment
+from fairjax.experiments import ONLY_PYTHON, Experiment, objects
 
 DATASETS = {"dataset": tuple(data.DATASETS)}  # that have a line; others are known to TFDS
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
@@ -103,7 +103,7 @@ def flags(*without: str) -> Any:
       ['compute_dtype', 'agents_at_once']
     """
     groups: dict[str, list[Any]] = {}
-    for field in dataclasses.fields(Experiment):
+    for field in _flagged():
         if field.name not in without:
             made = (field.name, _annotated(field), field.default)
             groups.setdefault(field.metadata["group"], []).append(made)
@@ -128,9 +128,16 @@ def experiment(described: Any) -> Experiment:
     return Experiment(**fields)
 
 
+def _flagged() -> list[dataclasses.Field]:
+    """Returns the fields that are flags."""
+    found = dataclasses.fields(Experiment)
+    return [field for field in found if field.metadata["group"] != ONLY_PYTHON]
+
+
 def _annotated(field: dataclasses.Field) -> Any:
     """Returns a field's type, with what its flag says."""
     explained, _, instead = field.metadata["words"].partition("; None: ")
+    explained = explained.partition("; or, in Python, ")[0]
     default = field.default
     if default is None:
         default = instead.rstrip(".") or "chosen for the data set"
@@ -139,6 +146,8 @@ def _annotated(field: dataclasses.Field) -> Any:
         "help_behavior_hint": f"(default: {'none' if default == () else default})",
     }
     kind: Any = field.type
+    if field.name in objects.FIELDS:  # a command line has no objects
+        kind = str | None if field.default is None else str
     if field.name in PAIRS:
         kind = tuple[str, ...]
         settings["metavar"] = PAIRS[field.name]
@@ -205,7 +214,7 @@ def _explain_unknown(word: str, name: str, command: Callable) -> str:
     flag = word.partition("=")[0].replace("_", "-")
     known = dict(inspect.signature(command).parameters)
     if known.pop("described", None):
-        known |= {field.name: field for field in dataclasses.fields(Experiment)}
+        known |= {field.name: field for field in _flagged()}
     names = [f"--{parameter.replace('_', '-')}" for parameter in known]
     nearest = checks.suggestion(flag, [name for name in names if name != flag])
     return f"Unknown flag {flag!r}.{nearest} `fairjax {name} --help` explains all."

@@ -65,7 +65,7 @@ def print_result(result: Result) -> None:
     """Prints what every agent gave and got."""
     experiment, history, console = result.experiment, result.history, output()
     title = (
-        f"{experiment.mechanism} on {experiment.dataset}, split {experiment.split}, "
+        f"{experiment.label('mechanism')} on {experiment.where}, "
         f"{experiment.rounds} rounds, seed {experiment.seed}"
     )
     headings = ("agent", "examples", "alone %", "contribution", "importance", "reward", "final %")

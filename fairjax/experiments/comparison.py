@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fairjax import checks
 from fairjax.experiments import fields, records
@@ -9,12 +10,11 @@ from fairjax.experiments.experiment import Experiment, load_run
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
 from fairjax.files import DamagedError
-from fairjax.mechanisms import REGISTRY
 
 
 def compare(
     experiment: Experiment,
-    names: Sequence[str],
+    names: Sequence[Any],
     out: str | Path | None = None,
     resume: bool = True,
     *,
@@ -25,7 +25,8 @@ def compare(
     Args:
       experiment: the experiment; its mechanism and options are replaced, and alpha, beta
         and gamma go to the mechanisms that take them.
-      names: mechanisms of `fairjax.mechanisms.REGISTRY`.
+      names: of mechanisms in `fairjax.mechanisms.REGISTRY`; or a `Mechanism`, or a function
+        that makes one, as in the field `mechanism`, whose own name then stands for it.
       out: a directory with one run per mechanism below it; None: nothing is written.
       resume: as in `Experiment.run`.
       watch: as in `Experiment.run`.
@@ -41,12 +42,14 @@ def compare(
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     checks.flag("resume", resume)
     checks.function("watch", watch, WATCHES, optional=True)
-    names = fields.different("mechanisms", names, "names", experiment.with_mechanism)
+    compared = fields.different("mechanisms", names, "names", experiment.with_mechanism)
+    runs = {(run := experiment.with_mechanism(one)).label("mechanism"): run for one in compared}
+    if len(runs) < len(compared):
+        raise ValueError(f"`mechanisms` must have different names, got some of {', '.join(runs)}.")
     out = None if out is None else checks.path("out", out)
     if out is not None and (out / records.EXPERIMENT).exists():
         raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
-    below = {name: None if out is None else out / name for name in ("standalone", *names)}
-    runs = {name: experiment.with_mechanism(name) for name in names}
+    below = {name: None if out is None else out / name for name in ("standalone", *runs)}
     with records.locked(out):
         alone = experiment.alone().run(below["standalone"], resume, watch=watch)
         results = {
@@ -56,7 +59,7 @@ def compare(
             for name, run in runs.items()
         }
         if out is not None:
-            records.write_json(out / records.COMPARISON, {"mechanisms": list(names)})
+            records.write_json(out / records.COMPARISON, {"mechanisms": list(runs)})
     return results
 
 
@@ -70,6 +73,6 @@ def load_comparison(out: str | Path) -> dict[str, Result] | None:
     if not path.exists():
         return None
     names = records.read_json(path, ("mechanisms",))["mechanisms"]
-    if not isinstance(names, list) or not names or not set(map(str, names)) <= set(REGISTRY):
+    if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
         raise DamagedError(f"{path} is damaged: it does not name mechanisms, got {names!r:.100}.")
     return {name: load_run(path.parent / name) for name in names}

@@ -1,39 +1,39 @@
-"""Description: the fields of an experiment, which JSON can hold, and their rules."""
+"""Description: the fields of an experiment, names or objects, and their rules."""
 
 import dataclasses
 import functools
-import hashlib
-import inspect
-import json
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import optax
 
-from fairjax import checks, data, mechanisms, models
-from fairjax.experiments import fields
+from fairjax import checks, data, models
+from fairjax.data import Dataset, Shards
+from fairjax.experiments import factories, fields, objects
 from fairjax.experiments.fields import described
-from fairjax.experiments.presets import PRESETS, settings
-from fairjax.mechanisms import Length
-from fairjax.simulation import (
-    listed,
-)
+from fairjax.experiments.presets import PRESETS
+from fairjax.mechanisms import Mechanism
+from fairjax.models import Model
+from fairjax.simulation import COUNTS, listed
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields that go to mechanisms which take them
 FLOATS = (*COEFFICIENTS, "learning_rate", "learning_rate_decay")
 MAPPINGS = ("behaviours", "options")  # fields that are kept as pairs, which are hashable
+ONLY_PYTHON = "only Python"  # the group of fields that are no flags
+DEFAULT_AGENTS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Description:
-    """The fields of an `Experiment`; what is open in them follows from others."""
+    """The fields of an `Experiment`; those that are None follow from others."""
 
-    dataset: str = described(
+    dataset: str | tuple[Dataset, Dataset] = described(
         "digits",
         "data",
-        checks.text,
-        "a name of `fairjax.data.load`; `fairjax list` explains all names.",
+        objects.check_dataset,
+        "a name of `fairjax.data.load`; `fairjax list` explains all names; or, in Python, "
+        "training and test data.",
     )
     split: str = described(
         "power_law",
@@ -42,10 +42,14 @@ class Description:
         'how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".',
     )
     num_agents: int = described(
-        5,
-        "data",
-        checks.count,
-        "number of agents N, 1 to 1,000,000.",
+        DEFAULT_AGENTS, "data", checks.count, "number of agents N, 1 to 1,000,000."
+    )
+    shards: Shards | None = described(
+        None,
+        ONLY_PYTHON,
+        fields.of_kind(Shards, "`fairjax.data.Shards.from_indices(train, rows)`"),
+        "who holds which of your own training data, in place of `split`, `num_agents` and "
+        "`samples_per_agent`; `dataset` then gives the test data; None: the split says.",
     )
     samples_per_agent: int | None = described(
         None,
@@ -54,17 +58,18 @@ class Description:
         "examples per agent on average, at least 1; None: the paper's number for the data "
         "set, else all data.",
     )
-    model: str | None = described(
+    model: str | Model | None = described(
         None,
         "training",
-        fields.one_of(models.REGISTRY),
-        "what every agent trains, a name of `fairjax.models.REGISTRY`.",
+        objects.name_or(models.REGISTRY, Model, "a Model such as `fairjax.models.from_flax` makes"),
+        "what every agent trains, a name of `fairjax.models.REGISTRY`; or, in Python, a `Model`.",
     )
-    mechanism: str = described(
+    mechanism: str | Mechanism | Callable[..., Mechanism] = described(
         "cgsv",
         "mechanism",
-        fields.one_of(mechanisms.REGISTRY),
-        "what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`.",
+        factories.check,
+        "what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`; or, in Python, a "
+        "`Mechanism`, or a function that makes one from coefficients.",
     )
     preset: str = described(
         "fairjax",
@@ -82,10 +87,7 @@ class Description:
         "mechanism's own.",
     )
     alpha: float | None = described(
-        None,
-        "mechanism",
-        fields.share,
-        "memory of importance from round to round, in [0, 1].",
+        None, "mechanism", fields.share, "memory of importance from round to round, in [0, 1]."
     )
     gamma: float | str | Callable[[Any], Any] | tuple[float, ...] | None = described(
         None,
@@ -94,12 +96,7 @@ class Description:
         'length of rescaled uploads, above 0; or "cosine:START:END", half a cosine over the '
         "run; or an optax schedule over rounds, which is kept as its values `[T]`.",
     )
-    rounds: int = described(
-        80,
-        "training",
-        checks.count,
-        "number of rounds T, 1 to 1,000,000.",
-    )
+    rounds: int = described(80, "training", checks.count, "number of rounds T, 1 to 1,000,000.")
     local_epochs: int = described(
         3,
         "training",
@@ -107,22 +104,30 @@ class Description:
         "passes over its shard that an agent makes per round, at least 1.",
     )
     batch_size: int | None = described(
-        None,
-        "training",
-        checks.count,
-        "examples per local step, at least 1.",
+        None, "training", checks.count, "examples per local step, at least 1."
     )
-    optimizer: str | None = described(
+    optimizer: Any = described(
         None,
         "training",
-        fields.one_of(OPTIMIZERS),
-        'of local steps, "sgd" or "adam".',
+        objects.name_or(
+            OPTIMIZERS,
+            optax.GradientTransformation,
+            "an optax optimizer such as optax.adamw(1e-3), or a function of the learning rate "
+            "such as optax.adamw",
+            or_function=True,
+        ),
+        'of local steps, "sgd" or "adam"; or optax\'s, such as optax.adamw(1e-3), which holds its '
+        "own learning rate, or a function of the learning rate, such as optax.adamw.",
+    )
+    schedule_counts: str | None = described(
+        None,
+        ONLY_PYTHON,
+        fields.one_of(COUNTS),
+        'what a schedule within an `optimizer` counts, "steps" or "rounds", as in '
+        "`fairjax.federation`; None: steps, with a warning.",
     )
     learning_rate: float | None = described(
-        None,
-        "training",
-        fields.positive,
-        "at the start, above 0.",
+        None, "training", fields.positive, "at the start, above 0."
     )
     learning_rate_decay: float | None = described(
         None,
@@ -190,10 +195,7 @@ class Description:
         "everything random follows from it; a whole number, at least 0 and below 2**32.",
     )
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = described(
-        (),
-        "mechanism",
-        None,
-        "further arguments of the mechanism's factory.",
+        (), "mechanism", None, "further arguments of the mechanism's factory."
     )
 
     def __post_init__(self):
@@ -212,6 +214,7 @@ class Description:
             checks.lengths("gamma", self.gamma, self.rounds)
         for name in MAPPINGS:
             object.__setattr__(self, name, fields.pairs(name, getattr(self, name)))
+        self._check_objects()
         self.make_mechanism()
         listed(dict(self.behaviours), self.num_agents)
 
@@ -219,78 +222,48 @@ class Description:
         """Returns the fields that are not as by default."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for field in dataclasses.fields(self):
-            if given[field.name] == field.default:
+            if given[field.name] is field.default or given[field.name] == field.default:
                 del given[field.name]
+            elif field.name in objects.FIELDS and objects.is_object(given[field.name]):
+                given[field.name] = fields.Written(f"<{self.label(field.name)}>")
             elif field.name in MAPPINGS:
                 given[field.name] = dict(given[field.name])
         return fields.written(type(self).__name__, given)
 
-    @property
-    def num_decays(self) -> int:
-        """How often the learning rate decays in the whole run."""
-        return self.rounds * (self.local_epochs if self.decay_per == "epoch" else 1)
-
-    def resolved(self) -> Self:
-        """Returns the experiment with every open field filled in, but for `agents_at_once`."""
-        chosen = settings(self.dataset, self.preset, self.rounds, self.num_decays)._asdict()
-        cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
-        takes = inspect.signature(mechanisms.REGISTRY[self.mechanism]).parameters
-        chosen = {
-            name: value
-            for name, value in chosen.items()
-            if getattr(self, name) is None and (name not in COEFFICIENTS or name in takes)
-        }
-        # A mechanism whose gamma is a number, and no `Length`, keeps its own.
-        if isinstance(chosen.get("gamma"), str) and takes["gamma"].annotation is not Length:
-            del chosen["gamma"]
-        if self.gamma == "cosine":
-            chosen["gamma"] = cosine
-        return dataclasses.replace(self, **chosen)
-
-    def description(self) -> dict[str, Any]:
-        """Returns the resolved experiment as JSON."""
-        mappings = {name: dict(getattr(self, name)) for name in MAPPINGS}
-        # As JSON gives it back: pairs are lists.
-        return json.loads(json.dumps({**dataclasses.asdict(self.resolved()), **mappings}))
+    def label(self, name: str) -> str:
+        """Returns what people are told that a field holds: a name, or what an object is."""
+        if name == "split" and self.shards is not None:
+            name = "shards"
+        return objects.label(name, getattr(self, name))
 
     @property
-    def name(self) -> str:
-        """A name that the same description always gets, for a directory."""
-        text = json.dumps(self.description(), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return f"{self.dataset}-{self.split}-{self.num_agents}-{self.mechanism}-{digest}".replace(
-            "/", "_"
-        )
+    def where(self) -> str:
+        """Which data, and how they are shared out, for titles."""
+        split = f"split {self.split}" if self.shards is None else self.label("split")
+        return f"{self.label('dataset')}, {split}"
 
-    def make_mechanism(self) -> mechanisms.Mechanism:
+    def make_mechanism(self) -> Mechanism:
         """Returns the mechanism, or says which argument it does not take."""
-        takes = self._mechanism_takes()
+        options = dict(self.options)
         given = {name: getattr(self, name) for name in COEFFICIENTS}
         given = {name: value for name, value in given.items() if value is not None}
         if isinstance(self.gamma, tuple):
             given["gamma"] = functools.partial(fields.entry, self.gamma)
-        for name in (*given, *dict(self.options)):
-            if name in takes and name in COEFFICIENTS and name in dict(self.options):
+        for name in COEFFICIENTS:
+            if name in options and name in factories.takes(self.mechanism):
                 raise ValueError(f"`options` must not hold `{name}`, which is a field of its own.")
-            if name not in takes:
+        return factories.make(self.mechanism, given, options)
+
+    def _check_objects(self) -> None:
+        """Raises where a field says what an object says already."""
+        if self.shards is not None:
+            objects.leave_out(self, "shards", split="power_law", samples_per_agent=None)
+            if self.num_agents not in (self.shards.num_agents, DEFAULT_AGENTS):
                 raise ValueError(
-                    f"The mechanism {self.mechanism!r} does not take `{name}`. It takes: "
-                    f"{', '.join(takes) or 'nothing'}."
+                    f"`num_agents` must be left out, or be the {self.shards.num_agents} agents of "
+                    f"`shards`, got num_agents={self.num_agents}."
                 )
-        return mechanisms.REGISTRY[self.mechanism](**given, **dict(self.options))
-
-    def alone(self) -> Self:
-        """Returns the same experiment without sharing, evaluated at the end only."""
-        alone = self.with_mechanism("standalone")
-        return dataclasses.replace(alone, eval_every=self.rounds, record_updates=False)
-
-    def with_mechanism(self, name: str) -> Self:
-        """Returns the same experiment with another mechanism, without what that does not take."""
-        checks.choice("mechanism", name, mechanisms.REGISTRY)
-        takes = inspect.signature(mechanisms.REGISTRY[name]).parameters
-        kept = {field: getattr(self, field) for field in COEFFICIENTS if field in takes}
-        dropped = dict.fromkeys(set(COEFFICIENTS) - set(kept))
-        return dataclasses.replace(self, mechanism=name, options=(), **kept, **dropped)
-
-    def _mechanism_takes(self) -> list[str]:
-        return list(inspect.signature(mechanisms.REGISTRY[self.mechanism]).parameters)
+            object.__setattr__(self, "num_agents", self.shards.num_agents)
+        if isinstance(self.optimizer, optax.GradientTransformation):
+            hint = " Give a function of the learning rate, such as optax.adamw, to choose it here."
+            objects.leave_out(self, "optimizer", hint, learning_rate=None, learning_rate_decay=None)

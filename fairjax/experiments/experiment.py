@@ -15,7 +15,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fairjax import checks, devices, simulation
-from fairjax.experiments import fields, histories, records, tracking
+from fairjax.experiments import fields, histories, objects, records, tracking
 from fairjax.experiments.loading import load, result_of, rounds_of
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
@@ -84,12 +84,11 @@ class Experiment(Setup):
         if standalone is not None:
             checks.kind("standalone", standalone, Result, "`fairjax.Experiment(...).run()`")
         mesh = devices.checked(mesh)
-        description = self.description()
         out = None if out is None else checks.path("out", out)
         tools = tracking.checked(track, out)
-        record: dict[str, Any] = {"experiment": description}
+        record: dict[str, Any] = {}
         if out is not None:
-            record = records.claim(out, description, resume)
+            record = records.claim(out, self.description(), resume)
             if resume and (out / records.RESULT).exists():
                 try:
                     return load(out, self, record)
@@ -114,7 +113,7 @@ class Experiment(Setup):
         """Runs what is left of the experiment, in a directory that is its own."""
         clock = records.Clock({} if out is None or not resume else records.read_times(out))
         with clock.part("data"):
-            shards, test = self.shards()
+            shards, test = self.make_shards()
         # Bits depend on it, so a run goes on with what it began with.
         federation = self.federation(shards, record.get("agents_at_once"), mesh=mesh)
         record["agents_at_once"] = federation.agents_at_once(shards)
@@ -123,7 +122,8 @@ class Experiment(Setup):
         if self.mechanism != "standalone" and standalone is None:
             below = None if out is None else out / "standalone"
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
-        with tracking.opened(tools, out, self.name, record["experiment"], resume) as tracker:
+        name, described = (self.name, record["experiment"]) if tools else ("", {})
+        with tracking.opened(tools, out, name, described, resume) as tracker:
             rounds = rounds_of(self, federation, shards, test)
             last = rounds.play(out, resume, clock, tracker, watch)
             history = simulation.history(last, self.rounds)
@@ -138,14 +138,20 @@ class Experiment(Setup):
         return result
 
 
-def load_run(out: str | Path) -> Result:
+def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
     """Returns the result of a finished run from its directory.
 
     A damaged `result.json` or `history.npz` is written anew where what else is there tells
     what it held; a warning says so. Without the last checkpoint, the result's `state` is None.
 
+    Args:
+      out: the directory.
+      experiment: what was run, where it holds objects, which records do not keep; None: the
+        record says it.
+
     Raises:
-      ValueError: the directory holds no run, or one that is not finished or too damaged.
+      ValueError: the directory holds no run, or one that is not finished, is too damaged, or is
+        of another experiment.
 
     Examples:
       >>> import tempfile
@@ -156,6 +162,8 @@ def load_run(out: str | Path) -> Result:
       True
     """
     out = checks.path("out", out)
+    if experiment is not None:
+        checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     if not (out / records.EXPERIMENT).exists():
         raise ValueError(f"`out` must be the directory of a run, got {out}, which holds none.")
     if not (out / records.RESULT).exists():
@@ -164,11 +172,30 @@ def load_run(out: str | Path) -> Result:
             "Run the same experiment again with this `out` to go on."
         )
     record = records.read_experiment(out)
+    if experiment is None:
+        experiment = _described(out, record["experiment"])
+    else:
+        records.check_same(out, record, experiment.description())
+    return load(out, experiment, record)
+
+
+def _described(out: Path, description: dict[str, Any]) -> Experiment:
+    """Returns the experiment that a record describes, or says that it held objects."""
+    held = [
+        f"{name}={objects.shown(value)}"
+        for name, value in description.items()
+        if name in objects.FIELDS and objects.is_recorded(value)
+    ]
+    if held:
+        raise ValueError(
+            f"{out} holds a run with objects, which records do not keep: {', '.join(held)}. "
+            "Open it in Python with `fairjax.load_run(out, experiment)`, where `experiment` holds "
+            "the same objects again."
+        )
     try:
-        experiment = Experiment(**record["experiment"])
+        return Experiment(**description)
     except (TypeError, ValueError) as error:
         raise DamagedError(
             f"{out / records.EXPERIMENT} does not describe an experiment that this version of "
             f"fairjax knows: {error}"
         ) from error
-    return load(out, experiment, record)

@@ -93,6 +93,11 @@ def one_of(names: Iterable[str]) -> Callable[[str, Any], object]:
     return check
 
 
+def of_kind(kind: type, made_by: str) -> Callable[[str, Any], object]:
+    """Returns the check of a field that is an object of a kind; `made_by` makes such a one."""
+    return lambda name, value: checks.kind(name, value, kind, made_by)
+
+
 def positive(name: str, value: Any) -> None:
     """Raises unless a field is above 0."""
     checks.above(name, value, 0)
@@ -127,7 +132,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         pairs = sorted(value.items(), key=lambda pair: str(pair[0]))
         return tuple((name, plain(entry)) for name, entry in pairs)
-    return tuple(map(plain, value)) if isinstance(value, tuple | list) else value
+    is_listed = isinstance(value, tuple | list) and not hasattr(value, "_fields")
+    return tuple(map(plain, value)) if is_listed else value
 
 
 def pairs(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
@@ -181,6 +187,12 @@ def different(name: str, given: Any, kind: str, check: Callable[[Any], object]) 
         shown = checks.shown(list(values) if many else given)
         raise ValueError(f"`{name}` must be different {kind}, a list of at least one, got {shown}.")
     return values
+
+
+class Written(str):
+    """A text that `written` shows without quotes."""
+
+    __repr__ = str.__str__
 
 
 def written(kind: str, fields: Mapping[str, Any]) -> str:

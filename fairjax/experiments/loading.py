@@ -27,7 +27,7 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
       experiment: what was run.
       record: what `experiment.json` holds.
     """
-    shards, test = experiment.shards()
+    shards, test = experiment.make_shards()
     federation = experiment.federation(shards, record.get("agents_at_once"))
     beginning = rounds_of(experiment, federation, shards, test).beginning()
     with Checkpoints(out) as checkpoints:
@@ -51,7 +51,7 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
 def rounds_of(experiment: Setup, federation: Federation, shards: Shards, test: Dataset) -> Rounds:
     """Returns the rounds of an experiment, which can be played."""
     return Rounds(
-        name=experiment.mechanism,
+        name=experiment.label("mechanism"),
         federation=federation,
         shards=shards,
         test=test,

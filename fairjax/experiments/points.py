@@ -40,10 +40,10 @@ def play_points(
     watch: Watcher | None,
 ) -> History:
     """Returns the history of all points, leaves `[P, T, ...]`, played in equal chunks."""
-    resolved = on[0].resolved()
-    given = {name: getattr(resolved, name) for name in COEFFICIENTS}
+    resolved, name = on[0].resolved(), on[0].label("mechanism")
+    given = {field: getattr(resolved, field) for field in COEFFICIENTS}
     # A schedule of lengths is part of the program.
-    given = {name: value for name, value in given.items() if isinstance(value, int | float)}
+    given = {field: value for field, value in given.items() if isinstance(value, int | float)}
     coefficients = [{**given, **one} for one in combinations]
     # Sweeps that differ in traced values only are one program.
     common = dataclasses.replace(resolved, seed=0, **dict.fromkeys(coefficients[0], 0.5))
@@ -67,17 +67,18 @@ def play_points(
             history, events = jax.device_get(
                 program(
                     jax.tree.map(lambda leaf, rows=some_runs: leaf[rows], runs),
-                    {name: numbers[some_values] for name, numbers in values.items()},
+                    # The numbers of the points stand for them where nothing else varies.
+                    (some_values, {name: those[some_values] for name, those in values.items()}),
                     test,
                 )
             )
-            check_paid(common.mechanism, events.broken.max())
+            check_paid(name, events.broken.max())
             warned = warned or warn_of_unchanged(events)
             row.append(history)
             done += history.accuracies.shape[0] * history.accuracies.shape[1]
             if watch is not None:
                 total = len(on) * len(coefficients)
-                watch(common.mechanism, min(done, total) * common.rounds, total * common.rounds)
+                watch(name, min(done, total) * common.rounds, total * common.rounds)
         parts.append(jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *row))
     history = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return jax.tree.map(
@@ -105,7 +106,8 @@ def _play(
     """Returns histories of runs x coefficients, `[S, K, T, ...]`, and what the host is to hear."""
     assigned = experiment.assigned_behaviours()
 
-    def point(run: Any, values: Any) -> tuple[History, Events]:
+    def point(run: Any, numbered: Any) -> tuple[History, Events]:
+        _, values = numbered
         shards, num_rounds = run["shards"], experiment.rounds
         federation = dataclasses.replace(experiment, **values).federation(
             shards,

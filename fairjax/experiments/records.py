@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from fairjax import files
+from fairjax.experiments import objects
 from fairjax.files import DamagedError
 
 EXPERIMENT, HISTORY, RESULT, CHECKPOINT, TIME, COMPARISON = (
@@ -73,16 +74,7 @@ def claim(out: Path, description: Mapping[str, Any], resume: bool = True) -> dic
                 f"{damage} What was run in {out} is not known: start over with `resume=False` "
                 "(--resume False), or choose another directory."
             ) from damage
-        differences = [
-            f"{name}={record['experiment'].get(name)!r} there, {value!r} here"
-            for name, value in description.items()
-            if record["experiment"].get(name) != value
-        ]
-        if differences:
-            raise ValueError(
-                f"`out` must not belong to another experiment, got {out}, which differs: "
-                f"{'; '.join(differences)}. Choose another directory."
-            )
+        check_same(out, record, description)
         return record
     if present:
         raise ValueError(
@@ -90,6 +82,21 @@ def claim(out: Path, description: Mapping[str, Any], resume: bool = True) -> dic
             f"{', '.join(sorted(present)[:5])}."
         )
     return fresh
+
+
+def check_same(out: Path, record: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+    """Raises where a directory's record is of another experiment, and says what differs."""
+    there = record["experiment"]
+    differences = [
+        f"{name}={objects.shown(there.get(name))} there, {objects.shown(value)} here"
+        for name, value in description.items()
+        if there.get(name) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"`out` must not belong to another experiment, got {out}, which differs: "
+            f"{'; '.join(differences)}. Choose another directory."
+        )
 
 
 def locked(out: Path | None) -> contextlib.AbstractContextManager[None]:

@@ -36,7 +36,9 @@ class Result:
         shared = ("dataset", "mechanism", "num_agents", "rounds", "seed")
         accuracies = np.array2string(self.accuracies, precision=3, threshold=10, edgeitems=2)
         figures = f"fairness={self.fairness:.3f}, accuracies={accuracies}"
-        described = (f"{name}={getattr(self.experiment, name)!r}" for name in shared)
+        values = {name: getattr(self.experiment, name) for name in shared}
+        values |= {name: self.experiment.label(name) for name in ("dataset", "mechanism")}
+        described = (f"{name}={value!r}" for name, value in values.items())
         return f"Result({', '.join(described)}, {figures})"
 
     @property

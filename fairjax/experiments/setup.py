@@ -1,10 +1,13 @@
 """Setup: what follows from a description before anything is run.
 
-description -> data, shards -> federation
+description -> every open field -> data, shards -> federation
 """
 
 import dataclasses
 import functools
+import hashlib
+import json
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -15,8 +18,10 @@ from jax.sharding import Mesh
 
 from fairjax import data, models
 from fairjax.data import Dataset, Shards
-from fairjax.experiments.description import OPTIMIZERS, Description
-from fairjax.experiments.presets import LAST_RATE
+from fairjax.experiments import factories, objects
+from fairjax.experiments.description import COEFFICIENTS, MAPPINGS, OPTIMIZERS, Description
+from fairjax.experiments.presets import LAST_RATE, settings
+from fairjax.mechanisms import Length, Mechanism
 from fairjax.simulation import (
     UPLOADS,
     Behaviour,
@@ -27,6 +32,7 @@ from fairjax.simulation import (
     federation,
 )
 
+LATER = ("shards", "schedule_counts")  # fields that records of older versions do not have
 VALIDATION_SHARE = 0.1
 VANISHED = 1e-3  # of the learning rate; what is left then moves next to nothing
 
@@ -34,9 +40,79 @@ VANISHED = 1e-3  # of the learning rate; what is left then moves next to nothing
 class Setup(Description):
     """A description, and the data, agents and rules that it describes."""
 
+    @property
+    def num_decays(self) -> int:
+        """How often the learning rate decays in the whole run."""
+        return self.rounds * (self.local_epochs if self.decay_per == "epoch" else 1)
+
+    def resolved(self) -> Self:
+        """Returns the experiment with every open field filled in, but for `agents_at_once`."""
+        name = self.dataset if isinstance(self.dataset, str) else ""
+        chosen = settings(name, self.preset, self.rounds, self.num_decays)._asdict()
+        cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
+        if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
+            chosen["model"] = "text_cnn"
+        takes = factories.takes(self.mechanism)
+        # An object holds its coefficients, or its learning rate, already.
+        kept = COEFFICIENTS if isinstance(self.mechanism, Mechanism) else ()
+        if isinstance(self.optimizer, optax.GradientTransformation):
+            kept = (*kept, "learning_rate", "learning_rate_decay")
+        chosen = {
+            name: value
+            for name, value in chosen.items()
+            if getattr(self, name) is None
+            and name not in kept
+            and (name not in COEFFICIENTS or name in takes)
+        }
+        # A mechanism whose gamma is a number, and no `Length`, keeps its own.
+        if isinstance(chosen.get("gamma"), str) and takes["gamma"].annotation is not Length:
+            del chosen["gamma"]
+        if self.gamma == "cosine":
+            chosen["gamma"] = cosine
+        return dataclasses.replace(self, **chosen)
+
+    def description(self) -> dict[str, Any]:
+        """Returns the resolved experiment as JSON."""
+        full = self.resolved()
+        values = {field.name: getattr(full, field.name) for field in dataclasses.fields(full)}
+        for name in MAPPINGS:
+            values[name] = dict(values[name])
+        for name in objects.FIELDS:
+            values[name] = objects.recorded(name, values[name])
+        for name in LATER:
+            if values[name] is None:
+                del values[name]
+        return json.loads(json.dumps(values))  # as it is read again: pairs are lists
+
+    @property
+    def name(self) -> str:
+        """A name that the same description always gets, for a directory."""
+        text = json.dumps(self.description(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        dataset, split, mechanism = map(self.label, ("dataset", "split", "mechanism"))
+        text = f"{dataset}-{split}-{self.num_agents}-{mechanism}-{digest}"
+        return re.sub(r"[^\w.-]", "_", text)
+
+    def alone(self) -> Self:
+        """Returns the same experiment without sharing, evaluated at the end only."""
+        alone = self.with_mechanism("standalone")
+        return dataclasses.replace(alone, eval_every=self.rounds, record_updates=False)
+
+    def with_mechanism(self, mechanism: str | Mechanism | Callable[..., Mechanism]) -> Self:
+        """Returns the same experiment with another mechanism, without what that does not take.
+
+        A `Mechanism` holds its coefficients already, and takes none.
+        """
+        factories.check("mechanism", mechanism)
+        takes = {} if isinstance(mechanism, Mechanism) else factories.takes(mechanism)
+        kept = {name: getattr(self, name) if name in takes else None for name in COEFFICIENTS}
+        return dataclasses.replace(self, mechanism=mechanism, options=(), **kept)
+
     def warn_of_decay(self) -> None:
         """Warns where the learning rate decays to next to nothing before the run ends."""
         decay: Any = self.resolved().learning_rate_decay
+        if decay is None:  # the optimizer holds its own learning rate
+            return
         left = decay**self.num_decays
         if left < VANISHED:
             warnings.warn(
@@ -46,35 +122,47 @@ class Setup(Description):
                 stacklevel=3,
             )
 
-    def shards(self, loaded: tuple[Dataset, Dataset] | None = None) -> tuple[Shards, Dataset]:
+    def load(self) -> tuple[Dataset, Dataset]:
+        """Returns training and test data."""
+        return data.load(self.dataset) if isinstance(self.dataset, str) else self.dataset
+
+    def make_shards(self, loaded: tuple[Dataset, Dataset] | None = None) -> tuple[Shards, Dataset]:
         """Returns who holds which data, and the test data.
 
         A tenth of the training data is set aside before the split, the same for every
-        mechanism, for those that score models on held-out data.
+        mechanism, for those that score models on held-out data. Own shards bring their own
+        `validation`, or none.
 
         Args:
           loaded: training and test data of the data set, where they are loaded already.
         """
-        train, test = loaded or data.load(self.dataset)
+        train, test = loaded or self.load()
         if self.eval_examples is not None:
             if self.eval_examples > len(test):
                 raise ValueError(
                     f"`eval_examples` must be at most the {len(test)} test examples of "
-                    f"{self.dataset!r}, got eval_examples={self.eval_examples}."
+                    f"{self.label('dataset')!r}, got eval_examples={self.eval_examples}."
                 )
             rows = np.random.default_rng(0).permutation(len(test))
             test = test.take(rows[: self.eval_examples])
-        train, validation = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
-        split = data.SPLITS[self.split]
-        samples = self.resolved().samples_per_agent
-        shards = split(train, num_agents=self.num_agents, seed=self.seed, samples_per_agent=samples)
-        shards = dataclasses.replace(shards, validation=validation)
+        shards = self.shards
+        if shards is None:
+            train, validation = data.hold_out(train, VALIDATION_SHARE, seed=self.seed)
+            shards = data.SPLITS[self.split](
+                train,
+                num_agents=self.num_agents,
+                seed=self.seed,
+                samples_per_agent=self.resolved().samples_per_agent,
+            )
+            shards = dataclasses.replace(shards, validation=validation)
+        shards.data.check_alike("dataset", test)
         return change_data(shards, self.assigned_behaviours(), self.seed), test
 
     def only_data(self) -> Self:
         """Returns the experiment with those fields alone that its shards follow from."""
         return type(self)(
             dataset=self.dataset,
+            shards=self.shards,
             split=self.split,
             num_agents=self.num_agents,
             samples_per_agent=self.resolved().samples_per_agent,
@@ -88,7 +176,7 @@ class Setup(Description):
 
         For `fairjax.contributions` of a recorded run.
         """
-        shards, _ = self.shards()
+        shards, _ = self.make_shards()
         model = self._model(shards.data)
         validation: Any = shards.validation
         return functools.partial(accuracy, model, data=validation)
@@ -116,21 +204,26 @@ class Setup(Description):
         assigned = full.assigned_behaviours() if behaviours is None else behaviours
         # What others do to their data, `shards` has done already.
         dishonest = [one for one in assigned if one.name in UPLOADS]
-        schedule: Any = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
+        schedule: Any = None
+        if full.learning_rate is not None:
+            schedule = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
         return federation(
             model=self._model(shards.data),
             mechanism=full.make_mechanism(),
-            optimizer=OPTIMIZERS[full.optimizer],
+            optimizer=OPTIMIZERS.get(full.optimizer, full.optimizer),
             learning_rate=schedule,
             local_epochs=full.local_epochs,
             batch_size=full.batch_size,
             decay_per=full.decay_per,
             local_steps=full.local_steps,
+            schedule_counts=full.schedule_counts,
             agents_at_once=agents_at_once or full.agents_at_once,
             behaviours=() if full.mechanism == "standalone" else dishonest,
             mesh=mesh,
         )
 
     def _model(self, data: Dataset) -> models.Model:
-        model = models.REGISTRY[str(self.resolved().model)](data)
+        model: Any = self.resolved().model
+        if isinstance(model, str):
+            model = models.REGISTRY[model](data)
         return models.computing_in(model, self.compute_dtype)

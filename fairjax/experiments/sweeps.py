@@ -54,8 +54,9 @@ class Sweep:
     def __repr__(self) -> str:
         """Returns how many points there are, and over what."""
         first = self.experiments[0]
-        shared = {name: getattr(first, name) for name in ("dataset", "mechanism", "num_agents")}
-        return fields.written("Sweep", {"points": len(self), "axes": self.axes, **shared})
+        shared = {name: first.label(name) for name in ("dataset", "mechanism")}
+        counts = {"points": len(self), "axes": self.axes, "num_agents": first.num_agents}
+        return fields.written("Sweep", counts | shared)
 
     def __len__(self) -> int:
         """Returns P, the number of points."""
@@ -212,8 +213,8 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
 @functools.lru_cache(maxsize=1)
 def _data(on: tuple[Experiment, ...]) -> tuple[Shards, Dataset]:
     """Returns shards `[S, ...]` and the test data; the last are kept, for the next mechanism."""
-    loaded = data.load(on[0].dataset)
-    return data.stacked([one.shards(loaded)[0] for one in on]), loaded[1]
+    loaded = on[0].load()
+    return data.stacked([one.make_shards(loaded)[0] for one in on]), loaded[1]
 
 
 def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

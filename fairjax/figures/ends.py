@@ -141,7 +141,7 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
         beside.tick_params(length=0)
         beside.spines["right"].set_visible(False)
         experiment = first.experiment
-        ax.set_title(f"{experiment.dataset}, {experiment.split.replace('_', ' ')}")
+        ax.set_title(f"{experiment.label('dataset')}, {style.split(experiment)}")
         ax.set_title("fairness", loc="right")
         ax.plot([], [], "|", color="0.1", markersize=8, label="mean")
         style.legend(ax, first, points=True)

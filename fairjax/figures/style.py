@@ -77,7 +77,13 @@ def axes_of(ax: Axes | None, height: float = 2.6) -> Axes:
 def title(result: Result) -> str:
     """Returns what a result is of."""
     experiment = result.experiment
-    return f"{experiment.mechanism}, {experiment.dataset}, {experiment.split.replace('_', ' ')}"
+    mechanism, dataset = experiment.label("mechanism"), experiment.label("dataset")
+    return f"{mechanism}, {dataset}, {split(experiment)}"
+
+
+def split(experiment: Any) -> str:
+    """Returns how data were shared out."""
+    return experiment.label("split").replace("_", " ")
 
 
 def colours(num_agents: int) -> Any:

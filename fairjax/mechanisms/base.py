@@ -12,7 +12,7 @@ unless a plan says else.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 from fairjax import checks, trees
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
+Given = ParamSpec("Given")
 SOURCES = {
     "key": "give it in the Context",
     "learning_rate": "give `federation` a `learning_rate` and an optimizer such as optax.sgd",
@@ -140,6 +141,24 @@ class Mechanism(_Functions):
         """The name of the factory, of which `update` is an inner function."""
         named = getattr(self.update, "__qualname__", type(self.update).__name__)
         return named.removesuffix(".<locals>.update").split(".")[-1]
+
+    @property
+    def factory(self) -> "Callable[..., Mechanism] | None":
+        """What makes the same mechanism, or one with other coefficients; None: not known."""
+        return getattr(self.update, "__factory__", None)
+
+
+def remembered(make: Callable[Given, Mechanism]) -> Callable[Given, Mechanism]:
+    """Lets the mechanisms that a function makes remember it, so that sweeps can make others."""
+
+    @functools.wraps(make)
+    def factory(*args: Given.args, **given: Given.kwargs) -> Mechanism:
+        made = make(*args, **given)
+        # A name between underscores is not part of the fingerprint.
+        made.update.__factory__ = functools.partial(factory, **given)  # pyright: ignore
+        return made
+
+    return factory
 
 
 def checked_context(context: Any) -> Context:

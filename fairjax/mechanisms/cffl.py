@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
 from fairjax.types import PerAgent, Scalar, Stacked
 
 MEMORY, STEEPNESS = 0.8, 5.0
 
 
+@remembered
 def cffl(
     *,
     theta: float = 0.1,

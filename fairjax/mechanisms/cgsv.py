@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares, remembered
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 
+@remembered
 def cgsv(
     *,
     alpha: Scalar = 0.95,

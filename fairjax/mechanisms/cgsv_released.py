@@ -12,12 +12,13 @@ and a tensor of one entry is kept whole.
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares, remembered
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.mechanisms.tensors import largest_of_tensors
 from fairjax.types import PerAgent, Scalar, Stacked
 
 
+@remembered
 def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = GAMMA) -> Mechanism:
     """Returns CGSV with the released program's rules in place of the paper's.
 

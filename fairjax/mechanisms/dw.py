@@ -5,10 +5,11 @@ fraction    f_i = n_i / max_j n_j, or n_i / sum_j n_j
 """
 
 from fairjax import checks, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
 from fairjax.types import Stacked
 
 
+@remembered
 def dw(*, over: str = "max") -> Mechanism:
     """Returns rewards by data weight, an ablation of CGSV. It has no state.
 

@@ -9,13 +9,14 @@ Importance, fractions and rewards follow from c as in CGSV.
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares, remembered
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.types import PerAgent, Scalar, Stacked
 
 MAX_EXACT_AGENTS = 12
 
 
+@remembered
 def eci(
     *,
     alpha: Scalar = 0.95,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betainc
 
 from fairjax import checks, contributions, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan, remembered
 from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 RECENT = 15
@@ -32,6 +32,7 @@ class Exploration(NamedTuple):
     settled: Scalar
 
 
+@remembered
 def fair_yet_equal(
     *, temperature: Scalar = 150.0, share: float = 0.4, significance: Scalar = 0.7
 ) -> Mechanism:

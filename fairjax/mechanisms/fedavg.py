@@ -6,10 +6,11 @@ w  <-  w + sum_i (n_i / sum_j n_j) dw_i
 import jax.numpy as jnp
 
 from fairjax import trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
 from fairjax.types import Stacked
 
 
+@remembered
 def fedavg() -> Mechanism:
     """Returns federated averaging, weighted by the sizes of shards. It has no state.
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import checks, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
 from fairjax.types import PerAgent, Scalar, Stacked
 
 
+@remembered
 def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechanism:
     """Returns incentive-aware federated learning with training-time rewards. It has no state.
 

@@ -10,10 +10,11 @@ reward        v_i   =  sum_j r_j min(1, r_i / r_j)^(1/beta) u_j
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
 from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 
+@remembered
 def proportional(
     *,
     alpha: Scalar = 0.95,

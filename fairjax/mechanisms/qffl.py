@@ -9,12 +9,13 @@ w   <-  w - sum_k D_k / sum_k h_k
 import jax.numpy as jnp
 
 from fairjax import checks, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
 from fairjax.types import Scalar, Stacked
 
 TINY = 1e-10  # added to losses, as in the authors' program
 
 
+@remembered
 def qffl(*, q: Scalar = 0.1) -> Mechanism:
     """Returns q-fair federated learning. It has no state.
 

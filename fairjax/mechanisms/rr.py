@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.mechanisms.tensors import largest_of_tensors
 from fairjax.types import PerAgent, Scalar, Stacked
 
 
+@remembered
 def rr(
     *,
     alpha: Scalar = 0.95,

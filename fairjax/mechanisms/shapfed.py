@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
 from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 
+@remembered
 def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
     """Returns aggregation and rewards by similarity of output layers.
 

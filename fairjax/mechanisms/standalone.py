@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, unjudged
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
 from fairjax.types import Stacked
 
 
+@remembered
 def standalone() -> Mechanism:
     """Returns training on one's own data only, the yardstick of fairness. It has no state.
 

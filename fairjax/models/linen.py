@@ -34,6 +34,7 @@ def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | N
         logits: Any = module.apply({"params": params}, x, rngs=streams, **told(module, key))
         return logits
 
+    apply.__qualname__ = type(module).__qualname__  # what reports call the model
     if example is None:
         return Model(NeedsExample(init_from), apply, head)
     x = _one_of(example)

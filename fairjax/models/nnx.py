@@ -47,6 +47,7 @@ def from_nnx(module: nnx.Module, head: str | None) -> Model:
             ways["rngs"] = None if key is None else nnx.Rngs(key)
         return whole(x, **ways)
 
+    apply.__qualname__ = type(module).__qualname__  # what reports call the model
     return Model(lambda key: first, apply, head)
 
 

@@ -34,7 +34,7 @@ def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
         _time(results, out),
         Section("again", "Run it again", settings.again(experiment, tuple(results))),
     )
-    title = f"{len(results)} mechanisms on {experiment.dataset}, split {experiment.split}"
+    title = f"{len(results)} mechanisms on {experiment.where}"
     return page.write(out / PAGE, title, settings.words(experiment, first.shard_sizes), sections)
 
 
@@ -103,7 +103,7 @@ def _agents(results: Mapping[str, Result]) -> Section:
 
 def _run(experiment: Experiment, results: Mapping[str, Result], out: Path) -> Section:
     record = records.read_json(out / next(iter(results)) / records.EXPERIMENT)
-    pieces = [page.text(settings.mechanism(name)) for name in results]
+    pieces = [page.text(settings.mechanism(one.experiment)) for one in results.values()]
     fields = settings.table(experiment, without="mechanism")
     pieces.append(page.pair(fields, settings.environment(record)))
     return Section("run", "What was run", pieces)

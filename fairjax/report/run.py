@@ -53,9 +53,9 @@ def write_run(result: Result, out: Path) -> Path:
         _run(result, records.read_json(out / records.EXPERIMENT)),
         _again(result),
     )
-    title = f"{experiment.mechanism} on {experiment.dataset}, split {experiment.split}"
+    title = f"{experiment.label('mechanism')} on {experiment.where}"
     said = settings.words(experiment, result.shard_sizes)
-    lead = f"{said} The mechanism is {settings.mechanism(experiment.mechanism)}"
+    lead = f"{said} The mechanism is {settings.mechanism(experiment)}"
     return page.write(out / PAGE, title, lead, sections)
 
 
@@ -72,7 +72,7 @@ def interval(result: Result) -> str:
 
 def held(result: Result, out: Path) -> list[str]:
     """Returns who held which data, as a table and a figure."""
-    shards, _ = result.experiment.shards()
+    shards, _ = result.experiment.make_shards()
     counts = (shards.class_counts() > 0).sum(1)
 
     def row(agent: int) -> tuple[str, ...]:

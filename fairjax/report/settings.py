@@ -1,13 +1,12 @@
 """Settings: what was run, in words, and the commands that run it again."""
 
 import dataclasses
-import inspect
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairjax import data, mechanisms
-from fairjax.experiments import COEFFICIENTS, Experiment
+from fairjax.experiments import COEFFICIENTS, Experiment, factories, objects
 from fairjax.report import page
 from fairjax.tables import first_line
 
@@ -16,24 +15,31 @@ WIDTH = 88  # characters of a line of Python
 
 def words(experiment: Experiment, shard_sizes: Any) -> str:
     """Returns what was run as two sentences."""
+    shared_out = ""
+    if experiment.shards is None:
+        shared_out = f": {first_line(data.SPLITS[experiment.split])}"
     return (
         f"{_counted(experiment.num_agents, 'agent')} with {shard_sizes.sum():,} examples of "
-        f"{experiment.dataset}, split {experiment.split}: "
-        f"{first_line(data.SPLITS[experiment.split])}. "
-        f"The model {experiment.model} is trained for {_counted(experiment.rounds, 'round')} of "
+        f"{experiment.where}{shared_out}. "
+        f"The model {experiment.label('model')} is trained for "
+        f"{_counted(experiment.rounds, 'round')} of "
         f"{_counted(experiment.local_epochs, 'local epoch')}, seed {experiment.seed}."
     )
 
 
-def mechanism(name: str) -> str:
-    """Returns what a mechanism is, as its docstring says first."""
-    return f"{name}: {first_line(mechanisms.REGISTRY[name]).split('. ')[0]}."
+def mechanism(experiment: Experiment) -> str:
+    """Returns what a mechanism is, as the docstring of its factory says first."""
+    name, said = experiment.label("mechanism"), "an object"
+    factory = mechanisms.REGISTRY.get(name)
+    if factory is not None:
+        said = first_line(factory).split(". ")[0]
+    return f"{name}: {said}."
 
 
 def table(experiment: Experiment, without: str = "") -> str:
     """Returns all fields of an experiment that hold something, but for one."""
     fields = {name: value for name, value in experiment.description().items() if name != without}
-    taken = inspect.signature(mechanisms.REGISTRY[experiment.mechanism]).parameters
+    taken = factories.takes(experiment.mechanism)
     for name in COEFFICIENTS:
         if name in taken and fields[name] is None:
             fields[name] = f"{taken[name].default}, the mechanism's own"
@@ -51,6 +57,8 @@ def environment(record: Mapping[str, Any]) -> str:
 def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     """Returns the command and the Python lines that run the experiment again.
 
+    Objects can be given in Python only, where the lines name them after their fields.
+
     Args:
       experiment: as it was run.
       names: the mechanisms, where it is a comparison of them.
@@ -59,10 +67,13 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     if names:
         given.pop("mechanism", None)
         command = ["fairjax", "compare", "--mechanisms", ",".join(names)]
-        lines = f"results = fj.compare({_python(given)}, {list(names)})"
+        listed = [repr(name) if name in mechanisms.REGISTRY else name for name in names]
+        lines = f"results = fj.compare({_python(given)}, [{', '.join(listed)}])"
     else:
         command, lines = ["fairjax", "run"], f"result = {_python(given)}.run()"
     pieces = [page.code(f"import fairjax as fj\n\n{lines}")]
+    if any(objects.is_object(given.get(name)) for name in objects.FIELDS):
+        return pieces
     # The command line takes numbers and texts only.
     typed = [value for _, value in experiment.options] + [experiment.gamma or 0]
     if all(type(value) in (str, int, float) for value in typed):
@@ -105,17 +116,22 @@ def _colon(entry: Any) -> str:
 
 def _python(given: Mapping[str, Any]) -> str:
     """Returns an `Experiment` as Python writes it, a field per line where they are many."""
-    fields = [
-        f"{name}={dict(value) if name in ('options', 'behaviours') else value!r}"
-        for name, value in given.items()
-    ]
+    fields = [f"{name}={_as_python(name, value)}" for name, value in given.items()]
     line = f"fj.Experiment({', '.join(fields)})"
     if len(line) <= WIDTH - len("result = .run()"):
         return line
     return "\n".join(["fj.Experiment(", *(f"    {field}," for field in fields), ")"])
 
 
+def _as_python(name: str, value: Any) -> str:
+    if name in objects.FIELDS and objects.is_object(value):
+        return name
+    return repr(dict(value) if name in ("options", "behaviours") else value)
+
+
 def _said(value: Any) -> str:
+    if objects.is_recorded(value):
+        return objects.shown(value)
     if isinstance(value, list) and len(value) > 2:
         return f"{len(value)} values, from {value[0]:.4g} to {value[-1]:.4g}"
     if isinstance(value, Mapping):

@@ -26,13 +26,14 @@ from fairjax.simulation.dishonest_uploads import Memory, change_uploads
 from fairjax.simulation.federations import Federation, federation
 from fairjax.simulation.loop import PROGRAMS, beginning, history, play, rounds, run
 from fairjax.simulation.memory import spare_maps
+from fairjax.simulation.optimizers import COUNTS
 from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_unchanged
 from fairjax.simulation.states import Record, State
 from fairjax.simulation.training import accuracy
 
 __all__ = [
-    "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation", "History",
-    "Memory", "Progress", "Record", "State", "accuracy", "assign", "beginning", "behaviours",
-    "change_data", "change_uploads", "check_paid", "federation", "history", "listed", "names",
-    "play", "rounds", "run", "spare_maps", "warn_of_unchanged",
+    "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
+    "History", "Memory", "Progress", "Record", "State", "accuracy", "assign", "beginning",
+    "behaviours", "change_data", "change_uploads", "check_paid", "federation", "history", "listed",
+    "names", "play", "rounds", "run", "spare_maps", "warn_of_unchanged",
 ]  # fmt: skip

@@ -38,7 +38,7 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def _run(experiment: Experiment) -> Rows:
-    shards, _ = experiment.shards()
+    shards, _ = experiment.make_shards()
     shards = jax.device_put(shards)
     federation = experiment.federation(shards)
     mechanism = experiment.make_mechanism()

@@ -49,7 +49,7 @@ def cells(quick: bool) -> list[Cell]:
 
 def _run(experiment: Experiment) -> Rows:
     runs = [dataclasses.replace(experiment, seed=seed) for seed in SEEDS]
-    shards = data.stacked([run.shards()[0] for run in runs])
+    shards = data.stacked([run.make_shards()[0] for run in runs])
     keys = jnp.stack([jax.random.key(seed) for seed in SEEDS])
     qualities = jax.jit(jax.vmap(functools.partial(_qualities, experiment)))
     distances, cosines = jax.device_get(qualities(shards, keys))

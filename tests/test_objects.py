@@ -1,0 +1,235 @@
+"""Objects where names are: a user's own data, network, mechanism and optimizer in an experiment."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import fairjax as fj
+from fairjax import report
+from fairjax.experiments import load_comparison, records
+from fairjax.mechanisms import Mechanism
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(6, 8, rngs=rngs)
+        self.head = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.hidden(x)))
+
+
+def table(num_examples, seed):
+    """Returns a table of patients, say: six numbers each, and which of three they have."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(num_examples, 6)).astype(np.float32)
+    y = (x @ np.random.default_rng(0).normal(size=(6, 3))).argmax(1)
+    return fj.data.Dataset(x=x, y=y, num_classes=3)
+
+
+def own_experiment(rounds=3, **fields):
+    schedule = optax.cosine_decay_schedule(1e-2, rounds)
+    return fj.Experiment(
+        dataset=(table(200, seed=1), table(50, seed=2)),
+        model=fj.models.from_flax(Net, head="head"),
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule)),
+        schedule_counts="rounds",
+        num_agents=4,
+        rounds=rounds,
+        **fields,
+    )
+
+
+def mine(scale=1.0):
+    """Pays everybody the mean, times a scale."""
+
+    def update(updates, state, context):
+        outcome, _ = fj.mechanisms.fedavg().update(updates, (), context)
+        paid = jax.tree.map(lambda leaf: scale * leaf, outcome.rewards)
+        return outcome._replace(rewards=paid), state
+
+    return Mechanism(lambda num_agents: (), update)
+
+
+def test_an_experiment_says_what_its_objects_are():
+    experiment = own_experiment(mechanism=fj.mechanisms.rr())
+    shown = repr(experiment)
+    for part in ("dataset=<own data>", "model=<Net>", "optimizer=<chain>", "mechanism=<rr>"):
+        assert part in shown
+    assert experiment.name.startswith("own_data-power_law-4-rr-")
+    assert experiment.name == own_experiment(mechanism=fj.mechanisms.rr()).name
+    assert experiment.name != own_experiment(mechanism=fj.mechanisms.rr(), seed=1).name
+
+
+def test_objects_give_the_bits_that_their_names_give():
+    train, test = fj.data.load("digits")
+    named = fj.Experiment(
+        num_agents=3, rounds=2, model="logistic", optimizer="sgd", mechanism="cgsv", alpha=0.95,
+        gamma=0.5, learning_rate=0.1, learning_rate_decay=1.0,
+    )  # fmt: skip
+    own = fj.Experiment(
+        num_agents=3, rounds=2, dataset=(train, test), model=fj.models.logistic(train),
+        mechanism=fj.mechanisms.cgsv(), optimizer=optax.sgd(0.1),
+    )  # fmt: skip
+    wanted = named.run().history.accuracies
+    np.testing.assert_array_equal(own.run().history.accuracies, wanted)
+
+
+def test_a_finished_run_is_opened_with_its_objects_and_refused_with_others(tmp_path):
+    experiment = own_experiment()
+    result = experiment.run(tmp_path, track="csv")
+    again = fj.load_run(tmp_path, own_experiment())
+    np.testing.assert_array_equal(again.history.accuracies, result.history.accuracies)
+    with pytest.raises(ValueError, match=r"holds a run with objects.*dataset=own data.*model=Net"):
+        fj.load_run(tmp_path)
+    train, test = experiment.dataset
+    x = train.x.copy()
+    x[0, 0] += 1
+    other = dataclasses.replace(experiment, dataset=(dataclasses.replace(train, x=x), test))
+    for open_with in (lambda: fj.load_run(tmp_path, other), lambda: other.run(tmp_path)):
+        with pytest.raises(ValueError, match="differs: dataset=own data .* there, own data"):
+            open_with()
+    train.x[0, 0] += 1  # the same object, changed
+    with pytest.raises(ValueError, match="differs: dataset="):
+        experiment.run(tmp_path)
+
+
+def test_the_report_names_objects_and_how_to_run_them_again(tmp_path):
+    page = report.write_run(own_experiment().run(tmp_path), tmp_path).read_text()
+    assert "cgsv on own data, split power_law" in page
+    assert "Net (an object, fingerprint " in page
+    assert "dataset=dataset" in page
+    assert "model=model" in page
+    assert "fairjax run" not in page
+
+
+def test_own_shards_stand_for_the_split():
+    train, test = table(200, seed=1), table(50, seed=2)
+    shards = fj.data.Shards.from_indices(train, [range(10), range(10, 60), range(60, 200)])
+    experiment = fj.Experiment(dataset=(train, test), shards=shards, rounds=2, model="logistic")
+    result = experiment.run()
+    assert result.shard_sizes.tolist() == [10, 50, 140]
+    assert experiment.num_agents == 3
+    assert experiment.where == "own data, own shards"
+    for fields, message in (
+        ({"split": "uniform"}, "`split` must be left out where `shards` is an object"),
+        ({"num_agents": 4}, "`num_agents` must be left out, or be the 3 agents"),
+        ({"samples_per_agent": 9}, "`samples_per_agent` must be left out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(experiment, **fields)
+    with pytest.raises(ValueError, match="`dataset` must have the agents' examples of shape"):
+        fj.Experiment(shards=shards, rounds=1).run()
+
+
+@pytest.mark.slow
+def test_a_sweep_varies_what_objects_do_not_hold():
+    experiment, seeds = own_experiment(), range(3)
+    alone = fj.sweep(experiment.alone(), seeds=seeds)
+    assert len(fj.sweep(experiment, seeds=seeds, beta=[0.5, 2.0], standalone=alone)) == 6
+    # What `fairjax.mechanisms` made can be made again, with other coefficients.
+    made = dataclasses.replace(experiment, mechanism=fj.mechanisms.cgsv(alpha=0.5, gamma=0.4))
+    swept = fj.sweep(made, seeds=[0], beta=[0.5, 2.0], standalone=alone)
+    mechanism = fj.mechanisms.cgsv(alpha=0.5, gamma=0.4, beta=2.0)
+    single = dataclasses.replace(made, mechanism=mechanism).run()
+    np.testing.assert_allclose(
+        swept[1].history.fractions, single.history.fractions, rtol=1e-3, atol=1e-4
+    )
+    # A factory of one's own is swept like a name.
+    factory = dataclasses.replace(experiment, mechanism=mine, options={"scale": 0.5})
+    assert len(fj.sweep(factory, seeds=[0, 1], standalone=alone)) == 2
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"beta": [1.0]}, "does not take `beta`.*object that holds its coefficients already"),
+        ({"learning_rate": [0.1]}, "`learning_rate` must be left out where `optimizer` is an obj"),
+    ],
+)
+def test_a_sweep_says_what_cannot_be_varied(axes, message):
+    with pytest.raises(ValueError, match=message):
+        fj.sweep(own_experiment(mechanism=mine()), seeds=[0], **axes)
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_names_and_objects(tmp_path):
+    experiment = own_experiment()
+    results = fj.compare(experiment, ["cgsv", mine(), fj.mechanisms.rr], tmp_path)
+    assert list(results) == ["cgsv", "mine", "rr"]
+    assert "fj.compare(" in report.write_comparison(results, tmp_path).read_text()
+    again = fj.compare(own_experiment(), ["cgsv", mine(), fj.mechanisms.rr], tmp_path)
+    np.testing.assert_array_equal(again["mine"].accuracies, results["mine"].accuracies)
+    with pytest.raises(ValueError, match="holds a run with objects"):
+        load_comparison(tmp_path)
+    with pytest.raises(ValueError, match="`mechanisms` must have different names"):
+        fj.compare(experiment, ["cgsv", fj.mechanisms.cgsv()])
+
+
+def test_what_has_no_fingerprint_runs_and_is_not_recorded(tmp_path):
+    numbers = (number for number in [0.1])
+
+    def apply(params, x, key=None, scale=numbers):
+        return x @ params
+
+    model = fj.models.Model(lambda key: np.zeros((6, 3), np.float32), apply)
+    experiment = dataclasses.replace(own_experiment(rounds=1), model=model)
+    assert experiment.run().accuracies.shape == (4,)
+    with pytest.raises(ValueError, match=r"`model\.apply.*` must have a fingerprint.*gen"):
+        experiment.run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dataset": table(9, seed=0)}, r"`dataset` must be a name .* or a pair \(train, test\)"),
+        ({"model": Net}, "`model` must be one of .* or a Model such as `fairjax.models.from_flax`"),
+        ({"mechanism": print}, "`mechanism` must be a function that makes a Mechanism"),
+        ({"mechanism": lambda x: x}, "`options` must hold what the function .* got no x"),
+        ({"optimizer": 0.1}, "`optimizer` must be one of adam, sgd, or an optax optimizer"),
+        ({"shards": [[0]]}, "`shards` must be a Shards"),
+        (
+            {"optimizer": optax.sgd(0.1), "learning_rate": 0.1},
+            "`learning_rate` must be left out where `optimizer` is an object",
+        ),
+    ],
+)
+def test_an_object_of_the_wrong_kind_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        fj.Experiment(**fields)
+
+
+SCRIPT = """
+import sys
+import fairjax.experiments.playing
+import test_objects
+fairjax.experiments.playing.CHECKPOINT_SECONDS = 0.0
+test_objects.own_experiment(rounds=300).run(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_objects_goes_on_and_ends_in_the_same_bits(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-c", SCRIPT]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
+    with subprocess.Popen([*command, killed], env=environment) as process:
+        deadline = time.monotonic() + 120
+        while not [*(killed / "checkpoint").glob("[0-9]*")] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not (killed / records.RESULT).exists()
+    for out in (killed, whole):
+        subprocess.run([*command, out], env=environment, check=True)
+    states = [fj.load_run(out, own_experiment(rounds=300)).state for out in (whole, killed)]
+    jax.tree.map(np.testing.assert_array_equal, *(state.agents for state in states))
