@@ -75,7 +75,7 @@ def test_a_snippet_of_the_readme_runs_and_prints_what_stands_below_it(number, ca
 
 def test_the_readme_is_short_and_its_files_exist():
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 220
+    assert len(text.splitlines()) <= 180
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / path).exists(), path
 
