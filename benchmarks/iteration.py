@@ -1,13 +1,13 @@
-"""How long is a whole iteration, and the authors' way?  `python benchmarks/iteration.py`
+"""How long is a whole iteration, here and in the authors' way?  `python benchmarks/iteration.py`
 
     training     the paper's MNIST network, 5 agents, 600 random images each, 3 local epochs in
                  batches of 32, SGD with rate .15
-    paying       the server's step of CGSV; in PyTorch with top-k per agent, as in their program
+    paying       the server's step of CGSV; in PyTorch with top-k per agent, as the authors do
     evaluation   loss and accuracy of six models, the agents' and the server's, on 10,000 test
                  images and on all agents' images
 
-Both play one iteration after the other; the first is not counted. PyTorch is installed by pip in
-an environment of its own.
+The two take turns, one iteration each; the first iteration is not counted. PyTorch is installed by
+pip in an environment of its own.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def main(
     """Time the authors' whole iteration on fairjax and in PyTorch.
 
     Args:
-      rounds: how many are counted, after one that is not.
+      rounds: how many are counted; one before them is not.
       tiny: time fairjax alone at a small size, and install nothing.
       seed: images, labels and parameters follow from it.
       environments: directory that PyTorch is installed in.

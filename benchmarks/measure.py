@@ -1,10 +1,10 @@
-"""Shared by the benchmarks: times of calls, compilation apart; one table; one JSON file.
+"""Shared by the benchmarks: times of calls without compilation, one table, one JSON file.
 
     first call                 traces, compiles and runs
-    median of the later calls  what is reported, each waited for with `block_until_ready`
+    median of the later calls  is reported; `block_until_ready` waits for each
 
-Things that are compared are called in turn, so that a slow minute of the machine is a slow minute
-of all of them.
+Functions that are compared are called in turn, so that a slow minute of the machine slows all of
+them.
 """
 
 import importlib.metadata
@@ -71,8 +71,8 @@ def flops_per_image() -> int:
     """Returns the useful FLOPs of the paper's MNIST network, forward and backward, for one image.
 
     Useful are multiply-adds of outputs that reach the loss, without the gradient with respect to
-    the image. Of 9 rows of the second convolution pooling reads 8, which need 14 rows after the
-    first pooling, and so 28 of the first convolution's 30.
+    the image. The second convolution has 9 rows, of which pooling reads 8. They need 14 rows after
+    the first pooling, and these need 28 of the first convolution's 30.
     """
     first = 2 * 28 * 28 * 64 * 9
     second = 2 * 8 * 8 * 16 * 7 * 7 * 64
@@ -94,7 +94,7 @@ def report(
       title: what was measured.
       rows: one mapping per row, from column to a number or a word; columns are those of all
         rows, in the order of their first appearance.
-      json_path: the file; None: a name of the title's first word in `runs/benchmarks/`.
+      json_path: the file; None: one named by the title's first word, in `runs/benchmarks/`.
       seed: what random inputs follow from.
       **more: further entries of the JSON file.
     """
@@ -115,7 +115,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(_shown(row.get(column, "")) for column in columns))
     console = Console()
-    # A terminal that is narrower than the table would break its numbers.
+    # In a narrower terminal, the table's numbers would break.
     unbounded = console.options.update(max_width=1000)
     console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table)

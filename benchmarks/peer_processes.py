@@ -1,6 +1,6 @@
 """Peers: other people's simulators, each in an environment and a process of its own.
 
-environment   python -m venv, pip install of pinned versions; re-used while these are the same
+environment   python -m venv, pip install of pinned versions; reused while the versions are the same
 process       a program of `peer_programs`, which plays one turn when it is told to
 """
 
@@ -20,16 +20,16 @@ from peer_programs.work import ServerWork, Work
 
 PROGRAMS = Path(__file__).parent / "peer_programs"
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b: ")  # the last line of a traceback
-# Flower asks home for permission to count its users.
+# Flower would send usage statistics home.
 SETTINGS = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
 Row = dict[str, Any]
-Play = Callable[[], Row]  # one turn: its seconds, and what came of it
+Play = Callable[[], Row]  # plays one turn: its seconds, and its results
 
 
 class Peer(NamedTuple):
-    """A program, and what pip installs for it."""
+    """A program, and the packages that pip installs for it."""
 
     program: str
     requirements: tuple[str, ...]
@@ -52,7 +52,7 @@ class PeerError(RuntimeError):
 
 
 def environment(name: str, directory: Path) -> Path:
-    """Returns the interpreter of a peer's environment, which is made unless it is there.
+    """Returns the interpreter of a peer's environment, and makes the environment if it is missing.
 
     Raises:
       PeerError: pip could not install the peer; the message is pip's.
@@ -76,13 +76,13 @@ def _install(*command: str) -> None:
 
 
 class PeerProcess:
-    """A peer that plays; it is installed and started when its first turn comes.
+    """A running peer; it is installed and started at its first turn.
 
     Args:
       name: the peer, whose environment it runs in.
       program: a file of `peer_programs`.
-      work: what it is to do.
-      environments: the directory of all environments; its log lies there too.
+      work: what it must do.
+      environments: the directory of all environments and logs.
       patience: seconds to wait for an answer.
     """
 
@@ -104,7 +104,7 @@ class PeerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Lets it end by itself, as it does where no turn comes any more, or ends it."""
+        """Waits for the peer to end, as it does when no turn comes any more, or kills it."""
         if self._process is None:
             return
         self._process.stdin.close()
@@ -115,21 +115,21 @@ class PeerProcess:
             self._process.wait()
 
     def play(self, turn: str = "round") -> dict[str, Any]:
-        """Has it play one turn, and returns its answer: its seconds and what came of it.
+        """Lets the peer play one turn, and returns its answer: its seconds and its results.
 
         Raises:
-          PeerError: it could not be installed, ended, or took too long; the message is the
-            line of its log that says why.
+          PeerError: the peer could not be installed, ended, or took too long; the message is
+            the line of its log that says why.
         """
         if self._process is None:
             self._process = self._start()
-        # A peer that has ended cannot be written to, and answers nothing.
+        # If the peer has ended, writing fails and no answer comes.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{turn}\n".encode())
             self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], self._patience)
         if not ready:
-            self._process.kill()  # or it would slow the others down
+            self._process.kill()  # it would slow the others down
             raise PeerError(f"no answer within {self._patience:.0f} s; see {self._log}")
         answer = self._process.stdout.readline()
         if not answer:
@@ -150,19 +150,19 @@ class PeerProcess:
 
 
 class Game(NamedTuple):
-    """What a player answered, turn by turn; or why it stopped playing."""
+    """The answers of a player, turn by turn, or the reason why it stopped."""
 
     answers: list[Row]
     error: str = ""
 
     @property
     def median(self) -> float:
-        """Seconds of a turn, the first left out."""
+        """The median seconds of a turn, without the first one."""
         return statistics.median(answer["seconds"] for answer in self.answers[1:])
 
 
 def play_in_turn(players: Mapping[str, Play], rounds: int) -> dict[str, Game]:
-    """Has all players play one turn after the other, `rounds` times after the first."""
+    """Lets all players take turns: once to warm up, then `rounds` times."""
     games = {name: Game([]) for name in players}
     for _ in range(rounds + 1):
         for name, play in players.items():
@@ -176,7 +176,7 @@ def play_in_turn(players: Mapping[str, Play], rounds: int) -> dict[str, Game]:
 
 
 def reason(output: str) -> str:
-    """Returns the line of a failed program's output that says why it failed, cut to a row."""
+    """Returns the line of a failed program's output that says why, cut to fit a table."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith("ERROR: ") or _ERROR.match(line)]
     return (telling or lines or ["it ended without a word"])[-1][:100]

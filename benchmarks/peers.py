@@ -7,7 +7,7 @@
                gradient with respect to the images
 
 A second table has the server's step of CGSV beside PyTorch. Every peer is installed by pip in an
-environment of its own; one that cannot be installed or run has the reason in its row.
+environment of its own; if it cannot be installed or run, its row says why.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def main(
     Args:
       peers: names, separated by commas.
       num_agents: how many agents, one comparison for each.
-      rounds: how many are counted, after one that is not.
+      rounds: how many are counted; one before them is not.
       tiny: time fairjax alone at a small size, and install nothing.
       seed: images, labels, parameters and uploads follow from it.
       environments: directory that the peers are installed in.
@@ -107,14 +107,14 @@ def round_rows(work: Work, names: Sequence[str], seat: Seat, peak: float) -> lis
 
 
 def wrong_round(work: Work, answer: Row) -> str:
-    """Returns what shows that a player did not do the work, or nothing."""
+    """Returns a sentence if a player's answer shows that it did not do the work."""
     if answer["local_steps"] != work.local_steps:
         return f"took {answer['local_steps']} local steps in a round, not {work.local_steps}"
     return "" if math.isfinite(answer["loss"]) else f"the loss is {answer['loss']}"
 
 
 def step_rows(work: ServerWork, with_torch: bool, seat: Seat) -> list[Row]:
-    """Returns a row for fairjax's server step and, if asked for, one for each of PyTorch's."""
+    """Returns a row for fairjax's server step and, if asked for, one for each form in PyTorch."""
     with contextlib.ExitStack() as stack:
         players = {"fairjax": fairjax_server_steps(work)}
         if with_torch:
@@ -135,7 +135,7 @@ def step_rows(work: ServerWork, with_torch: bool, seat: Seat) -> list[Row]:
 
 
 def wrong_step(ours: Row, theirs: Row) -> str:
-    """Returns what shows that two server steps paid differently, or nothing."""
+    """Returns a sentence if two server steps paid differently."""
     if math.isclose(ours["length"], theirs["length"], rel_tol=1e-3):
         return ""
     return f"paid a vector of length {theirs['length']:.4g}, not {ours['length']:.4g}"

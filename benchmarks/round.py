@@ -2,15 +2,15 @@
 
     the work    the paper's MNIST network, 600 random images per agent, 3 local epochs in batches
                 of 32, SGD with rate .1
-    a part      a compiled function of its own, on what the first round left; the step is all but
-                the evaluation, compiled as one
-    update+add  all of the mechanism: contributions, rewards, and what agents and server hold then
-    extra       what contributions take longer than cosines, in percent of the step; for cgsv
-                itself, whose contributions are cosines, what is noise
+    a part      a compiled function of its own, run on the state after the first round; the step
+                is everything but the evaluation, compiled as one function
+    update+add  the whole mechanism: contributions, rewards, and the new parameters
+    extra       how much longer contributions take than cosines, in percent of the step; cgsv
+                itself uses cosines, so its own number is noise
 
 A mechanism is a name of `fairjax.mechanisms.REGISTRY`, or `cgsv:` with a contribution. Parts are
-called in turn with one another, so their differences hold on a busy machine too. On two CPU cores
-the defaults take a quarter of an hour, `--num-agents 5 --evaluated 1000` three minutes.
+called in turn, so their differences hold on a busy machine too. On two CPU cores the defaults take
+a quarter of an hour, `--num-agents 5 --evaluated 1000` three minutes.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from fairjax.simulation import training
 
 MECHANISMS = ("cgsv", "cgsv:shapley", "cgsv:mean_field", "fedavg")
 EPOCHS, BATCH, RATE = 3, 32, 0.1
-SHORT = 4  # times as many calls of what takes milliseconds
+SHORT = 4  # times as many calls of parts that take milliseconds
 
 Row = dict[str, Any]
 Call = Callable[[], Any]
@@ -65,7 +65,7 @@ def main(
     """
     if tiny:
         mechanisms, num_agents, samples, evaluated, repeats = ("cgsv:mean_field",), (2,), 40, 100, 2
-    # The best of several minutes: on a busy machine one of them would flatter the training.
+    # The best of several minutes: a peak from a busy minute would flatter the training.
     rows, training_rows, peak = [], [], gemm_peak()
     for number in num_agents:
         shards, test = drawn(number, samples, evaluated, seed)
@@ -84,7 +84,7 @@ def main(
 
 
 def drawn(num_agents: int, samples: int, evaluated: int, seed: int) -> tuple[Shards, Dataset]:
-    """Returns shards of random images, and as random test data, on the device."""
+    """Returns shards of random images, and random test data, on the device."""
     rng = np.random.default_rng(seed)
 
     def images(number: int) -> Dataset:
@@ -101,7 +101,7 @@ def drawn(num_agents: int, samples: int, evaluated: int, seed: int) -> tuple[Sha
 def rows_of(
     mechanisms: Sequence[str], shards: Shards, test: Dataset, repeats: int, seed: int
 ) -> tuple[list[Row], Row]:
-    """Returns a row for every mechanism, and one for what all of them share."""
+    """Returns a row for every mechanism, and one for the parts that all of them share."""
     rounds = {name: second_round(name, shards, seed) for name in mechanisms}
     federation, state = rounds[mechanisms[0]].federation, rounds[mechanisms[0]].state
     long: dict[str, Call] = {name: one.step for name, one in rounds.items()}

@@ -3,10 +3,10 @@
     agents       rounds of CGSV, 60 random examples per agent, one local epoch: the paper's MNIST
                  network to 1,000 agents, a perceptron to 10,000
     parameters   the server step alone: judge N uploads of D numbers, pay, add
-    devices      the paper's network, 600 examples per agent; a CPU is divided into devices
+    devices      the paper's network, 600 examples per agent; a CPU is split into devices
 
-Every row is measured in a process of its own, whose peak memory is told: of the process on a CPU,
-else of the device.
+Every row is measured in a process of its own. It gives the peak memory: of the process on a CPU,
+otherwise of the device.
 """
 
 import multiprocessing
@@ -47,7 +47,7 @@ def main(
     """Time rounds and server steps of many sizes.
 
     Args:
-      questions: of agents, parameters, devices.
+      questions: any of agents, parameters and devices.
       cnn_agents: numbers of agents with the paper's network.
       mlp_agents: numbers of agents with a perceptron.
       parameters: sizes D of an upload of each of ten agents.
@@ -148,7 +148,7 @@ def server_row(num_agents: int, size: int, seed: int) -> Row:
 
 
 def drawn(num_agents: int, examples: int, seed: int) -> Shards:
-    """Returns agents' random images, as many for each."""
+    """Returns random images, the same number for each agent."""
     rng = np.random.default_rng(seed)
     total = num_agents * examples
     x = rng.normal(size=(total, 32, 32, 1)).astype(np.float32)

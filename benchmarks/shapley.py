@@ -1,13 +1,13 @@
 """What do Shapley values of the cosine cost, exact and estimated?  `python benchmarks/shapley.py`
 
-    time    of a compiled call on Gaussian uploads [N, D], the median; all methods in turn
+    time    the median of a compiled call on Gaussian uploads [N, D]; all methods in turn
     error   sum_i |estimate_i / sum estimate - phi_i / sum phi|, mean over draws of four kinds of
             uploads (those of `fairjax.studies.approximation`)
 
-Two further tables: the same exact values by shapiq, if it is installed, and what the mean-field
-estimate takes longer than psi, the paper's approximation, for a hundred models of a million
-parameters. shapiq is asked in the form that is generous to it: its game only reads a Gram matrix
-made before, of which our time is a part.
+Two further tables: the same exact values by shapiq, if it is installed; and how much longer the
+mean-field estimate takes than psi, the paper's approximation, for a hundred models of a million
+parameters. The comparison favours shapiq: its game reads a Gram matrix that was made before, while
+our time includes making it.
 """
 
 import functools
@@ -30,7 +30,7 @@ KINDS = ("gaussian", "common", "clusters", "reversed")
 PAPER_SIZE = (10, 104_242)
 SHAPIQ_AGENTS = (10, 16)
 AGREEMENT = 1e-4
-SHORT = 4  # times as many calls of what takes milliseconds
+SHORT = 4  # times as many calls of functions that take milliseconds
 LARGE = (100, 1_000_000)
 
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ def main(
     Args:
       num_agents: how many agents.
       num_parameters: how many parameters, with every number of agents.
-      draws: uploads of each kind and size that errors are means over.
+      draws: number of uploads of each kind and size; errors are means over them.
       repeats: how many calls count, after one that compiles.
       tiny: one small size, in seconds.
       seed: uploads and permutations follow from it.
@@ -85,7 +85,7 @@ def methods() -> dict[str, Method]:
 
 
 def sampled(key: jax.Array, uploads: jax.Array, num_permutations: int) -> jax.Array:
-    """Returns the values of so many antithetic permutations: half are drawn, half are reversed."""
+    """Returns values from antithetic permutations: half are drawn, half are these reversed."""
     return fj.contributions.sampled_cosine_shapley(
         key, uploads, num_permutations=num_permutations
     ).values
@@ -131,7 +131,7 @@ def mean_errors(
 
 
 def shapiq_rows(size: tuple[int, int], repeats: int, seed: int) -> list[Row]:
-    """Returns our time for exact values and shapiq's, of the same game."""
+    """Returns our time and shapiq's time for the exact values of the same game."""
     uploads = drawn("gaussian", size, seed)
     ours = functools.partial(jax.jit(fj.contributions.cosine_shapley), uploads)
     calls: dict[str, Callable[[], Any]] = {"fairjax": ours}
@@ -176,7 +176,7 @@ def shapiq_values(game: Callable[[np.ndarray], np.ndarray], num_agents: int) -> 
 
 
 def large_rows(size: tuple[int, int], repeats: int, seed: int) -> list[Row]:
-    """Returns the times of the two methods that read uploads a few times, in turn."""
+    """Returns the times of psi and the mean-field estimate, called in turn on large uploads."""
     uploads = jax.random.normal(jax.random.key(seed), size)
     functions = {
         "psi": jax.jit(fj.contributions.cosine),

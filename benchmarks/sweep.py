@@ -1,12 +1,12 @@
-"""What do thirty runs take as one program, and as thirty processes?  `python benchmarks/sweep.py`
+"""How long do thirty runs take: as one program, as thirty processes?  `python benchmarks/sweep.py`
 
     one program    `fj.sweep`: every beta with every seed, vmapped
     Experiment.run a process per point, which plays the same rounds and writes nothing
     fairjax run    a process per point, which writes records and draws figures too
 
-All are whole processes, from their start to their end: imports and compilation are what a sweep
-saves, so nothing is left out. They run in turn. A sample of the points has a process of its own;
-the total is scaled: the median process times the number of points.
+All are timed as whole processes, with imports and compilation, because a sweep saves these. They
+run in turn. Only a sample of the points runs as processes; the total is the median process times
+the number of points.
 """
 
 import statistics
@@ -74,7 +74,7 @@ def main(
 def commands(
     betas: tuple[float, ...], seeds: list[int], rounds: int, point: tuple[float, int], out: str
 ) -> dict[str, list[str]]:
-    """Returns what follows `python` in the command of each: the sweep, and one of its points."""
+    """Returns the arguments of `python` for each: the sweep, and one of its points."""
     beta, seed = point
     imports = "import fairjax as fj"
     sweep = f"fj.sweep(fj.Experiment(rounds={rounds}), seeds={seeds}, beta={list(betas)})"
@@ -88,7 +88,7 @@ def commands(
 
 
 def seconds(arguments: list[str]) -> float:
-    """Returns how long a process of Python takes, or says what it complained of."""
+    """Returns how long a Python process takes, or raises with its error message."""
     start = time.perf_counter()
     process = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     taken = time.perf_counter() - start

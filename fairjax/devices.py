@@ -3,6 +3,9 @@
     agents     [N, ...]   each of K devices holds N / K of them, or all where K does not divide N
     the rest              every device holds all of it
 
+On the command line, `fairjax run --devices 4` spreads agents over four devices, and
+`--coordinator HOST:PORT --num-processes 2 --process-id 0` over two processes or machines.
+
 What is done per agent runs under `shard_map`: a device works on its own agents, and sends
 nothing. Sums over agents are products of arrays that are spread like this: XLA makes a partial
 product per device and adds them up by one collective. What else a mechanism computes of all

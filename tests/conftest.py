@@ -1,6 +1,6 @@
-"""Programs are compiled once for all tests of a session: many tests run the same ones.
+"""Setup of all tests: a session compiles each program once, because many tests run the same ones.
 
-The CPU is two devices, so that tests can spread agents over them.
+The CPU is split into two devices, so that tests can spread agents over them.
 """
 
 import os
@@ -28,7 +28,7 @@ def pytest_configure(config):
 
 
 def pytest_runtest_teardown(item, nextitem):
-    # Compiled programs occupy memory maps, of which a process may have 65,530.
+    # Compiled programs occupy memory maps, and a process may have only 65,530.
     if nextitem is None or nextitem.path != item.path:
         jax.clear_caches()
 
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
     if "FAIRJAX_TEST_ALL" in os.environ:
         return
-    # Of a slow test with many cases the first runs; of drawn calls, and README's snippets, all do.
+    # Only the first case of a slow test runs, but all drawn calls and all of README's snippets do.
     seen, kept, left = set(), [], []
     for item in items:
         test = "notebooks" if item.nodeid.startswith("notebooks/") else item.nodeid.split("[")[0]

@@ -1,12 +1,12 @@
 """Arguments for the fuzz test, each drawn from an integer: `uploads(17, 5)` is the same anywhere.
 
-A call is a text, and `evaluate` runs it: what a failure prints is what was run. To try it,
-paste it after `from drawn import *` in this folder.
+A call is a text, and `evaluate` runs it, so a failure prints the call itself. To try it, paste
+it after `from drawn import *` in this folder.
 """
 
 import functools
 import types
-from decimal import Decimal  # noqa: F401, as all names here that only texts use
+from decimal import Decimal  # noqa: F401, as for all names here that only texts of calls use
 from fractions import Fraction  # noqa: F401
 from pathlib import Path  # noqa: F401
 
@@ -22,11 +22,11 @@ import twin
 import fairjax as fj
 import fairjax.simulation
 
-LARGEST = 3e38  # of float32, about
+LARGEST = 3e38  # about the largest float32
 
 
 class Frame:
-    """A table of numbers as pandas has it, which numpy takes for an array."""
+    """A table of numbers like one of pandas: numpy takes it for an array."""
 
     def __init__(self, values):
         self.values, self.columns, self.shape = values, range(values.shape[1]), values.shape
@@ -42,7 +42,7 @@ class Frame:
 
 
 def evaluate(call):
-    """Returns the value of a call that is given as a text, with the names of this file."""
+    """Evaluates the text of a call, with the names of this file."""
     return eval(call, globals() | {name: getattr(things(), name) for name in NAMES if name in call})
 
 
@@ -51,7 +51,7 @@ def uploads(seed, num_agents, num_parameters=40):
     rng = np.random.default_rng([seed, num_agents])
     rows = twin.uploads(rng.choice(twin.KINDS), num_agents, num_parameters, seed)
     rows /= np.abs(rows).max(1, keepdims=True)
-    rows[np.abs(rows) < 2**-10] = 0  # the smallest float32 is near for what follows
+    rows[np.abs(rows) < 2**-10] = 0  # the scales below would make it vanish in float32
     exponents = {
         "alike": np.zeros(num_agents),
         "apart": rng.uniform(-4, 4, num_agents),
@@ -100,7 +100,7 @@ def tree(rows):
 
 
 def doubled(values):
-    """The last agent is what the first one is."""
+    """The same rows, but the last agent is a copy of the first."""
     return None if values is None else np.append(values[:-1], values[:1], axis=0)
 
 
@@ -146,7 +146,7 @@ def aggregates(seed):
 
 
 def fractions(seed):
-    """Fractions [7] in float32, and the ends, and next to them."""
+    """Fractions [7] in float32, with 0, 1 and a number next to 1 among them."""
     rng = np.random.default_rng([seed, 5])
     drawn = np.append(rng.uniform(size=3), [0, 1, rng.integers(102) / 101, 1 - 2**-24])
     return rng.permutation(drawn).astype(np.float32)
@@ -198,7 +198,7 @@ def layers(rows):
 
 @functools.cache
 def judge(mechanism):
-    """Returns what a mechanism, given as a text, makes of the uploads of five agents at first."""
+    """Returns a function from the uploads of five agents to a mechanism's first outcome."""
     made = evaluate(f"fj.mechanisms.{mechanism}")
     one = jax.tree.map(lambda leaf: leaf[0], layers(np.zeros((1, 40), np.float32)))
     sizes = jnp.arange(1, 6)
@@ -222,7 +222,7 @@ NAMES = ("train", "test", "shards", "model", "federation", "experiment", "result
 
 @functools.cache
 def things():
-    """What calls of the simulator take, made once and without compiling."""
+    """Arguments for calls of the simulator, made once and without compiling."""
     rng = np.random.default_rng(0)
     train, test = (
         fj.data.Dataset(x=rng.normal(size=(size, 8, 8, 1)), y=np.arange(size) % 3, num_classes=3)

@@ -1,8 +1,8 @@
-"""Four Flower nodes, simulated and judged by fairjax; what was judged goes to a file of numpy.
+"""Four Flower nodes, simulated and judged by fairjax; the history is written to a numpy file.
 
 `python flower_simulation.py FILE`. Every node takes one step of gradient descent on all of its
-examples. The data, the model, its first parameters and the rate are what the test plays in
-fairjax. Clients are plain JAX: nothing of fairjax is needed where they run.
+examples. The test plays the same data, model, first parameters and rate in fairjax. Clients are
+plain JAX and do not need fairjax.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     l_i = |r_i u_i|      C_ij = cos(u_i, u_j)      G_ij = l_i l_j C_ij
 
-`twin.py` sums models. Here everything follows from C and l: what float32 rounds away is a small
-change of C, whose effect on the answer can be measured.
+`twin.py` sums models. Here everything follows from C and l. Rounding to float32 is a small change
+of C, so its effect on the answer can be measured.
 """
 
 import functools
@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-ROUNDING = 2.0**-22  # what float32 leaves of a cosine between two uploads
-NOTHING = 1e-13  # what float64 leaves of a square that vanishes
+ROUNDING = 2.0**-22  # error of a cosine of two uploads in float32
+NOTHING = 1e-13  # error of a square in float64, where the exact one is 0
 
 
 def cosines_and_lengths(updates, weights=None):
@@ -26,7 +26,7 @@ def cosines_and_lengths(updates, weights=None):
 
 
 def ratio(inner, squares, scale, rounding):
-    """Returns inner / sqrt(squares), and 0 where the square is what rounding leaves of a scale."""
+    """Returns inner / sqrt(squares), and 0 where the square is a rounding error of the scale."""
     there = squares > rounding * scale
     return np.divide(inner, np.sqrt(np.where(there, squares, 1)), where=there, out=0 * inner)
 
@@ -54,7 +54,7 @@ def cosine_shapley(cosines, lengths, rounding=NOTHING):
 
 
 def mean_field(cosines, lengths, rounding=NOTHING):
-    """The mean over k of what agent i adds to the ratio of means over k others."""
+    """The gain of agent i in the ratio of means over k other agents, averaged over k."""
     gram = np.outer(lengths, lengths) * cosines
     num_agents = len(gram)
     k = np.arange(num_agents)
@@ -74,7 +74,7 @@ def mean_field(cosines, lengths, rounding=NOTHING):
 
 
 def with_tolerance(measure, updates, weights=None):
-    """Returns the values of a measure above, and how far float32 may be away from them."""
+    """Returns the values of a measure above, and the largest error that float32 may make."""
     cosines, lengths = cosines_and_lengths(updates, weights)
     expected = measure(cosines, lengths)
     rounded = functools.partial(measure, rounding=8 * len(lengths) * ROUNDING)

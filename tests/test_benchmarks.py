@@ -1,4 +1,4 @@
-"""Every benchmark runs, at a tiny size, and leaves its numbers with where they were measured."""
+"""Every benchmark runs at a tiny size, and writes its numbers and where they were measured."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Bridges: what other libraries hold is judged and paid as fairjax would; without a copy."""
+"""Bridges: updates that other libraries hold are judged and paid as in fairjax, without a copy."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ FIRST = {"bias": np.zeros(2, np.float32), "kernel": np.ones((2, 3), np.float32)}
 
 
 class Grid:
-    """The part of Flower's grid that a strategy asks for nodes."""
+    """A stand-in for Flower's grid: it only lists nodes."""
 
     def __init__(self, *nodes):
         self.nodes = nodes
@@ -50,7 +50,7 @@ def flower(monkeypatch):
 
     from fairjax.bridges import flower
 
-    # What Flower sets in the process of a server.
+    # Flower sets this in the process of a server.
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
     return flower
@@ -177,7 +177,7 @@ def test_an_agent_without_a_reply_counts_as_zero_and_is_paid_nothing(flower, ans
     for name, leaf in strategy.agents.items():
         np.testing.assert_array_equal(leaf[1], before[name][1])
         assert (leaf[0] != before[name][0]).any()
-    # Its model waits for it.
+    # Its model is kept for it.
     jax.tree.map(np.testing.assert_array_equal, arrays_of(sent(flower, strategy, 3)[12]),
                  {name: leaf[1] for name, leaf in before.items()})  # fmt: skip
 

@@ -273,7 +273,7 @@ def test_a_narrow_terminal_shows_a_block_per_agent(tmp_path, capsys, monkeypatch
     assert f"  importance    {result.history.importance[-1, 2]:.3f}" in agent
     wide = printed_in_a_terminal(capsys, monkeypatch, 80, "show", str(tmp_path))
     monkeypatch.delenv("FORCE_COLOR")
-    monkeypatch.setenv("COLUMNS", "40")  # of a file there is no width
+    monkeypatch.setenv("COLUMNS", "40")  # a file has no width
     main(["show", str(tmp_path)])
     filed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert wide == filed[: len(wide)]

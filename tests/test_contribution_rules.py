@@ -1,4 +1,4 @@
-"""Rules that functions of contributions promise are checked, and name the argument."""
+"""Functions of contributions check their rules, and errors name the argument."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What an upload is worth: the axioms, and equality with the slow twin."""
+"""Contributions fulfil the axioms of Shapley values, and equal those of the slow twin."""
 
 import functools
 

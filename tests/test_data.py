@@ -1,4 +1,4 @@
-"""Datasets are checked once, shards are rows of them, and splits lose nobody."""
+"""Data sets are checked once, shards are rows of them, and every agent gets a shard."""
 
 import dataclasses
 
@@ -109,7 +109,7 @@ def test_what_holds_numbers_is_taken_as_numbers(x, dtype):
 
 
 class Frame:
-    """As much of a DataFrame as counts: columns, and values as an array of objects."""
+    """The parts of a DataFrame that are used: columns, and values as an array of objects."""
 
     def __init__(self, **columns):
         self.columns = list(columns)

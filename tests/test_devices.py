@@ -1,4 +1,4 @@
-"""Agents spread over devices and processes get what they get on one device, to rounding."""
+"""Agents spread over devices and processes get the same as on one device, up to rounding."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""What is written beside the code: docstrings as pages, the changes, the notebooks' first cells."""
+"""Documentation: docstrings as pages, README, the changes, the notebooks' cells."""
 
 import importlib.metadata
 import json
@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The public surface as pages, by the names of modules."""
+    """The HTML pages of the public surface, by module."""
     folder = tmp_path_factory.mktemp("pages")
     pdoc.render.configure(docformat="google", math=True)
     pdoc.pdoc("fairjax", output_directory=folder)
@@ -59,7 +59,7 @@ def test_equations_of_the_first_lines_are_kept_as_they_are_set(pages):
 
 
 def snippets(kind):
-    """The blocks of README of a kind, and the text between each and the next."""
+    """README's code blocks of a kind, each with the text up to the next one."""
     pieces = re.split(rf"```{kind}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     return list(zip(pieces[1::2], pieces[2::2], strict=True))
 
@@ -75,7 +75,7 @@ def test_a_snippet_of_the_readme_runs_and_prints_what_stands_below_it(number, ca
 
 def test_the_readme_is_short_and_its_files_exist():
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 220
+    assert len(text.splitlines()) <= 180
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / path).exists(), path
 

@@ -1,4 +1,4 @@
-"""Descriptions, records, resume, and results read again from disk."""
+"""Experiments: descriptions, records, resuming, and results read again from disk."""
 
 import dataclasses
 import json
@@ -235,7 +235,7 @@ def test_the_interval_of_fairness_holds_it_and_narrows_with_more_agents():
         final = alone + rng.normal(0, 0.3, num_agents)
         low, high = metrics.fairness_interval(alone, final)
         assert -1 <= low < metrics.fairness(alone, final) < high <= 1
-        # Fisher's: the correlation's inverse hyperbolic tangent, give or take 1.96 / sqrt(N - 3).
+        # Fisher's interval: arctanh of the correlation, plus or minus 1.96 / sqrt(N - 3).
         width = 1.959964 / np.sqrt(num_agents - 3)
         assert np.arctanh([low, high]) == pytest.approx(
             np.arctanh(metrics.fairness(alone, final)) + np.array([-width, width]), rel=1e-4

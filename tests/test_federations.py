@@ -52,7 +52,7 @@ def test_federations_made_of_the_same_are_equal_and_share_a_program(data):
     assert len({first, second}) == 1
     run = [fj.run(jax.random.key(0), one, shards, test, num_rounds=1)[1] for one in (first, second)]
     jax.tree.map(np.testing.assert_array_equal, *run)
-    # What a model remembers of its traces is a part of it: the next one is another.
+    # A model that was traced remembers it, and differs from a new one.
     assert first != made()
 
 
@@ -286,7 +286,7 @@ def test_an_honest_update_of_zeros_is_warned_about_once_by_agent_and_round(data,
 @pytest.mark.parametrize(
     ("options", "num_rounds"),
     [
-        # The round after the last is for the accuracies of trained models alone.
+        # The round after the last only gives the accuracies of trained models.
         ({"optimizer": optax.sgd, "learning_rate": stopping}, 2),
         ({"behaviours": [Behaviour(0, "free_rider_zero")]}, 3),
         ({"mechanism": first_two()}, 3),

@@ -1,4 +1,4 @@
-"""What an experiment's fields may hold, what is said where they hold something else, and reprs."""
+"""What an experiment's fields may hold, the errors for other values, and reprs."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""Figures: what they are of is what their axes say, for few agents and for many."""
+"""Figures: they show what their axes say, for few agents and for many."""
 
 import dataclasses
 
@@ -128,7 +128,7 @@ def test_a_figure_in_html_is_its_text_and_knows_its_own_ids_only():
 
 
 def test_a_notebook_goes_on_showing_figures_after_one_of_ours():
-    # Its backend turns this on when the first figure is made.
+    # A notebook's backend turns interactive mode on when the first figure is made.
     plt.ioff()
     try:
         with fj.figures.styled():

@@ -1,4 +1,4 @@
-"""Fingerprints: the same for the same contents, in every process; refused where there is none."""
+"""Fingerprints: equal for equal contents in every process; values without one are refused."""
 
 import dataclasses
 import functools
@@ -74,7 +74,7 @@ def class_with(method):
 
 
 DATA = fj.data.Dataset(x=np.ones((4, 3)), y=[0, 1, 0, 1], num_classes=2)
-# Values made anew at every call; no two of them are alike.
+# Every call makes a new value; the values of two entries differ.
 VALUES = [
     lambda: None, lambda: True, lambda: 1, lambda: 1.0, lambda: 1j, lambda: "1", lambda: b"1",
     lambda: 0.0, lambda: -0.0, lambda: float("nan"), lambda: ..., lambda: (), lambda: [],

@@ -1,6 +1,6 @@
-"""What must hold of drawn arguments; a failure prints the call, which `drawn.py` says how to paste.
+"""Rules that hold for all drawn arguments; a failure prints the call, to be pasted (`drawn.py`).
 
-Some draws of each kind run in the fast step. Those marked slow are the rest.
+Some draws of each kind run in the fast step; the others are marked slow.
 """
 
 import jax
@@ -26,7 +26,7 @@ from drawn import (
 import fairjax as fj
 
 DRAWS, ALL_DRAWS = 3, 50
-MEASURES = {  # with its oracle, and the numbers of agents it is tried on
+MEASURES = {  # name: its oracle, and the numbers of agents to try
     "cosine": (oracle.cosine, (1, 2, 5, 8, 30)),
     "cosine_shapley": (oracle.cosine_shapley, (1, 2, 5, 8, 8)),
     "mean_field_cosine_shapley": (oracle.mean_field, (1, 2, 5, 8, 30)),
@@ -48,7 +48,7 @@ def assert_close(call, expected, tolerance=1e-5):
 
 
 def judged_uploads(measure, seed, num_agents=5):
-    """Returns a number of agents, the right values and how far float32 may be from them."""
+    """Returns a number of agents, the right values and the largest error that float32 may make."""
     measured, agents = MEASURES[measure]
     num_agents = num_agents or agents[seed % len(agents)]
     given = uploads(seed, num_agents), weights(seed, num_agents)

@@ -1,4 +1,4 @@
-"""What users hand in: lists of agents, arrays of other kinds, and what is no number."""
+"""What users pass in: lists of agents, arrays of other kinds, and values that are no numbers."""
 
 import collections
 import dataclasses
@@ -118,7 +118,7 @@ def test_rounds_are_given_stacked_or_as_lists():
 
 
 def tuple_model(data):
-    """Parameters are a tuple of layers of one shape."""
+    """A model whose parameters are a tuple of layers of one shape."""
     width = data.x[0].size
 
     def init(key):

@@ -35,7 +35,7 @@ SIMPLE = {
     "sequence_of_words": ((3, 20, 60), (3, 60, 5), "VALID"),
 }
 
-# One of each way to a matrix product, for the tests that take long to compile.
+# One case for each way to compute a convolution, for tests that take long to compile.
 FORMS = (
     "uneven_padding",
     "large_windows",
@@ -44,7 +44,7 @@ FORMS = (
     "sequence_of_words",
 )
 
-# Name: shape of the input, shape of the kernel, arguments that no fast form knows.
+# Name: shape of the input, shape of the kernel, arguments that no fast form supports.
 UNUSUAL = {
     "strides": ((2, 9, 8, 3), (3, 3, 3, 4), {"window_strides": (2, 1)}),
     "kernel_dilation": ((2, 9, 8, 3), (3, 3, 3, 4), {"rhs_dilation": (2, 1)}),
@@ -319,7 +319,7 @@ def test_the_convolution_of_the_papers_networks_can_be_chosen():
         gradient = jax.grad(lambda params, model=model: model.apply(params, x).sum())
         params = model.init(jax.random.key(0))
         gradients.append(gradient(params))
-        # Evaluation alone keeps it; see the module.
+        # Only evaluation may keep the convolution of XLA; see the module.
         count = str(jax.make_jaxpr(gradient)(params)).count("conv_general_dilated[")
         assert (count > 0) == by_xla
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *gradients)

@@ -96,7 +96,7 @@ def test_a_huge_upload_ends_no_run_and_one_that_cannot_be_added_is_excluded(name
     behaviours = (Behaviour(0, "rescale", 3e38), Behaviour(1, "rescale", 1e30))
     _, state, (first, second) = stepped(name, behaviours=behaviours)
     largest = np.abs(flat(first.updates)[0]).max()
-    assert 3.4e38 / 24 < 3e38 * largest < 3.4e38  # finite, and yet
+    assert 3.4e38 / 24 < 3e38 * largest < 3.4e38  # finite, but too large to be added
     assert first.excluded.tolist() == [True, False, False]
     assert not flat(first.uploads)[0].any()
     assert not (first.broken | second.broken)
@@ -109,11 +109,11 @@ def test_a_huge_upload_ends_no_run_and_one_that_cannot_be_added_is_excluded(name
 @pytest.mark.parametrize(
     ("rows", "held", "expected"),
     [
-        ([2.1e37, -2.2e37], 0.0, [True, False]),  # of two, a sixteenth of the largest float32
+        ([2.1e37, -2.2e37], 0.0, [True, False]),  # two agents: largest / 16
         ([np.nan, -np.inf], 0.0, [False, False]),
         ([2.1e37, 0.0], -4.2e37, [True, True]),
         ([1.0, 0.0], -4.3e37, [False, False]),
-        ([2.1e37, 1.0], np.inf, [True, True]),  # what is lost does not count
+        ([2.1e37, 1.0], np.inf, [True, True]),  # a parameter that is lost already does not count
         (np.float16([4000, 4200]), np.float16(0), [True, False]),
     ],
 )

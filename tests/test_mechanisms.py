@@ -1,4 +1,4 @@
-"""One contract for every mechanism, and what is particular to each."""
+"""Mechanisms: one contract for all, and tests of each one's own rule."""
 
 import functools
 import inspect
@@ -33,7 +33,7 @@ def updates(seed=0, num_agents=N):
 
 
 def utility(params):
-    """An accuracy that follows from parameters smoothly, so that updates differ in it."""
+    """An accuracy that is smooth in the parameters, so that every update changes it."""
     return 0.5 + 0.4 * jnp.tanh(params["head"]["kernel"].sum() / 10)
 
 
@@ -246,7 +246,7 @@ def test_boundless_altruism_pays_everybody_the_aggregate():
 
 
 def test_proportional_pays_by_its_formula():
-    """The formula holds as it stands where all uploads pull the same way."""
+    """All uploads point roughly the same way, so that the formula holds unchanged."""
     rows = {"all": jnp.array([[1.0, 2.0, 0.0], [2.0, 1.0, 0.1], [2.0, 2.0, 1.0], [0.3, 0.0, 0.0]])}
     outcome = play("proportional", rows, beta=0.5, longest=1e9)
     importance, matrix = np.asarray(outcome.importance), np.asarray(rows["all"])
@@ -317,7 +317,7 @@ def test_released_masks_keep_ties_and_never_the_smallest_entry():
 
 @pytest.mark.slow
 def test_the_released_program_is_reproduced_step_by_step():
-    """Held against what the authors' program computes; see the file's own settings."""
+    """The expected values come from the authors' program; the file holds its settings."""
     saved = np.load(Path(__file__).parent / "released_power_law.npz")
     rounds, epochs, rate, decay, gamma, alpha, beta = map(float, saved["settings"])
     x, y = _digits()

@@ -1,4 +1,4 @@
-"""Metrics: right values by hand, undefined ones with their reason, wrong kinds by name."""
+"""Metrics: values computed by hand, reasons for undefined values, errors for wrong kinds."""
 
 import jax.numpy as jnp
 import numpy as np

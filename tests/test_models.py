@@ -135,7 +135,7 @@ def test_a_key_turns_dropout_on_and_decides_what_drops(name, digits):
 @pytest.mark.slow
 @pytest.mark.parametrize("agents_at_once", [1, 3])
 def test_dropout_differs_between_agents_and_between_steps(agents_at_once):
-    """All hold the same examples in batches of all, so only dropout can part their updates."""
+    """All agents hold the same examples in one batch, so only dropout can make updates differ."""
     x = np.ones((4, 8, 8), np.float32)
     train = fj.data.Dataset(x=np.tile(x, (3, 1, 1)), y=np.arange(12) % 4, num_classes=10)
     shards = fj.data.Shards.from_indices(train, np.arange(12).reshape(3, 4))
@@ -196,7 +196,7 @@ def test_progress_with_an_nnx_module_survives_a_checkpoint(digits, tmp_path):
 
 
 class Tied(nnx.Module):
-    """One table is used twice, and one array is no variable."""
+    """A module that uses one table twice, and holds one array that is no variable."""
 
     def __init__(self, rngs):
         self.table = nnx.Embed(12, 4, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Optimizers: by the rounds played, schedules that count what they are told to, misfits named."""
+"""Optimizers: schedules count rounds or steps as asked; errors name what does not fit."""
 
 import warnings
 
@@ -111,7 +111,7 @@ def test_counts_that_are_no_schedules_move_on():
     optimizer = optax.adamw(halving, weight_decay=halving)
     state = hold_counts(optimizer.init(PARAMS), 7)
     counts = [int(count) for count in jax.tree.leaves(state) if count.dtype == jnp.int32]
-    assert counts == [0, 7, 7]  # of Adam's moments, of weight decay, of the learning rate
+    assert counts == [0, 7, 7]  # Adam's moments, weight decay, learning rate
 
 
 @pytest.mark.parametrize(

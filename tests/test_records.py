@@ -1,4 +1,4 @@
-"""What a killed process, a damaged file, a full disk or a second process does to records."""
+"""Records survive a killed process, a damaged file, a full disk and a second process."""
 
 import dataclasses
 import errno
@@ -29,7 +29,7 @@ SMALL = fj.Experiment(
 
 
 class StoppedError(Exception):
-    """Stops a run as a test wants it."""
+    """Stops a run in the middle."""
 
 
 def stop(name, done, total):
@@ -51,7 +51,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def interruptible():
-    """What was started in the background may ignore SIGINT."""
+    """Restores SIGINT: a process that was started in the background may ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

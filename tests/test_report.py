@@ -1,4 +1,4 @@
-"""The page of a run and of a comparison: what it says is what the records say."""
+"""The pages of a run and of a comparison say what the records say."""
 
 import dataclasses
 import html
@@ -27,7 +27,7 @@ DISHONEST = dataclasses.replace(SMALL, behaviours={"broken_nan": 1, "free_rider_
 
 
 class Page(HTMLParser):
-    """Rows of tables by section, attributes, and all text but that of figures and styles."""
+    """Collects rows of tables by section, attributes, and all text except figures and styles."""
 
     def __init__(self, path):
         super().__init__()
@@ -274,7 +274,7 @@ def test_a_run_that_goes_on_adds_up_its_time(tmp_path):
 
 
 class Named:
-    """An experiment of which figures know a name only."""
+    """A stand-in for an experiment that has only a name."""
 
     def __init__(self, name):
         self.mechanism = self.dataset = self.split = name

@@ -1,4 +1,4 @@
-"""Numbers of any scale that float32 holds are judged and paid like ordinary ones."""
+"""Uploads of any scale that float32 holds are judged and paid like ordinary ones."""
 
 import jax
 import jax.numpy as jnp

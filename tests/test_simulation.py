@@ -35,7 +35,7 @@ def linear_model(data):
 
 
 def counting(learning_rate=1.0):
-    """An optimizer that adds one for every step, and for every example that a step saw."""
+    """An optimizer that counts the steps, and the examples that the steps saw."""
 
     def update(gradient, state, params=None):
         return {
@@ -269,7 +269,7 @@ def test_an_agent_with_broken_data_is_excluded_and_harms_nobody(digits, name, va
     mechanism = fj.mechanisms.REGISTRY[name]()
     federation = digits_federation(shards, mechanism, optax.adam, learning_rate=0.01)
     state, history = fj.run(jax.random.key(0), federation, shards, test, num_rounds=4)
-    # Who does not take part in a round uploads nothing.
+    # An agent that does not take part in a round uploads nothing.
     part = (history.fractions[:, 1] == 1) | (name != "fair_yet_equal")
     np.testing.assert_array_equal(history.excluded[:, 1], part)
     assert not history.excluded[:, [0, 2, 3]].any()

@@ -1,4 +1,4 @@
-"""Data sets load by name, through TFDS's own files, and come from the cache the second time."""
+"""Data sets load by name from TFDS's own files, and from the cache the second time."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""The house: who may import whom, what is exported, and what is forbidden."""
+"""Structure: which modules may import which, what is exported, and what is forbidden."""
 
 import ast
 import importlib
@@ -9,7 +9,8 @@ import pytest
 import fairjax as fj
 
 PACKAGE = Path(fj.__file__).parent
-# A module imports only from rooms above it, and from a wing what its door names.
+# A module imports only from rooms before its own in `ROOMS`. A room is a module or a package.
+# From a package (a wing) it imports only names that `__init__` (the door) exports.
 LOOSE = [
     "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "tables", "metrics",
     "rewards",
@@ -34,7 +35,7 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> set[tuple[str, ...]]:
-    """What of fairjax is imported, as the parts of its name."""
+    """Returns each name that is imported from fairjax, split at its dots."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fairjax":

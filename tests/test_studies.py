@@ -1,4 +1,4 @@
-"""Every study gives a table, a text and a figure, and goes on where it stopped."""
+"""Every study gives a table, a text and a figure, and resumes where it stopped."""
 
 import json
 
@@ -92,7 +92,7 @@ def test_a_full_study_says_beforehand_how_long_it_takes(tmp_path):
     )
     said = []
     conduct("toy", study, tmp_path, quick=False, say=said.append)
-    # An hour besides the runs, which take some of a minute at most.
+    # An hour is expected, and the runs add less than a minute.
     assert said[1].startswith("toy: the rest takes about 60.")
     assert said[1].endswith(" minutes on this machine.")
 
@@ -105,7 +105,7 @@ def test_errors_of_the_cosine_are_those_of_the_authors_files():
     ]
     mean = np.mean([row["cosine"] for row in rows])
     spread = np.std([row["cosine"] for row in rows])
-    # A file holds the mean of few draws.
+    # A file of the authors holds the mean of only a few draws.
     assert abs(mean - approximation.AUTHORS["agents", 10]) < spread
     assert np.mean([row["mean_field"] for row in rows]) < 0.0003
     values = contributions.cosine(drawn.uploads(0))
@@ -114,7 +114,7 @@ def test_errors_of_the_cosine_are_those_of_the_authors_files():
 
 @pytest.mark.slow
 def test_agents_measured_at_the_server_hold_what_they_were_paid():
-    """Where everybody is paid everything, all hold the server's model, wherever they train."""
+    """If every agent is paid everything, all hold the server's model, wherever they train."""
     base = when_fair.Variant(num_agents=3, rounds=3, model="logistic", beta=1e7)
     results = when_fair.variants(base)
     chosen = [results["as published"], results["measured at the server's model"]]
@@ -133,7 +133,7 @@ def test_an_unknown_study_is_named(capsys):
 
 
 def made_up(fairness):
-    """Rows of a sweep over the altruism degree: fairness by beta and seed; the rest is known."""
+    """Rows of a sweep over beta: fairness by beta and seed, and constants for all the rest."""
     return [
         {
             "dataset": "digits", "num_agents": 5, "split": "power_law", "beta": beta, "seed": seed,
@@ -146,7 +146,7 @@ def made_up(fairness):
 
 
 def test_altruism_has_no_trend_from_other_seeds():
-    """Seeds that differ among betas by being all equal alone leave the means equal."""
+    """Betas have different seeds where all agents end equal; that must not change the means."""
     levels, nan = [0.9, 0.7, -0.9], float("nan")
     rows = made_up([[0.9, 0.7, nan]] * 2 + [levels] * 3 + [[nan] * 3])
     (table,) = altruism.tables(rows).values()

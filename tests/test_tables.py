@@ -1,4 +1,4 @@
-"""Tables: what is compared is averaged over the same seeds, and nothing is dropped in silence."""
+"""Tables: compared rows are averaged over the same seeds, and a table says what it leaves out."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def test_a_spread_says_over_how_many_seeds_it_is_and_what_the_others_are(values,
 
 
 def test_rows_that_are_compared_are_averaged_over_the_same_seeds():
-    """The better row is better in every seed, which means over its own seeds would hide."""
+    """The better row is better in every seed; means over different seeds would hide that."""
     found = compared({"a": [0.1, 0.9, NAN, 0.9], "b": [NAN, 0.8, 0.8, 0.8]})
     assert found["a"].mean == pytest.approx(0.9)
     assert found["b"].mean == pytest.approx(0.8)

@@ -19,7 +19,7 @@ from fairjax import data, models
 from fairjax.data import text
 from fairjax.simulation import Behaviour, change_data
 
-PUBLISHED = os.environ.get("FAIRJAX_TEXT_DIR")  # the fixture `cache` hides it from all tests
+PUBLISHED = os.environ.get("FAIRJAX_TEXT_DIR")  # read before the fixture `cache` hides it
 NEGATIVE = [f"it's dull no {i} , isn't it ?" for i in range(20)]
 POSITIVE = [f"a fine film no {i} !" for i in range(18)] + ["crème brûlée \x85 \x97 ½", "fine"]
 RATED = {

@@ -1,4 +1,4 @@
-"""Tracking: what tools get is what the history holds, each round once."""
+"""Tracking: tools get the numbers of the history, each round once."""
 
 import csv
 import dataclasses
@@ -41,7 +41,7 @@ def stopping(after):
 
 
 def run_in_two_parts(out, track):
-    """Stops while rounds are played, so tools hold more than the last checkpoint."""
+    """Stops a run after its last checkpoint, so that tools hold more rounds than it does."""
     with pytest.raises(KeyboardInterrupt):
         SMALL.run(out, watch=stopping(after=3), track=track)
     return SMALL.run(out, track=track)

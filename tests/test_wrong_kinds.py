@@ -1,8 +1,8 @@
 """A wrong value of any kind, given to any public function, works or is refused with a sentence.
 
-Every call below is right. One argument is replaced by a value from `WRONG`: then the function
-answers, or raises ValueError that names an argument. Some values of each function run in the
-fast step, many more in the slow one.
+Every call below is right. A test replaces one argument by a value from `WRONG`: then the function
+returns, or raises a ValueError that names an argument. The fast step tries some values of each
+function, the slow step many more.
 """
 
 import functools
@@ -19,13 +19,13 @@ from drawn import evaluate
 import fairjax as fj
 
 TRIES, ALL_TRIES = 4, 40
-MOST_CHARACTERS = 1000  # of a message
+MOST_CHARACTERS = 1000  # in a message
 RAW = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError,
     LookupError, MemoryError, NameError, OSError, RuntimeError, StopIteration, TypeError, Warning,
 )  # fmt: skip
 
-CALLS = {  # what has to be given
+CALLS = {  # the required arguments
     "contributions.cosine": {"updates": "np.eye(3)"},
     "contributions.cosine_shapley": {"updates": "np.eye(3)"},
     "contributions.mean_field_cosine_shapley": {"updates": "np.eye(3)"},
@@ -106,7 +106,7 @@ CALLS = {  # what has to be given
     "load_run": {"out": "'folder'"},
 }  # fmt: skip
 
-INNER = {  # what the package calls with values of its own
+INNER = {  # only called by the package itself
     "contributions.check_table", "contributions.checked", "contributions.coalition_cosines",
     "contributions.measure", "contributions.products_of", "mechanisms.checked_answer",
     "mechanisms.length_at", "devices.by_agent", "devices.checked", "devices.everywhere",
@@ -150,7 +150,7 @@ def arguments(name):
 
 
 def wrong_calls(name):
-    """Returns calls of a function with one wrong argument each, in an order of its own."""
+    """Returns calls with one wrong argument each, in a random order that is always the same."""
     calls = []
     for argument in arguments(name):
         for value in WRONG.strip().replace("\n", ";").split(";"):
@@ -162,10 +162,10 @@ def wrong_calls(name):
 
 
 def complaint(call):
-    """Returns what is wrong with how a call ended, or nothing."""
+    """Runs a call, and returns what is wrong with how it ended, or nothing."""
     try:
         with warnings.catch_warnings():
-            # JAX warns of iterators before we refuse them.
+            # JAX warns about iterators before we refuse them.
             warnings.simplefilter("ignore", DeprecationWarning)
             answer = evaluate(call)
     except ValueError as error:

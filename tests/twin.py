@@ -54,7 +54,7 @@ def cosine(updates, weights=None):
 
 
 def mean_field(updates, weights=None):
-    """Returns the mean-field estimate, with every sum over the others a sum."""
+    """Returns the mean-field estimate, with a plain sum over the other agents."""
     updates = np.asarray(updates, np.float64)
     weights = np.ones(len(updates)) if weights is None else np.asarray(weights, np.float64)
     rows = weights[:, None] * updates

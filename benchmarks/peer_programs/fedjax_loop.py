@@ -7,7 +7,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-# FedJAX's last release calls what JAX has removed since.
+# FedJAX's last release calls functions that JAX has removed since.
 jax.tree_map = jax.tree.map
 
 import fedjax  # noqa: E402

@@ -1,4 +1,4 @@
-"""Flower's player of FedAvg: its simulation engine, a Ray actor per core as is its default."""
+"""Flower's player of FedAvg: its simulation engine, by default with one Ray actor per core."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def client_app(work: Work) -> ClientApp:
-    """Returns what an agent does when the server's parameters arrive."""
+    """Returns the app of an agent, which trains when the server's parameters arrive."""
     app = ClientApp()
 
     @app.train()
@@ -56,7 +56,7 @@ def server_app(work: Work, turns: Turns) -> ServerApp:
 
 
 class TurnTaking(FedAvg):
-    """Federated averaging of all agents; between rounds, where Flower evaluates, it waits."""
+    """Federated averaging of all agents; it waits between rounds, when Flower would evaluate."""
 
     def __init__(self, work: Work, turns: Turns):
         everybody = work.num_agents

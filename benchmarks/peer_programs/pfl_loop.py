@@ -21,7 +21,7 @@ from work import Turns, Work
 
 
 class CountingNetwork(Network):
-    """The network with what pfl asks of one, counting its local steps."""
+    """The network with the methods that pfl needs; it counts its local steps."""
 
     local_steps = 0
 
@@ -31,7 +31,7 @@ class CountingNetwork(Network):
 
     @torch.no_grad()
     def metrics(self, x: Tensor, y: Tensor) -> dict[str, Weighted]:
-        """Returns what pfl measures in its first round, whether one wants it or not."""
+        """Returns the metrics that pfl always measures in its first round."""
         return {"loss": Weighted.from_unweighted(mean_loss(self, x, y))}
 
 

@@ -1,4 +1,4 @@
-"""The paper's MNIST network and an agent's local epochs in PyTorch; for all peers that use it."""
+"""The paper's MNIST network and an agent's local epochs in PyTorch, for all peers that use it."""
 
 import functools
 
@@ -27,7 +27,7 @@ class Network(nn.Module):
         return F.cross_entropy(self(x), y)
 
 
-# Flower's workers are sent no data: they make theirs, and keep it for later rounds.
+# Flower's workers receive no data: they make their own, and keep it for later rounds.
 @functools.cache
 def shard(work: Work, agent: int) -> tuple[Tensor, Tensor]:
     """Returns an agent's images `[M, 1, 32, 32]` and labels `[M]`."""

@@ -1,4 +1,4 @@
-"""PyTorch's player of the server step of CGSV, in two forms; it plays the one it is told.
+"""PyTorch's player of the server step of CGSV; it plays one of two forms.
 
 top-k per agent   as in the authors' program: torch.topk of the magnitudes for every agent
 one sort          the magnitudes are sorted once, and every agent has a threshold
@@ -16,7 +16,7 @@ from work import ServerWork, Turns
 
 
 class State(NamedTuple):
-    """What a form of the step works on from turn to turn."""
+    """The state of the step from turn to turn."""
 
     pay: Callable[[Tensor, Tensor, Tensor], None]
     agents: Tensor  # [N, D]
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def server_step(state: State, uploads: Tensor, work: ServerWork) -> tuple[State, Tensor]:
-    """Judges the uploads, pays the agents in place, and returns the aggregate besides."""
+    """Judges the uploads, pays the agents in place, and returns the aggregate too."""
     lengths = uploads.norm(dim=1)
     equal = torch.full_like(lengths, 1 / work.num_agents)
     weights = state.importance if state.importance.sum() > 0 else equal

@@ -1,9 +1,9 @@
-"""What all players do, and how they are told when to do it; needs nothing but NumPy.
+"""The work of all players, and the protocol of their turns; needs nothing but NumPy.
 
     the referee writes one line to a player's standard input     begin
     the player plays one turn, stops its clock, and answers      {"seconds": ..., "loss": ...}
 
-A peer's program runs in an environment of its own, and idles between its turns.
+A peer's program runs in an environment of its own, and waits between its turns.
 """
 
 import json
@@ -30,7 +30,7 @@ class Work:
 
     @property
     def local_steps(self) -> int:
-        """How many local steps all agents together take in a round."""
+        """The number of local steps of all agents together in a round."""
         return self.num_agents * self.local_epochs * math.ceil(self.samples / self.batch_size)
 
     def shard(self, agent: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ class IterationWork(Work):
     """Iterations of the authors' program: training, rewards, and evaluation of all models.
 
     Every agent's model and the server's are evaluated on `evaluated` test images and on all
-    agents' images: loss and accuracy, of all of them together.
+    agents' images: one loss and one accuracy for all of these together.
     """
 
     num_agents: int = 5
@@ -70,7 +70,7 @@ class IterationWork(Work):
 
 @dataclass(frozen=True)
 class ServerWork:
-    """Server steps of CGSV on random uploads; they warm up once as well."""
+    """Server steps of CGSV on random uploads; the first one warms up."""
 
     num_agents: int = 10
     num_parameters: int = 104_242
@@ -98,9 +98,9 @@ class ServerWork:
 
 
 class Turns:
-    """A player's side of the game: it waits for its turn, and answers with its time.
+    """A player's side of the protocol: it waits for its turn, and answers with its time.
 
-    Whatever else the player's libraries print goes to standard error.
+    All other output of the player's libraries goes to standard error.
     """
 
     def __init__(self):
@@ -121,5 +121,5 @@ class Turns:
         self._seconds = time.perf_counter() - self._start
 
     def answer(self, **outcome: float) -> None:
-        """Answers with the turn's seconds and with what came of it."""
+        """Answers with the turn's seconds and its results."""
         print(json.dumps({"seconds": self._seconds, **outcome}), file=self._answers, flush=True)

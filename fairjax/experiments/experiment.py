@@ -70,7 +70,9 @@ class Experiment(Setup):
             it is known already.
 
         Returns:
-          A `Result`.
+          A `Result`. The same call gives the same bits on the same machine and version of JAX.
+          Others round differently, and a mask is a threshold: results can then differ by more
+          than rounding.
 
         Raises:
           ValueError: `out` belongs to another experiment, cannot be written or is in use by

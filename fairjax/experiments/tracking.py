@@ -2,9 +2,9 @@
 
     history so far  ->  rows of the rounds that are new  ->  each tool, by its own library
 
-What an unfinished run has left in a tool is replaced or gone on with when the run goes on, so
-no round is there twice. Numbers that are not known, such as accuracies of rounds without
-evaluation, are left out.
+`fairjax run --track csv` writes every round as it is played; other tools are `tensorboard` and
+`wandb`. A run that goes on continues or replaces what it wrote before, so no round is there
+twice. Numbers that are not known, such as accuracies of rounds without evaluation, are left out.
 """
 
 import contextlib
