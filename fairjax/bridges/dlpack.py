@@ -63,7 +63,7 @@ def _share(path: Any, tensor: Any) -> Array:
     if not hasattr(tensor, "__dlpack__"):
         raise ValueError(f"{name} must be a tensor with `__dlpack__`, got {type(tensor)}.")
     if getattr(tensor, "requires_grad", False):
-        raise ValueError(f"{name} must not require a gradient. Share its `.detach()`.")
+        raise ValueError(f"{name} must not require a gradient: share its `.detach()`.")
     try:
         array = jax.dlpack.from_dlpack(tensor, copy=False)
     except ValueError as error:
