@@ -44,7 +44,7 @@ def above(name: str, value: Any, bound: float, *, vanishing: bool = False) -> No
         _number(name, value, lambda x: x > bound, f"above {bound}")
         if not bound and not vanishing and float(value) < LEAST:
             raise ValueError(
-                f"`{name}` must be at least {LEAST}, since float32 takes less as 0, "
+                f"`{name}` must be at least {LEAST}, since float32 treats less as 0, "
                 f"got {name}={value!r}."
             )
 

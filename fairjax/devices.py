@@ -119,7 +119,7 @@ def _connect(coordinator: str, num_processes: int, process_id: int) -> None:
         raise TimeoutError(
             f"Not all {num_processes} processes came together at {coordinator} within "
             f"{CONNECT_SECONDS} seconds. Start all of them with the same `coordinator` and "
-            "`num_processes`, each with a `process_id` of its own."
+            "`num_processes`, each with its own `process_id`."
         )
     if failures:
         raise ValueError(

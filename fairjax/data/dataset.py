@@ -191,7 +191,7 @@ def _convert_features(x: Any) -> np.ndarray:
         low, high = int(array.min()), int(array.max())
         if low < _INT32.min or high > _INT32.max:
             wrong = high if high > _INT32.max else low
-            raise ValueError(f"`x` must fit int32 where it is whole numbers, got {wrong}.")
+            raise ValueError(f"`x` must fit int32 if it holds whole numbers, got {wrong}.")
         return array.astype(np.int32, copy=False)
     if array.dtype != bool and not is_floating(array.dtype):
         found = first_not_number(array, getattr(x, "columns", None))
@@ -205,7 +205,7 @@ def _check_tokens(x: np.ndarray, vocabulary_size: int | None) -> None:
     if vocabulary_size is None:
         return
     if x.dtype != np.int32:
-        raise ValueError(f"`x` must be whole numbers where it is tokens, got dtype {x.dtype}.")
+        raise ValueError(f"`x` must be whole numbers if it holds tokens, got dtype {x.dtype}.")
     wrong = x[(x < 0) | (x >= vocabulary_size)]
     if wrong.size:
         raise ValueError(

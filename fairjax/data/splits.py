@@ -101,8 +101,8 @@ def class_imbalance(
       train: n examples, some of every class.
       num_agents: N, at least 1.
       seed: a whole number, not negative.
-      samples_per_agent: the size of every shard, which may exceed n, but N times this must
-        be at most 2**28; None: n // N.
+      samples_per_agent: the size of every shard. It may exceed n, but N times the size must
+        be at most 2**28. None: n // N.
 
     Returns:
       Shards of N agents.

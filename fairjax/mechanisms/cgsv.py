@@ -26,7 +26,7 @@ def cgsv(
     contribution: str = "cosine",
     mask: str = "model",
 ) -> Mechanism:
-    """Returns the paper's mechanism: cosines judge, masked aggregates pay.
+    """Returns the paper's mechanism: cosine contributions and masked rewards.
 
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.

@@ -119,11 +119,11 @@ def _cut_long_updates(updates: Stacked, longest: Scalar) -> Stacked:
 
 
 def _choose_share_rows(importance: PerAgent, shares: Array, uploads: Stacked) -> PerAgent:
-    """Returns for every agent the number of the agent whose shares it is paid, often its own.
+    """Returns `[N]` numbers: agent i is paid by the shares of this agent, usually itself.
 
     If uploads oppose each other, a larger part of them can be farther from the aggregate. An
     agent is out of order if an agent of no more importance has a reward nearer to the
-    aggregate, or at a larger cosine to it. It is paid the shares of the most important agent
+    aggregate, or at a larger cosine to it. It is paid by the shares of the most important agent
     below it that is in order.
     """
     unit, scale = trees.unit_rows(uploads)

@@ -12,7 +12,7 @@ from fairjax.types import Stacked
 
 
 def standalone() -> Mechanism:
-    """Returns training on own data only, to which fairness compares. It has no state.
+    """Returns training on own data only, the reference for fairness. It has no state.
 
     A huge update ruins only the agent's own model.
 
