@@ -50,7 +50,7 @@ COLOURS = {"cosine": "#d55e00", "mean_field": "#0072b2", "sampled": "#999999"}
 class Drawn(NamedTuple):
     """Drawn uploads of one kind and shape."""
 
-    effect: str  # what varies in the rows that they are compared with
+    effect: str  # what varies in the panel: "agents", "parameters" or "kind"
     kind: str
     num_agents: int
     num_parameters: int
