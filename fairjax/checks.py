@@ -14,8 +14,8 @@ import jax
 import jax.core
 import numpy as np
 
-LEAST, GREATEST = 1.2e-38, 3.4e38  # of the positive normal numbers of float32
-# The most that a count may be, by name; others may be what compiled counters, int32, hold.
+LEAST, GREATEST = 1.2e-38, 3.4e38  # bounds of the positive normal numbers of float32
+# Upper bounds of counts by name. The default bound is that of int32, for compiled counters.
 MOST = {
     "seed": 2**32 - 1,  # JAX's keys repeat after that
     "num_agents": 10**6,
@@ -35,16 +35,16 @@ def above(name: str, value: Any, bound: float, *, vanishing: bool = False) -> No
     """Raises unless `value` is a number above `bound` that float32 holds, or is traced.
 
     Args:
-      name: of the argument.
+      name: the argument's name.
       value: a number.
-      bound: what it must exceed.
-      vanishing: may it be so small that float32 takes it as 0.
+      bound: the bound that it must exceed.
+      vanishing: whether it may be so small that float32 treats it as 0.
     """
     if is_known(value):
         _number(name, value, lambda x: x > bound, f"above {bound}")
         if not bound and not vanishing and float(value) < LEAST:
             raise ValueError(
-                f"`{name}` must be at least {LEAST}, since float32 takes less as 0, "
+                f"`{name}` must be at least {LEAST}, since float32 treats less as 0, "
                 f"got {name}={value!r}."
             )
 
@@ -62,7 +62,7 @@ def at_least(name: str, value: Any, bound: float) -> None:
 
 
 def count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
-    """Raises unless `value` is a whole number from `least` to `most`; None: what `MOST` says."""
+    """Raises unless `value` is a whole number from `least` to `most`; None: as in `MOST`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
         raise ValueError(
@@ -74,7 +74,7 @@ def count(name: str, value: Any, least: int = 1, most: int | None = None) -> Non
 
 
 def key(name: str, value: Any) -> None:
-    """Raises unless `value` is one PRNG key, of `jax.random.key` or of the older `PRNGKey`."""
+    """Raises unless `value` is one PRNG key, from `jax.random.key` or the older `PRNGKey`."""
     old = jax.eval_shape(jax.random.PRNGKey, 0)
     kind: Any = (getattr(value, "shape", None), getattr(value, "dtype", None))
     is_new = kind[0] == () and jax.numpy.issubdtype(kind[1], jax.dtypes.prng_key)
@@ -85,7 +85,7 @@ def key(name: str, value: Any) -> None:
 
 
 def not_negative(name: str, value: Any) -> None:
-    """Raises where a known array holds a negative number."""
+    """Raises if a known array holds a negative number."""
     if is_known(value) and (np.asarray(value) < 0).any():
         raise ValueError(f"`{name}` must not be negative, got {name}={value!s:.200}.")
 
@@ -100,7 +100,7 @@ def lengths(name: str, values: Any, num_rounds: int) -> None:
 
 
 def finite(name: str, value: Any) -> None:
-    """Raises where a known array or pytree holds NaN or infinity, and says how many."""
+    """Raises if a known array or pytree holds NaN or infinity, and says how many."""
     for leaf in jax.tree.leaves(value):
         if is_known(leaf):
             broken = int(np.sum(~np.isfinite(np.asarray(leaf, dtype=np.float64))))
@@ -112,7 +112,7 @@ def finite(name: str, value: Any) -> None:
 
 
 def is_listing(value: Any) -> bool:
-    """Says whether `value` lists others: a list, a range, a dense array or a generator."""
+    """Says whether `value` holds several values: a list, range, dense array or generator."""
     single = isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) == 0
     return isinstance(value, Iterable) and not single and not hasattr(value, "toarray")
 
@@ -132,10 +132,10 @@ def choice(name: str, value: Any, known: Iterable[str]) -> None:
 
 
 def numbers(name: str, value: Any, rule: str, num_axes: int | None = None) -> np.ndarray:
-    """Returns a known `value` as an array of real numbers, or raises: it must hold `rule`."""
+    """Returns a known `value` as an array of real numbers, or raises an error with `rule`."""
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # of unequal lengths, or traced
+    except (TypeError, ValueError, RuntimeError):  # lists of unequal lengths, or traced values
         array = np.empty((), object)
     real = array.dtype.kind in "biuf" or jax.numpy.issubdtype(array.dtype, np.floating)
     if not real or (num_axes is not None and array.ndim != num_axes):
@@ -144,14 +144,14 @@ def numbers(name: str, value: Any, rule: str, num_axes: int | None = None) -> np
 
 
 def function(name: str, value: Any, what: str, *, optional: bool = False) -> None:
-    """Raises unless `value` can be called, or is None where it is optional."""
+    """Raises unless `value` can be called, or is optional and None."""
     if not callable(value) and not (optional and value is None):
         or_none = " or None" * optional
         raise ValueError(f"`{name}` must be a function{or_none}, {what}, got {shown(value)}.")
 
 
 def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
-    """Raises unless `value` is of a type; the message says what makes one."""
+    """Raises unless `value` has the type `wanted`; the message says what makes one."""
     if not isinstance(value, wanted):
         article = "an" if wanted.__name__[0] in "AEIO" else "a"
         raise ValueError(
@@ -161,7 +161,7 @@ def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
 
 
 def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
-    # numpy would complain of ragged lists in its own words.
+    # Do not pass lists to numpy, which raises its own error for ragged ones.
     known = np.isscalar(value) or hasattr(value, "dtype")
     try:
         number = np.asarray(value if known else None)
@@ -180,7 +180,7 @@ def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> N
 
 
 def path(name: str, value: Any) -> Path:
-    """Returns a path, or raises where `value` is not one, or one that no file system takes."""
+    """Returns a path, or raises if `value` is not one, or one that no file system accepts."""
     is_path = isinstance(value, str | os.PathLike) and "\0" not in str(value)
     if not is_path or max(map(len, Path(value).parts), default=0) > 255:
         raise ValueError(f"`{name}` must be a path such as 'runs/first', got {shown(value)}.")
@@ -200,13 +200,13 @@ def flag(name: str, value: Any) -> None:
 
 
 def suggestion(value: Any, names: Iterable[str]) -> str:
-    """Returns a question with the name nearest to `value`, or nothing where none is near."""
+    """Returns a question with the name nearest to `value`, or "" if no name is near."""
     near = difflib.get_close_matches(value if isinstance(value, str) else "", names, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def shown(value: Any) -> str:
-    """Returns a value as messages show it: on one line, and cut where it is long.
+    """Returns a value as a text for messages: on one line, and cut if it is long.
 
     Examples:
       >>> shown(np.eye(2))

@@ -1,15 +1,15 @@
-"""Devices: agents spread over a mesh, along an axis of its own.
+"""Devices: agents are spread over the single axis of a mesh.
 
-    agents     [N, ...]   each of K devices holds N / K of them, or all where K does not divide N
-    the rest              every device holds all of it
+    agents     [N, ...]   each of K devices holds N / K agents, or all if K does not divide N
+    others                every device holds a whole copy
 
 On the command line, `fairjax run --devices 4` spreads agents over four devices, and
 `--coordinator HOST:PORT --num-processes 2 --process-id 0` over two processes or machines.
 
-What is done per agent runs under `shard_map`: a device works on its own agents, and sends
-nothing. Sums over agents are products of arrays that are spread like this: XLA makes a partial
-product per device and adds them up by one collective. What else a mechanism computes of all
-uploads, such as their Gram matrix, XLA distributes as it sees fit, and may gather them for it.
+Work per agent runs under `shard_map`: a device works on its own agents and sends nothing. Sums
+over agents are matrix products of spread arrays: XLA computes a partial product per device and
+adds these with one collective. Other functions of all uploads, such as their Gram matrix, are
+distributed by XLA, which may gather the uploads for them.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fairjax import checks
 
 AXIS = "agents"
-CONNECT_SECONDS = 300  # that processes wait for each other
+CONNECT_SECONDS = 300  # how long processes wait for each other
 
 
 def start(
@@ -37,25 +37,26 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Mesh | None:
-    """Makes JAX see the devices asked for, and returns a mesh of them, or None for just one.
+    """Prepares JAX's devices and returns a mesh of them, or None for a single device.
 
-    Call it before anything else uses JAX. Where several processes run, it waits for all.
+    Call it before anything else uses JAX. With several processes, it waits for all of them.
 
     Args:
-      num_devices: how many of each process; None: all there are, of a CPU one. A CPU is divided
-        into as many as asked for.
-      coordinator: HOST:PORT of the first process, the same for all; None: there is one process.
+      num_devices: devices per process; None: all, or one on a CPU. A CPU is split into that
+        many devices; on accelerators the first ones are used.
+      coordinator: HOST:PORT of the first process, the same for all; None: a single process.
       num_processes: how many processes run.
-      process_id: which of them this is, from 0.
+      process_id: the number of this process, from 0.
 
     Raises:
-      ValueError: a value breaks its rule, only some of the last three are given, or JAX runs
-        already.
-      TimeoutError: the processes are not all there within 300 seconds.
+      ValueError: `num_devices` or `num_processes` is below 1, there are fewer devices,
+        `process_id` is outside [0, num_processes), `coordinator` is not a usable address, only
+        some of the last three arguments are given, or JAX is already running.
+      TimeoutError: not all processes connect within 300 seconds.
     """
     if num_devices is not None:
         checks.count("num_devices", num_devices)
-        # JAX that runs already keeps the devices that it has; `mesh` says so if they are too few.
+        # If JAX is already running, it keeps its devices; `mesh` raises if they are too few.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", int(num_devices))
     together = {
@@ -82,7 +83,7 @@ def start(
 
 
 def _check_address(coordinator: Any, is_first: bool) -> None:
-    """Raises where no process can be reached at an address, since JAX would abort this one."""
+    """Raises if an address cannot be used, since JAX would abort the process."""
     host, _, port = coordinator.rpartition(":") if isinstance(coordinator, str) else ("", "", "")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(
@@ -100,9 +101,9 @@ def _check_address(coordinator: Any, is_first: bool) -> None:
 
 
 def _connect(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Connects the processes; raises where they are not all there in time.
+    """Connects the processes; raises if not all connect in time.
 
-    Where JAX itself waits in vain it aborts the process, so it waits in a thread, for longer.
+    JAX aborts the process when its own wait times out, so let it wait longer, in a thread.
     """
     failures: list[RuntimeError] = []
 
@@ -121,7 +122,7 @@ def _connect(coordinator: str, num_processes: int, process_id: int) -> None:
         raise TimeoutError(
             f"Not all {num_processes} processes came together at {coordinator} within "
             f"{CONNECT_SECONDS} seconds. Start all of them with the same `coordinator` and "
-            "`num_processes`, each with a `process_id` of its own."
+            "`num_processes`, each with its own `process_id`."
         )
     if failures:
         raise ValueError(
@@ -131,13 +132,13 @@ def _connect(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 def mesh(num_devices: int | None = None) -> Mesh:
-    """Returns a mesh with one axis for agents, of the first devices of every process.
+    """Returns a mesh with one axis for agents, made of the first devices of every process.
 
     Args:
-      num_devices: how many of each process; None: all.
+      num_devices: devices per process; None: all.
 
     Raises:
-      ValueError: there are not as many.
+      ValueError: there are fewer devices.
 
     Examples:
       >>> dict(mesh(1).shape)
@@ -149,7 +150,7 @@ def mesh(num_devices: int | None = None) -> Mesh:
             raise ValueError(
                 f"`num_devices` must be at most the {jax.local_device_count()} devices "
                 f"({jax.default_backend()}) that JAX sees, got num_devices={num_devices}. "
-                "To divide a CPU, call `fairjax.devices.start(num_devices)` before anything else."
+                "To split a CPU, call `fairjax.devices.start(num_devices)` before anything else."
             )
     processes = range(jax.process_count())
     chosen = [device for index in processes for device in jax.local_devices(index)[:num_devices]]
@@ -157,7 +158,7 @@ def mesh(num_devices: int | None = None) -> Mesh:
 
 
 def checked(mesh: Mesh | None) -> Mesh | None:
-    """Returns a mesh whose only axis is named as here, or says what is wrong with it."""
+    """Returns a mesh with its only axis renamed to `AXIS`, or raises if it has several."""
     if mesh is None:
         return None
     if not isinstance(mesh, Mesh) or mesh.devices.ndim != 1:
@@ -167,20 +168,20 @@ def checked(mesh: Mesh | None) -> Mesh | None:
 
 
 def by_agent(mesh: Mesh, num_agents: int) -> NamedSharding:
-    """Returns how arrays `[N, ...]` lie on the devices."""
+    """Returns the sharding of arrays `[N, ...]` over the devices."""
     spread = num_agents % mesh.size == 0
     return NamedSharding(mesh, PartitionSpec(AXIS) if spread else PartitionSpec())
 
 
 def everywhere(mesh: Mesh | None, tree: Any) -> Any:
-    """Returns a pytree of which every device holds all; as it is, where there is no mesh."""
+    """Returns a pytree with a whole copy on every device; unchanged if there is no mesh."""
     if mesh is None:
         return tree
     return placed(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def placed(tree: Any, sharding: NamedSharding) -> Any:
-    """Returns a pytree whose leaves lie on the devices as told, within a compiled function too."""
+    """Returns a pytree with the given sharding, also within a compiled function."""
     if not checks.is_known(tree):
         return lax.with_sharding_constraint(tree, sharding)
     # Unlike `device_put`, this reaches the devices of other processes too.
@@ -190,21 +191,21 @@ def placed(tree: Any, sharding: NamedSharding) -> Any:
 def map_shards(
     mesh: Mesh | None, function: Callable[[Any, Any], Any], agents: Any, shared: Any
 ) -> Any:
-    """Returns `function(agents, shared)`, of which every device computes its own agents' part.
+    """Returns `function(agents, shared)`; every device computes the part of its own agents.
 
     Args:
-      mesh: None: one device, which computes all.
-      function: maps leaves `[n, ...]`, for any n, and what is shared to leaves `[n, ...]`.
-      agents: leaves `[N, ...]`; where N is no multiple of the number of devices, zeros (keys: the
-        last) fill up, and what `function` makes of them is dropped.
-      shared: what is on every device.
+      mesh: the devices; None: a single one, which computes all.
+      function: maps leaves `[n, ...]`, for any n, and `shared` to leaves `[n, ...]`.
+      agents: leaves `[N, ...]`. If N is not a multiple of the number of devices, they are padded
+        by zeros (keys by the last key), and the results of the padding are dropped.
+      shared: a pytree that every device holds.
     """
     if mesh is None:
         return function(agents, shared)
     num_agents = len(jax.tree.leaves(agents)[0])
     missing = -num_agents % mesh.size
 
-    def filled(leaf: Any) -> Any:
+    def pad(leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
         return jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
@@ -216,5 +217,5 @@ def map_shards(
         out_specs=PartitionSpec(AXIS),
         check_vma=False,
     )
-    answer = spread(jax.tree.map(filled, agents) if missing else agents, shared)
+    answer = spread(jax.tree.map(pad, agents) if missing else agents, shared)
     return jax.tree.map(lambda leaf: leaf[:num_agents], answer)

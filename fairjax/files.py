@@ -1,4 +1,4 @@
-"""Files: each is written beside its place, flushed, and moved there.
+"""Files: each is written under a temporary name, flushed, and moved to its place.
 
     content -> .NAME.PROCESS.partial -> flushed to the disk -> NAME
 
@@ -26,7 +26,7 @@ class DamagedError(ValueError):
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Has the system's errors in a block name a file or folder."""
+    """Adds the name of a file or folder to the system's errors in a block."""
     try:
         yield
     except OSError as error:
@@ -35,10 +35,10 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file that takes the place of `path` when the block is done.
+    """Opens a file that replaces `path` at the end of the block.
 
     Raises:
-      OSError: names `path`, which is as it was before.
+      OSError: the file cannot be written. The error names `path`, which is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -55,10 +55,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes a folder, and keeps other processes from it for the length of a block.
+    """Makes a folder and locks it against other processes during a block.
 
-    The lock ends with the process, in whatever way that ends. Systems without such locks
-    have none.
+    The lock ends with the process, even if that is killed. On systems without such locks,
+    nothing is locked.
 
     Raises:
       ValueError: the folder cannot be written, or another process holds the lock.
@@ -84,7 +84,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> IO[bytes]:
-    """Returns an open file whose lock this process holds."""
+    """Returns an open file, with its lock held by this process."""
     file = path.open("wb")
     try:
         if fcntl is not None:

@@ -1,10 +1,10 @@
-"""Inputs: what users hand in becomes arrays, or an error that says what to hand in.
+"""Inputs: users' values become arrays, or raise an error that says what to pass.
 
     numbers   an array of any library, or nested lists   ->  a floating array
     weights   one number per agent, or nothing           ->  a floating array [N]
     stacked   a pytree [N, ...], or a list of N pytrees  ->  a pytree [N, ...]
 
-A list of pytrees can mean agents, and it can mean layers. It is never guessed.
+A list of pytrees can mean agents or layers. If both are possible, an error is raised.
 """
 
 import numbers
@@ -22,9 +22,9 @@ def as_numbers(name: str, value: Any, *, booleans: bool = False) -> Array:
     """Returns a JAX array of real floating numbers; integers become float32.
 
     Args:
-      name: of the argument, for errors.
+      name: the argument's name, for errors.
       value: an array of any library, or nested lists of numbers.
-      booleans: are booleans taken, as zeros and ones.
+      booleans: whether booleans are accepted, as zeros and ones.
 
     Raises:
       ValueError: `value` is not an array of real numbers.
@@ -32,15 +32,15 @@ def as_numbers(name: str, value: Any, *, booleans: bool = False) -> Array:
     value = as_floating(name, value, booleans=booleans)
     if value.dtype.itemsize > 8:
         value = value.astype(np.float64)
-    with np.errstate(over="ignore"):  # beyond what float32 holds is infinite
+    with np.errstate(over="ignore"):  # numbers that float32 cannot hold become infinite
         return jnp.asarray(value)
 
 
 def as_floating(name: str, value: Any, *, booleans: bool = False) -> Array | np.ndarray:
-    """Returns what `as_numbers` does, of JAX or of numpy, which keeps 64 bits."""
+    """Returns the same as `as_numbers`, but leaves numpy arrays in numpy with all 64 bits."""
     value = _as_array(name, value)
     if jnp.issubdtype(value.dtype, jnp.integer) or (booleans and value.dtype == bool):
-        value = value.astype(np.float32)  # before JAX wraps integers of 64 bits
+        value = value.astype(np.float32)  # before JAX wraps 64-bit integers
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
             f"`{name}` must hold arrays of numbers that are real, got dtype {value.dtype}."
@@ -61,16 +61,16 @@ def as_booleans(name: str, value: Any) -> Array:
 
 
 def as_weights(weights: Any, shape: tuple[int, ...]) -> PerAgent:
-    """Returns weights of a shape as floating numbers; None: ones.
+    """Returns weights of a given shape as floating numbers; None: ones.
 
     Traced weights that are negative or not finite count as 0.
 
     Raises:
-      ValueError: the shape is another, or known weights are negative or not finite.
+      ValueError: the shape differs, or known weights are negative or not finite.
     """
     if weights is None:
         return jnp.ones(shape)
-    weights = _at_least_single(as_numbers("weights", weights, booleans=True))
+    weights = _widen_to_float32(as_numbers("weights", weights, booleans=True))
     checks.shape("weights", weights, shape)
     checks.finite("weights", weights)
     checks.not_negative("weights", weights)
@@ -78,23 +78,23 @@ def as_weights(weights: Any, shape: tuple[int, ...]) -> PerAgent:
 
 
 def as_stacked(name: str, tree: Any, entries: str = "agents") -> Stacked:
-    """Returns `tree` with real floating leaves `[N, ...]`, or says what is wrong with it.
+    """Returns `tree` with real floating leaves `[N, ...]`, or raises.
 
     Half-precision and integer leaves become float32. Nested lists of numbers are arrays. A
     list or tuple of agents' pytrees is stacked where it cannot mean layers.
 
     Args:
-      name: of the argument, for errors.
-      tree: what a user gave.
+      name: the argument's name, for errors.
+      tree: the user's value.
       entries: what the leading axis counts, for errors.
 
     Raises:
       ValueError: there are no agents or no parameters, a leaf lacks the leading axis, leaves
-        disagree about the number of agents or are not numbers, or a list can mean agents and
-        can mean layers.
+        disagree about the number of agents or are not numbers, or a list can mean both agents
+        and layers.
     """
     leaves, structure = _flatten(_stack_entries(name, tree, entries))
-    arrays = [_at_least_single(as_numbers(name, leaf)) for leaf in leaves]
+    arrays = [_widen_to_float32(as_numbers(name, leaf)) for leaf in leaves]
     sizes = sorted({array.shape[0] for array in arrays if array.ndim})
     shapes = f"{[array.shape for array in arrays]!r:.200}"
     if len(sizes) != 1 or not all(array.ndim for array in arrays):
@@ -111,10 +111,10 @@ def as_stacked(name: str, tree: Any, entries: str = "agents") -> Stacked:
 
 
 def as_changes(name: str, tree: Any, params: Params) -> Stacked:
-    """Returns leaves `[N, ...]` that are changes of `params`, given so or as a list of N pytrees.
+    """Returns changes of `params` as leaves `[N, ...]`; a list of N pytrees is stacked.
 
     Raises:
-      ValueError: `tree` is neither, or as in `as_stacked`.
+      ValueError: `tree` does not hold changes of `params`, or as in `as_stacked`.
     """
     wanted = jax.tree.structure(params)
     if is_sequence(tree) and len(tree) and _flatten(tree)[1] != wanted:
@@ -134,7 +134,7 @@ def as_params(name: str, tree: Any) -> Params:
     """Returns a pytree of real floating arrays without the agent axis.
 
     Raises:
-      ValueError: there are none, or leaves are not numbers.
+      ValueError: there are no arrays, or leaves are not numbers.
     """
     leaves, structure = _flatten(tree)
     if not leaves:
@@ -159,9 +159,10 @@ def _as_array(name: str, value: Any) -> Array | np.ndarray:
 
 
 def _stack_entries(name: str, tree: Any, words: str) -> Any:
-    """Returns a stacked pytree in place of a list of equal pytrees; others as they are.
+    """Stacks a list of pytrees with the same structure and shapes; returns others unchanged.
 
-    Equal entries whose leaves have one leading size can be agents and can be layers.
+    Raises if all leaves of such a list have the same leading size, since the entries can then
+    be agents or layers.
     """
     if not is_sequence(tree) or _holds_numbers(tree):
         return tree
@@ -206,5 +207,5 @@ def _holds_numbers(node: Any) -> bool:
     return isinstance(node, numbers.Number | np.number | np.bool_)
 
 
-def _at_least_single(array: Array) -> Array:
+def _widen_to_float32(array: Array) -> Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))

@@ -1,7 +1,7 @@
-"""Metrics: is a result fair, good, and did it find the dishonest.
+"""Metrics: how fair a result is, and whether it found the dishonest agents.
 
 fairness       Pearson's correlation of standalone and final accuracies over agents,
-               and the interval in which it lies
+               with its confidence interval
 detection AUC  the chance that an honest agent's importance exceeds a dishonest one's
 """
 
@@ -14,18 +14,18 @@ from fairjax.types import PerAgent
 
 
 def fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> float:
-    """Returns how far agents that are better alone end up better together.
+    """Returns the correlation of standalone and final accuracies over agents.
 
     Args:
-      standalone_accuracies: `[N]` accuracies of models trained on one's own data only.
+      standalone_accuracies: `[N]` accuracies of models trained on the agent's own data only.
       final_accuracies: `[N]` accuracies of the models that agents were paid.
 
     Returns:
-      Pearson's correlation in [-1, 1]; nan where `why_undefined` says why. Where
-      standalone accuracies are nearly equal, as in a uniform split, it is noise.
+      Pearson's correlation in [-1, 1]; nan where `why_undefined` gives a reason. It is
+      noise where standalone accuracies are nearly equal, as in a uniform split.
 
     Raises:
-      ValueError: the shapes are not equal `[N]`.
+      ValueError: the shapes are not both `[N]`.
 
     References:
       Xu et al., NeurIPS 2021, section on experiments.
@@ -38,7 +38,7 @@ def fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> flo
         return float("nan")
     from scipy import stats
 
-    standalone, final = _pair(standalone_accuracies, final_accuracies)
+    standalone, final = _check_pair(standalone_accuracies, final_accuracies)
     correlation: Any = stats.pearsonr(standalone, final)
     return float(correlation.statistic)
 
@@ -48,9 +48,9 @@ def fairness_interval(
 ) -> tuple[float, float]:
     """Returns the 95% confidence interval of `fairness`.
 
-    It is over agents: how far the correlation of other agents, drawn as these were, may
-    be from that of these N, by Fisher's transformation and so for about normal
-    accuracies. It says nothing of other seeds. With few agents it is wide.
+    The interval is over agents: it says how the correlation could differ for other agents
+    drawn like these. It uses Fisher's transformation, which assumes that accuracies are
+    roughly normal. It says nothing about other seeds, and it is wide for few agents.
 
     Args:
       standalone_accuracies: as in `fairness`.
@@ -58,10 +58,10 @@ def fairness_interval(
 
     Returns:
       `(low, high)` in [-1, 1]; both nan for fewer than four agents, and where
-      `why_undefined` says why.
+      `why_undefined` gives a reason.
 
     Raises:
-      ValueError: the shapes are not equal `[N]`.
+      ValueError: the shapes are not both `[N]`.
 
     Examples:
       >>> alone, final = np.array([0.5, 0.7, 0.8, 0.9]), np.array([0.8, 0.9, 0.88, 0.92])
@@ -73,7 +73,7 @@ def fairness_interval(
         return float("nan"), float("nan")
     from scipy import stats
 
-    standalone, final = _pair(standalone_accuracies, final_accuracies)
+    standalone, final = _check_pair(standalone_accuracies, final_accuracies)
     correlation: Any = stats.pearsonr(standalone, final)
     interval = correlation.confidence_interval()
     return float(interval.low), float(interval.high)
@@ -86,43 +86,44 @@ def why_undefined(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -
       >>> why_undefined(np.array([0.5, 0.7]), np.array([0.9, 0.9]))
       'all final accuracies are equal'
     """
-    standalone, final = _pair(standalone_accuracies, final_accuracies)
+    standalone, final = _check_pair(standalone_accuracies, final_accuracies)
     if len(final) < 2:
         return "there are fewer than two agents"
     for name, values in {"standalone": standalone, "final": final}.items():
         if not np.isfinite(values).all():
             return f"some {name} accuracies are not known"
-        # Up to rounding: of what is left, a correlation would be noise.
+        # Equal up to rounding: a correlation of the differences would be noise.
         if np.ptp(values) <= 1e-12 * np.abs(values).max():
             return f"all {name} accuracies are equal"
     return ""
 
 
 def detection_auc(importance: PerAgent, honest: PerAgent) -> float:
-    """Returns the area under the ROC curve of importance against who was honest.
+    """Returns the area under the ROC curve of importance as a test of honesty.
 
     Args:
       importance: `[N]` importance coefficients.
-      honest: `[N]` booleans.
+      honest: `[N]` booleans: whether the agent was honest.
 
     Returns:
-      A number in [0, 1]; nan where all agents are honest, or none, or where a
-      mechanism does not judge.
+      A number in [0, 1]; nan where all agents are honest, where none is, or where
+      the mechanism does not judge.
 
     Raises:
-      ValueError: they are not numbers and booleans of one shape `[N]`.
+      ValueError: `importance` and `honest` are not numbers and booleans of the same
+        shape `[N]`.
 
     Examples:
       >>> detection_auc(np.array([0.1, 0.4, 0.5]), np.array([False, True, True]))
       1.0
     """
     rule = "a boolean per agent [N]"
-    told = checks.numbers("honest", honest, rule, num_axes=1)
-    importance = _per_agent("importance", importance)
-    checks.shape("importance", importance, told.shape)
-    if not np.isin(told, (0, 1)).all():
+    flags = checks.numbers("honest", honest, rule, num_axes=1)
+    importance = _as_per_agent("importance", importance)
+    checks.shape("importance", importance, flags.shape)
+    if not np.isin(flags, (0, 1)).all():
         raise ValueError(f"`honest` must hold {rule}, got honest={honest!r:.100}.")
-    honest = told.astype(bool)
+    honest = flags.astype(bool)
     if honest.all() or not honest.any() or not np.isfinite(importance).all():
         return float("nan")
     from sklearn.metrics import roc_auc_score
@@ -130,9 +131,12 @@ def detection_auc(importance: PerAgent, honest: PerAgent) -> float:
     return float(roc_auc_score(honest, importance))
 
 
-def _pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray]:
-    """Returns two accuracies per agent, or says what is wrong with them."""
-    pair = _per_agent("standalone_accuracies", standalone), _per_agent("final_accuracies", final)
+def _check_pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both accuracies as arrays `[N]`, or raises if they do not match."""
+    pair = (
+        _as_per_agent("standalone_accuracies", standalone),
+        _as_per_agent("final_accuracies", final),
+    )
     if len(pair[0]) != len(pair[1]):
         shapes = [values.shape for values in pair]
         raise ValueError(
@@ -142,5 +146,5 @@ def _pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray
     return pair
 
 
-def _per_agent(name: str, values: PerAgent) -> np.ndarray:
+def _as_per_agent(name: str, values: PerAgent) -> np.ndarray:
     return checks.numbers(name, values, "a number per agent [N]", num_axes=1).astype(np.float64)

@@ -4,8 +4,9 @@
     fraction      f_i   =  tanh(beta r_i) / max_j tanh(beta r_j)
     reward        v_i   =  the floor(f_i D) largest entries of the aggregate
 
-More important agents receive a longer part of the same ranking of entries, so
-the order of importance is the order of distance and cosine to the aggregate.
+All agents receive the top of one ranking of entries, and more important agents
+receive more of it. So the order of importance is also the order of distance and
+of cosine to the aggregate.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from jax import lax
 from fairjax import checks, inputs, trees
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
-DIGIT_BITS = 8  # of a key, counted at once where thresholds are selected by counting
+DIGIT_BITS = 8  # bits of a key that one pass of `_select_by_counting` reads
 
 
 def importance(
@@ -30,20 +31,21 @@ def importance(
     """Returns the importance coefficients after a round: a moving average that sums to one.
 
     Args:
-      previous: `[N]` coefficients of the round before, not negative; zeros at first.
+      previous: `[N]` coefficients of the previous round, not negative; zeros at first.
       contributions: `[N]` contributions of this round. An entry that is not
         finite counts as 0.
       alpha: memory of the moving average, in [0, 1]. May be traced.
-      floor: least coefficient before normalisation, in [0, 1]; None: 1e-3, and
-        less with more than ten agents: .01/N, or all would stand on it.
+      floor: least coefficient before normalisation, in [0, 1]; None: 1e-3, or .01/N
+        for more than ten agents, since a higher floor would lift most of them.
 
     Returns:
       `[N]` coefficients, not negative, with sum one; equal where all would be zero. Traced
-      values that break their rule count as the nearest that does not, nan as 0, and
-      infinite coefficients as 0.
+      values outside their range are clipped to it, with nan as 0; infinite coefficients
+      count as 0.
 
     Raises:
-      ValueError: shapes disagree, or a known value breaks its rule.
+      ValueError: shapes disagree, a known `previous` is negative or not finite, or a known
+        `alpha` or `floor` is outside [0, 1].
 
     References:
       Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative
@@ -53,31 +55,31 @@ def importance(
       >>> print(np.asarray(importance(jnp.zeros(3), jnp.array([0.9, 0.6, -0.2]))).round(3))
       [0.592 0.395 0.013]
     """
-    previous = _coefficients("previous", previous)
+    previous = _as_coefficients("previous", previous)
     contributions = inputs.as_numbers("contributions", contributions)
     checks.shape("contributions", contributions, previous.shape)
     checks.between("alpha", alpha, 0, 1)
     floor = 1e-3 * min(1, 10 / len(previous)) if floor is None else floor
     checks.between("floor", floor, 0, 1)
-    alpha, floor = _within(alpha, 1), _within(floor, 1)
+    alpha, floor = _clip_traced(alpha, 1), _clip_traced(floor, 1)
     contributions = jnp.where(jnp.isfinite(contributions), contributions, 0)
     mixed = alpha * previous + (1 - alpha) * contributions
     return normalised(jnp.clip(mixed, floor, jnp.finfo(mixed.dtype).max))
 
 
 def normalised(values: PerAgent, among: PerAgent | None = None) -> PerAgent:
-    """Returns numbers in the same proportions with sum one; equal where all are zero.
+    """Returns numbers in the same proportions with sum one; equal numbers if all are zero.
 
     Args:
       values: `[N]` numbers, not negative.
-      among: `[N]` booleans; the others get 0. None: all agents.
+      among: `[N]` booleans; agents with False get 0. None: all agents.
 
     Examples:
       >>> print(normalised(jnp.array([1.0, 3.0])))
       [0.25 0.75]
     """
     counted = jnp.ones(values.shape, bool) if among is None else among
-    values = _in_safe_unit(jnp.where(counted, values, 0))
+    values = _scale_to_safe_unit(jnp.where(counted, values, 0))
     total = values.sum()
     return jnp.where(total > 0, values / jnp.where(total > 0, total, 1), counted / counted.sum())
 
@@ -95,8 +97,8 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
     Returns:
       `[N]` fractions in [0, 1]; the most important agent's is exactly 1. All are 1
       where traced coefficients are all zero. Traced coefficients that are negative or
-      not finite count as 0; a traced `beta` that is nan or not above 0 as the smallest,
-      which pays r_i / max_j r_j, and an infinite one as the largest number.
+      not finite count as 0. A traced `beta` that is nan or not above 0 counts as the
+      smallest, which pays r_i / max_j r_j; an infinite one counts as the largest number.
 
     Raises:
       ValueError: a known `beta` is not above 0, or known coefficients are
@@ -109,13 +111,13 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
       >>> print(np.asarray(reward_fractions(jnp.array([0.2, 0.8]), beta=1.0)).round(3))
       [0.297 1.   ]
     """
-    importance = _coefficients("importance", importance)
+    importance = _as_coefficients("importance", importance)
     checks.above("beta", beta, 0, vanishing=True)
     beta = float(beta) if isinstance(beta, int) else beta  # JAX's whole numbers end at 2^31
     if checks.is_known(importance) and not importance.any():
         raise ValueError(f"`importance` must not be all zero, got importance={importance}.")
-    products = _within(beta, float(jnp.finfo(importance.dtype).max)) * importance
-    # The tanh of so small a product is the product, which could vanish.
+    products = _clip_traced(beta, float(jnp.finfo(importance.dtype).max)) * importance
+    # The tanh of a small product is the product itself; avoid it, since it could vanish.
     small = products.max() < 1e-4
     return share_of_largest(jnp.where(small, importance, jnp.tanh(products)))
 
@@ -130,25 +132,25 @@ def share_of_largest(values: PerAgent) -> PerAgent:
       >>> print(share_of_largest(jnp.array([1.0, 4.0])))
       [0.25 1.  ]
     """
-    values = _in_safe_unit(values)
+    values = _scale_to_safe_unit(values)
     largest = values.max()
-    # A compiled quotient of equal numbers can be a hair off 1.
+    # In compiled code a number divided by itself can differ slightly from 1.
     return jnp.where(values == largest, 1, values / jnp.where(largest > 0, largest, 1))
 
 
 def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> Stacked:
     """Returns for every agent the aggregate with only its largest entries kept.
 
-    Agent i keeps exactly floor(f_i D) of the D entries of the whole model, largest
-    magnitudes first; of entries that tie, the first ones. One sort of D numbers
+    Agent i keeps exactly floor(f_i D) of the D entries of the whole model: those of
+    largest magnitude and, among ties, those that come first. One sort of D numbers
     serves all agents.
 
     Args:
       aggregate: leaves without the agent axis, D entries in all.
-      fractions: `[N]` in [0, 1]. The product with D is taken in their dtype (float32
-        at least); a fraction of 1 keeps all D. A traced one that is nan or negative counts
-        as 0, one above 1 as 1.
-      live: is D the number of entries that are not zero, in place of all.
+      fractions: `[N]` in [0, 1]. The product with D is computed in their dtype (float32
+        at least); a fraction of 1 keeps all D. A traced fraction that is nan or negative
+        counts as 0, one above 1 as 1.
+      live: whether D counts only the entries that are not zero.
 
     Returns:
       Leaves `[N, ...]`, in the dtypes of the aggregate.
@@ -170,7 +172,7 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
     checks.finite("aggregate", aggregate)
     fractions = inputs.as_floating("fractions", fractions)
     fractions = fractions.astype(np.promote_types(fractions.dtype, np.float32))
-    _check_one_each("fractions", fractions)
+    _check_one_per_agent("fractions", fractions)
     known = np.asarray(fractions) if checks.is_known(fractions) else np.ones(1)
     if not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"`fractions` must lie in [0, 1], got fractions={fractions}.")
@@ -179,42 +181,42 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
         raise ValueError("`aggregate` must hold at least one entry, got none.")
     if live:
         ranked = trees.sum_leaves(jnp.count_nonzero, aggregate)
-    return _keep_largest(aggregate, _kept(fractions, ranked))
+    return _keep_largest(aggregate, _count_kept(fractions, ranked))
 
 
-def _coefficients(name: str, values: PerAgent) -> PerAgent:
-    """Returns `[N]` numbers that are not negative and finite; traced others count as 0."""
+def _as_coefficients(name: str, values: PerAgent) -> PerAgent:
+    """Returns finite `[N]` numbers that are not negative; other traced ones become 0."""
     values = inputs.as_numbers(name, values)
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    _check_one_each(name, values)
+    _check_one_per_agent(name, values)
     checks.finite(name, values)
     checks.not_negative(name, values)
     return jnp.where(jnp.isfinite(values) & (values > 0), values, 0)
 
 
-def _check_one_each(name: str, values: PerAgent) -> None:
+def _check_one_per_agent(name: str, values: PerAgent) -> None:
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"`{name}` must hold one number per agent [N], got shape {values.shape}.")
 
 
-def _within(value: Scalar, most: float) -> Scalar:
-    """Returns a number, and of a traced one the nearest in [0, most]; nan counts as 0."""
+def _clip_traced(value: Scalar, most: float) -> Scalar:
+    """Returns a known value unchanged and a traced one clipped to [0, most], with nan as 0."""
     if checks.is_known(value):
         return value
     return jnp.where(value > 0, jnp.minimum(value, most), 0)
 
 
-def _in_safe_unit(values: PerAgent) -> PerAgent:
-    """Returns floating numbers in a unit in which they can be added and divided by."""
+def _scale_to_safe_unit(values: PerAgent) -> PerAgent:
+    """Returns floating numbers, scaled so that sums and quotients of them do not overflow."""
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     return trees.times_power_of_two(values, -trees.largest_exponent(values))
 
 
-def _kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
-    """Returns `[N]` numbers of entries q_i = floor(f_i D), D of which are ranked."""
+def _count_kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
+    """Returns how many entries each agent keeps, `[N]` floor(f_i D), where D is `ranked`."""
     exact = isinstance(fractions, np.ndarray) and isinstance(ranked, int)  # in 64 bits too
     xp = np if exact else jnp
-    fractions = _within(xp.asarray(fractions), 1)
+    fractions = _clip_traced(xp.asarray(fractions), 1)
     counts = xp.floor(fractions * xp.asarray(ranked, fractions.dtype)).astype(np.int32)
     return jnp.asarray(xp.where(fractions == 1, ranked, counts), jnp.int32)
 
@@ -224,11 +226,13 @@ def _keep_largest(aggregate: Params, kept: PerAgent) -> Stacked:
     leaves, structure = jax.tree.flatten(aggregate)
     magnitudes = jnp.concatenate([jnp.abs(leaf).reshape(-1) for leaf in leaves])
     size = len(magnitudes)
-    # The bit patterns of magnitudes are ordered like them.
+    # The bit patterns of magnitudes have the same order as the magnitudes.
     integer = jnp.int64 if magnitudes.dtype == jnp.float64 else jnp.int32
     keys = lax.bitcast_convert_type(magnitudes.astype(f"float{jnp.iinfo(integer).bits}"), integer)
-    places = size - 1 - jnp.arange(size, dtype=jnp.int32)  # of equal entries, the first is larger
-    least, last = lax.platform_dependent(keys, places, kept, cpu=_selected, default=_sorted)
+    places = size - 1 - jnp.arange(size, dtype=jnp.int32)  # the first of equal entries is larger
+    least, last = lax.platform_dependent(
+        keys, places, kept, cpu=_select_by_counting, default=_select_by_sorting
+    )
     rewards, start = [], 0
     for leaf in leaves:
         own = slice(start, start + leaf.size)
@@ -240,22 +244,23 @@ def _keep_largest(aggregate: Params, kept: PerAgent) -> Stacked:
     return structure.unflatten(rewards)
 
 
-def _sorted(keys: Array, places: Array, kept: PerAgent) -> tuple[PerAgent, PerAgent]:
+def _select_by_sorting(keys: Array, places: Array, kept: PerAgent) -> tuple[PerAgent, PerAgent]:
     """Returns the key and place `[N]` of the kept-th largest entries, by one sort.
 
-    A key above all others stands for none.
+    A key above all others means that no entry is kept.
     """
     ordered = lax.sort((keys, places), num_keys=2)
     least, last = (values[jnp.minimum(len(keys) - kept, len(keys) - 1)] for values in ordered)
     return jnp.where(kept > 0, least, jnp.iinfo(keys.dtype).max), last
 
 
-def _selected(keys: Array, places: Array, kept: PerAgent) -> tuple[PerAgent, PerAgent]:
-    """Returns what `_sorted` does, by counting: on a CPU in a tenth of the time.
+def _select_by_counting(keys: Array, places: Array, kept: PerAgent) -> tuple[PerAgent, PerAgent]:
+    """Returns the same as `_select_by_sorting`, by counting: on a CPU in a tenth of the time.
 
-    Keys, then places, are read digit by digit, the highest first. Of the entries that share all
-    digits so far with one that an agent looks for (a prefix), the next digits are counted; the
-    counts say which digit comes next in it. Entries of nobody's prefix are counted apart.
+    Keys, then places, are read digit by digit, the highest digit first. Every agent looks for
+    one entry and knows its digits so far, its prefix. Among the entries with that prefix the
+    next digits are counted, and the counts give the next digit of the entry. Entries that no
+    agent looks for are counted apart.
     """
     num_agents, base = len(kept), 2**DIGIT_BITS
     agents = jnp.arange(num_agents, dtype=jnp.int32)
@@ -273,7 +278,7 @@ def _selected(keys: Array, places: Array, kept: PerAgent) -> tuple[PerAgent, Per
             digit = (at_least >= rank[:, None]).sum(1, dtype=jnp.int32) - 1
             rank = rank - at_least[agents, digit + 1]
             value = value << DIGIT_BITS | digit.astype(value.dtype)
-            # Agents that look for the same prefix share the number of one of them.
+            # Agents with the same prefix all use the number of the first of them.
             cell = wanted * base + digit
             owners = jnp.full(counts.shape, num_agents, jnp.int32).at[cell].min(agents)
             wanted, prefix = owners[cell], owners[cells]

@@ -9,21 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-UNDEFINED = "undefined"  # a seed without a value, where nothing better is known
+UNDEFINED = "undefined"  # the word for seeds without a value, unless another is given
 
 
 class Spread(NamedTuple):
-    """A mean over seeds and how far single ones are from it.
+    """A mean over seeds, with its standard deviation.
 
-    A seed whose value is undefined (nan) enters no mean: it is counted, and called what it is.
+    Seeds with an undefined value (nan) are left out of the mean, counted, and named by `word`.
     """
 
     mean: float  # nan where `num` is 0
     std: float  # of a sample: divided by num - 1; nan for fewer than two
-    num: int  # how many seeds the mean is over
-    of: int  # how many seeds there were
-    undefined: int = 0  # of these
-    word: str = UNDEFINED  # what such a seed is
+    num: int  # number of seeds in the mean
+    of: int  # number of all seeds
+    undefined: int = 0  # number of seeds with an undefined value
+    word: str = UNDEFINED  # what an undefined value means
 
     @classmethod
     def over(
@@ -36,8 +36,8 @@ class Spread(NamedTuple):
 
         Args:
           values: one per seed; nan where undefined.
-          used: the seeds that the mean is over; None: all that are defined.
-          word: what an undefined seed is.
+          used: whether each seed may enter the mean; None: all may.
+          word: what an undefined value means.
 
         Examples:
           >>> print(Spread.over([1.0, 2.0, 3.0]))
@@ -87,11 +87,11 @@ class Table(NamedTuple):
 
     @property
     def columns(self) -> list[str]:
-        """The names of all columns, in the order in which rows bring them."""
+        """The names of all columns, in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def pivot(self, down: str, across: Sequence[str], value: str) -> "Table":
-        """Returns one row for every value of a column, and one column for those of others.
+        """Returns one row for every value of `down`, and one column for every value of `across`.
 
         Args:
           down: the column that names the rows.
@@ -105,13 +105,13 @@ class Table(NamedTuple):
         """
         rows: dict[Any, dict[str, Any]] = {}
         for row in self.rows:
-            name = ", ".join(_text(row[column]) for column in across)
+            name = ", ".join(_format_cell(row[column]) for column in across)
             rows.setdefault(row[down], {down: row[down]})[name] = row[value]
         return Table(list(rows.values()))
 
     def cells(self) -> list[list[str]]:
-        """Returns the rows as texts for people; empty where a row lacks a column."""
-        return [[_text(row.get(name, "")) for name in self.columns] for row in self.rows]
+        """Returns the cells as texts; empty where a row lacks a column."""
+        return [[_format_cell(row.get(name, "")) for name in self.columns] for row in self.rows]
 
     def markdown(self) -> str:
         """Returns the table as Markdown."""
@@ -123,15 +123,15 @@ class Table(NamedTuple):
     def csv(self) -> str:
         """Returns the table as CSV.
 
-        A spread is four columns: mean, std, the seeds that they are over, and how many of all
-        seeds are undefined.
+        A spread takes four columns: mean, standard deviation, number of seeds in the mean, and
+        number of undefined seeds.
         """
         with_spread = {
             name for row in self.rows for name, cell in row.items() if isinstance(cell, Spread)
         }
         header = []
         for name in self.columns:
-            header += _spread_columns(name) if name in with_spread else [name]
+            header += _name_spread_columns(name) if name in with_spread else [name]
         file = io.StringIO()
         writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()
@@ -140,7 +140,7 @@ class Table(NamedTuple):
             for name, cell in row.items():
                 if isinstance(cell, Spread):
                     numbers = (cell.mean, cell.std, cell.num, cell.undefined)
-                    flat |= dict(zip(_spread_columns(name), numbers, strict=True))
+                    flat |= dict(zip(_name_spread_columns(name), numbers, strict=True))
                 else:
                     flat[name] = cell
             writer.writerow(flat)
@@ -157,16 +157,17 @@ def spreads(
 ) -> Table:
     """Returns one row per group: its number of seeds, and the spread of every value.
 
-    Groups are compared, so their means are over the same seeds: a seed in which a value is
-    undefined (nan) in one group is left out of that value's mean in all. A group that is
-    undefined in more than half of its seeds has no mean, and so leaves the others theirs.
+    Groups are compared, so their means are over the same seeds: if a value is undefined (nan)
+    for a seed in one group, that seed is left out of the value's mean in all groups. A group
+    with more than half of its seeds undefined has no mean, and its seeds stay in other means.
 
     Args:
-      rows: one per seed, which the column "seed" names.
-      by: the columns that tell groups apart.
-      values: the columns to average; one that a group has nowhere is left out of its row.
-      apart: those of `by` whose values are not compared: the groups of each are on their own.
-      words: what an undefined seed is, by column of `values`; else it is just undefined.
+      rows: one per seed, with the seed in the column "seed".
+      by: the columns whose values define the groups.
+      values: the columns to average; a column that a group lacks is left out of its row.
+      apart: columns in `by` whose values are not compared: seeds are left out separately for
+        each of their values.
+      words: what an undefined value means, by column in `values`; default: "undefined".
 
     Examples:
       >>> nan = float("nan")
@@ -225,19 +226,19 @@ def number(value: float) -> str:
 
 
 def first_line(function: Callable) -> str:
-    """Returns what a docstring says first."""
+    """Returns a docstring's first sentence, without "Returns" and the full stop."""
     sentence = (function.__doc__ or "").splitlines()[0].partition(". ")[0]
     return sentence.removeprefix("Returns ").rstrip(".")
 
 
 def _has_no_mean(num_undefined: int, num_seeds: int) -> bool:
-    """Returns whether a mean over what is left of the seeds would say little."""
+    """Says whether too few seeds are defined for a mean."""
     return 2 * num_undefined > num_seeds
 
 
-def _spread_columns(name: str) -> list[str]:
+def _name_spread_columns(name: str) -> list[str]:
     return [name, f"{name}_std", f"{name}_num", f"{name}_undefined"]
 
 
-def _text(cell: Any) -> str:
+def _format_cell(cell: Any) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

@@ -61,23 +61,23 @@ def power_of_two(exponents: Array, dtype: jnp.dtype) -> Array:
 
 
 def exponents_of(values: Array) -> Array:
-    """Returns whole numbers e with 2^e <= |value| < 2^(e+1); of 0, one below all others."""
+    """Returns whole numbers e with 2^e <= |value| < 2^(e+1); for 0, one below all others."""
     limits = jnp.finfo(values.dtype)
     return (_magnitude_bits(values) >> limits.nmant).astype(jnp.int32) - (limits.maxexp - 1)
 
 
 def times_power_of_two(values: Array, exponents: Array) -> Array:
-    """Returns values times 2^exponents, even where 2^exponents is no number of the dtype."""
+    """Returns values times 2^exponents, even if the dtype cannot hold 2^exponents."""
     half = exponents // 2
     first, second = power_of_two(half, values.dtype), power_of_two(exponents - half, values.dtype)
     return values * first * second
 
 
 def largest_exponent(values: Array) -> Array:
-    """Returns the e of `exponents_of` the largest magnitude; 0 where all are zero.
+    """Returns the exponent e of the largest magnitude, as in `exponents_of`; 0 if all are zero.
 
-    Numbers times 2^-e are safe to sum, and to divide by: a compiled quotient by a number above
-    2^126 is 0, since its inverse is.
+    Numbers times 2^-e are safe to sum and to divide by. Compiled code divides by multiplying
+    with the inverse, which is 0 for numbers above 2^126.
     """
     largest = jnp.abs(values).max()
     return jnp.where(largest > 0, exponents_of(largest), 0)
@@ -124,27 +124,27 @@ def scaled(factors: PerAgent, stacked: Stacked) -> Stacked:
 
 
 def where(which: Array, chosen: Any, other: Any) -> Any:
-    """Returns one pytree or the other, by one boolean or by one per agent `[N]`."""
+    """Returns `chosen` where `which` is true, else `other`; `which` is a boolean or `[N]`."""
     return jax.tree.map(lambda a, b: jnp.where(per_agent(which, a), a, b), chosen, other)
 
 
 def finite_rows(stacked: Stacked) -> PerAgent:
-    """Returns `[N]` booleans: are all entries of the agent's row finite."""
+    """Returns `[N]` booleans: all entries of the agent's row are finite."""
     return rows_that(jnp.isfinite, stacked)
 
 
 def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
-    """Returns `[N]` booleans: is the agent's row finite, and small enough to be added.
+    """Returns `[N]` booleans: the agent's row is finite, and small enough to be added.
 
-    N rows as large must sum to no more than an eighth of the largest number of their dtype, and
-    parameters must not exceed that, or nothing is added to them any more. So neither a sum of
-    uploads overflows, nor one with parameters, nor the difference of two, however many rounds
-    are played.
+    A row is small enough if N such rows sum to at most an eighth of the dtype's largest number.
+    Once a parameter exceeds that eighth, no row is addable any more. So a sum of uploads never
+    overflows, nor does its sum with parameters, nor a difference of two such sums, in any
+    number of rounds.
 
     Args:
-      stacked: leaves `[N, ...]`, what agents upload.
-      held: a pytree of all parameters that rows may be added to. Those that are not finite do
-        not count: nothing can save them.
+      stacked: leaves `[N, ...]`, the uploads.
+      held: a pytree of all parameters to which rows may be added. Parameters that are not
+        finite are ignored.
     """
     most = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 8
     small = rows_that(lambda leaf: jnp.abs(leaf) <= most / num_agents(stacked), stacked)
@@ -153,7 +153,7 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
 
 
 def rows_that(holds: Callable[[Array], Array], stacked: Stacked) -> PerAgent:
-    """Returns `[N]` booleans: does something hold for all entries of the agent's row.
+    """Returns `[N]` booleans: `holds` is true for all entries of the agent's row.
 
     On a CPU this takes a tenth of the time of a maximum.
     """
@@ -188,7 +188,7 @@ def row_units(stacked: Stacked) -> PerAgent:
 def unit_rows(stacked: Stacked) -> tuple[Stacked, PerAgent]:
     """Returns rows divided by powers of two, and these powers `[N]`.
 
-    The largest entry of a row returned is in [1, 2), or below 1 where that of the input is
+    The largest entry of a returned row is in [1, 2), or below 1 if the input's largest entry is
     subnormal. Sums of squares neither overflow nor vanish, whatever the scale of the input.
     A broken row is returned as zeros, with unit 0.
     """
@@ -198,7 +198,7 @@ def unit_rows(stacked: Stacked) -> tuple[Stacked, PerAgent]:
     def divide(leaf: Array) -> Array:
         limits = jnp.finfo(leaf.dtype)
         exponents = per_agent(-exponents_of(units), leaf)
-        # A CPU takes subnormal numbers as 0 in sums and products; their bits count them.
+        # A CPU treats subnormal numbers as 0 in sums and products, so read their bits instead.
         steps = _magnitude_bits(leaf).astype(leaf.dtype) * limits.eps
         low = steps * power_of_two(exponents + limits.minexp, leaf.dtype)
         low = jnp.where(jnp.signbit(leaf), -low, low)
@@ -213,25 +213,25 @@ def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacke
     """Returns `function(rows, units, norms)` of rows whose squares neither overflow nor vanish.
 
     Agent i's row is rows_i times units_i, and norms_i is the length of rows_i. Rows of ordinary
-    length pass unchanged, in units of 1, without a copy; otherwise all are `unit_rows`.
+    length pass unchanged, with units of 1; otherwise all rows are rescaled by `unit_rows`.
 
     Args:
-      function: of leaves `[N, ...]`, `[N]` and `[N]`.
+      function: takes rows, leaves `[N, ...]`, their units `[N]` and norms `[N]`.
       stacked: leaves `[N, ...]`.
     """
     squares = squared_norms(stacked)
     limits = jnp.finfo(squares.dtype)
-    lost = limits.smallest_normal * num_parameters(stacked) / limits.eps  # by squares too small
-    ordinary = (squares > lost) & (squares < limits.max**0.6)
+    least = limits.smallest_normal * num_parameters(stacked) / limits.eps  # below, squares vanish
+    ordinary = (squares > least) & (squares < limits.max**0.6)
 
-    def as_they_are(stacked: Stacked, squares: PerAgent) -> Any:
+    def in_unit_one(stacked: Stacked, squares: PerAgent) -> Any:
         return function(stacked, jnp.ones_like(squares), jnp.sqrt(squares))
 
     def in_own_units(stacked: Stacked, squares: PerAgent) -> Any:
         rows, units = unit_rows(stacked)
         return function(rows, units, jnp.sqrt(squared_norms(rows)))
 
-    return lax.cond(ordinary.all(), as_they_are, in_own_units, stacked, squares)
+    return lax.cond(ordinary.all(), in_unit_one, in_own_units, stacked, squares)
 
 
 def with_length(stacked: Stacked, length: float | Array) -> Stacked:
@@ -245,7 +245,7 @@ def with_length(stacked: Stacked, length: float | Array) -> Stacked:
 
 
 def at_most_length(stacked: Stacked, length: float | Array) -> Stacked:
-    """Returns rows rescaled to a length where they are longer; broken rows are zero.
+    """Returns rows, with longer ones rescaled to a length; broken rows are zero.
 
     Args:
       stacked: leaves `[N, ...]`.
@@ -253,7 +253,7 @@ def at_most_length(stacked: Stacked, length: float | Array) -> Stacked:
     """
 
     def cut(rows: Stacked, units: PerAgent, norms: PerAgent) -> Stacked:
-        # Compared in units of the row: norms * units could overflow.
+        # Compare in units of the row, since norms * units could overflow.
         longer = norms > length / jnp.where(units > 0, units, 1)
         return scaled(jnp.where(longer, ratio(length, norms), units), rows)
 
@@ -266,11 +266,11 @@ def sum_leaves(function: Any, *trees: Any) -> Any:
 
 
 def broadcast(num: int, tree: Params) -> Stacked:
-    """Returns a stacked pytree with `num` copies of one."""
+    """Returns a stacked pytree with `num` copies of a pytree."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *jnp.shape(leaf))), tree)
 
 
 def _magnitude_bits(values: Array) -> Array:
-    """Returns magnitudes as the whole numbers that have their bits, ordered like them."""
+    """Returns the bits of magnitudes as whole numbers, which have the same order."""
     integer = f"int{jnp.finfo(values.dtype).bits}"
     return lax.bitcast_convert_type(jnp.abs(values), integer)

@@ -77,7 +77,7 @@ def test_who_is_dishonest_follows_from_the_seed_and_counts():
     names = behaviours.names(first, 9)
     assert (names.count("sign_flip"), names.count("label_noise")) == (2, 1)
     assert (first[2].name, first[2].strength) == ("label_noise", 0.3)
-    with pytest.raises(ValueError, match="of agents 0 to 8, got sign_flip of 9"):
+    with pytest.raises(ValueError, match="name agents 0 to 8, got sign_flip of 9"):
         simulation.change_data(
             fj.data.uniform(fj.data.load("digits")[0], num_agents=9), [Behaviour(9, "sign_flip")]
         )
@@ -149,7 +149,7 @@ def test_huge_numbers_are_refused_before_anything_is_drawn(options, message):
         ([Behaviour(-1, "sign_flip")], "agent of sign_flip.*-1"),
         ([Behaviour(1.0, "sign_flip")], "agent of sign_flip.*1.0"),
         ([Behaviour("1", "sign_flip")], "agent of sign_flip.*'1'"),
-        ([Behaviour(N, "label_flip")], "of agents 0 to 3, got label_flip of 4"),
+        ([Behaviour(N, "label_flip")], "name agents 0 to 3, got label_flip of 4"),
         ([Behaviour(0, "label_flip", 1.5)], "strength of label_flip.*1.5"),
         ([Behaviour(0, "rescale", 1e39)], "strength of rescale"),
         (

@@ -255,7 +255,7 @@ def test_the_strategy_says_what_it_cannot_do(flower):
     with pytest.raises(ValueError, match="`node_id` must be one of `node_ids`, got 3"):
         strategy.model_of(3)
     counters = flower.ArrayRecord([np.zeros(2, np.int64)])
-    with pytest.raises(ValueError, match="what is trained, in float32 .* got int64 in '0'"):
+    with pytest.raises(ValueError, match="trained parameters in float32 .* got int64 in '0'"):
         strategy.configure_train(1, counters, flower.ConfigRecord(), Grid(*NODES))
 
 

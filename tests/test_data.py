@@ -40,7 +40,7 @@ def all_rows(shards: Shards) -> np.ndarray:
         (np.ones((2, 2)), [0, np.nan], 2, "got nan in row 1"),
         (np.ones((2, 2)), np.eye(2), 2, "argmax"),
         (np.ones((2, 2)), [[0], [1]], 2, r"got shape \(2, 1\). Pass y.ravel\(\)"),
-        (np.ones((2, 2)), [[1, 1], [0, 0]], 2, "of several, or of none"),
+        (np.ones((2, 2)), [[1, 1], [0, 0]], 2, "have several or none"),
         (np.ones((2, 2)), [[0.5, 0.5], [1, 0]], 2, r"got shape \(2, 2\).$"),
         (np.ones((2, 2)), ["a", "b"], 2, "whole numbers, got dtype.*'a'.*return_inverse=True"),
         (np.ones((2, 2)), np.array(["a", "b"], object), 2, r"np.unique\(y, return_inverse=True\)"),

@@ -110,14 +110,14 @@ def test_nothing_holds_a_federation_whose_program_is_forgotten(data):
     jax.jit(one.step)(one.init(jax.random.key(0), shards), shards)
     reference = weakref.ref(one)
     del one
-    loop._program.cache_clear()
-    memory._needs.cache_clear()
+    loop._compile_play.cache_clear()
+    memory._compute_needs.cache_clear()
     gc.collect()
     assert reference() is None
 
 
 def test_a_bounded_number_of_programs_is_kept():
-    assert loop._program.cache_info().maxsize == loop.PROGRAMS <= 16
+    assert loop._compile_play.cache_info().maxsize == loop.PROGRAMS <= 16
 
 
 @pytest.mark.parametrize("most", [0, 10**9])
@@ -171,7 +171,7 @@ def test_behaviours_of_the_wrong_kind_are_named(data, wrong, message):
 def test_a_behaviour_of_an_agent_that_is_not_there_is_named(data):
     shards, test = data
     one = federation(shards, behaviours=[Behaviour(3, "sign_flip")])
-    with pytest.raises(ValueError, match="`behaviours` must be of agents 0 to 2, got sign_flip"):
+    with pytest.raises(ValueError, match="`behaviours` must name agents 0 to 2, got sign_flip"):
         fj.run(jax.random.key(0), one, shards, test, num_rounds=1)
 
 
@@ -241,7 +241,7 @@ def test_what_a_step_does_not_take_is_named(data):
 
 
 def test_an_optimizer_that_needs_more_than_gradients_is_refused_before_the_first_round(data):
-    with pytest.raises(ValueError, match="`optimizer` must make its step of gradients"):
+    with pytest.raises(ValueError, match="`optimizer` must compute its step from gradients"):
         federation(data[0], optimizer=optax.lbfgs()).init(jax.random.key(0), data[0])
 
 

@@ -233,9 +233,9 @@ class NnxStatistics(nnx.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (NnxStatistics, "got besides: BatchStat at norm/mean, BatchStat at norm/var.*GroupNorm"),
+        (NnxStatistics, "got also: BatchStat at norm/mean, BatchStat at norm/var.*GroupNorm"),
         (NnxStatistics(nnx.Rngs(0)), "BatchStat at norm/mean"),
-        (LinenStatistics(), "got besides: batch_stats at norm/mean, .*norm/var.*LayerNorm"),
+        (LinenStatistics(), "got also: batch_stats at norm/mean, .*norm/var.*LayerNorm"),
         ("mlp", "must be a Flax module, Linen or NNX, .*got str"),
         (NnxMLP.__call__, "a function of `rngs` that makes an NNX module, got __call__"),
         (lambda rngs: 3, "a function of `rngs` that makes an NNX module, got <lambda>"),

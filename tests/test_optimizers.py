@@ -129,7 +129,7 @@ def test_counts_that_are_no_schedules_move_on():
     ],
 )
 def test_an_optimizer_that_needs_more_than_gradients_is_named(optimizer):
-    with pytest.raises(ValueError, match="`optimizer` must make its step of gradients"):
+    with pytest.raises(ValueError, match="`optimizer` must compute its step from gradients"):
         check_optimizer(optimizer, PARAMS, None)
 
 

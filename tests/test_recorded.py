@@ -64,7 +64,7 @@ def test_federated_values_are_among_those_who_took_part():
     [
         (
             {"servers": np.zeros((2, 2)), "updates": np.zeros((3, 2, 2))},
-            r"one number of rounds.*\[\(2, 2\)\] and",
+            r"same structure.*\[\(2, 2\)\] and",
         ),
         ({"utility": lambda w: w}, "`utility` must return a scalar"),
         ({"utility": lambda w: w.sum() / 0 * 0}, "`utility` must return a finite number, got nan"),

@@ -384,12 +384,12 @@ def test_a_mechanism_that_pays_nan_is_named_with_the_round():
 @pytest.mark.slow
 def test_a_run_of_many_chunks_is_compiled_once(digits):
     shards, test = digits
-    loop._program.cache_clear()
+    loop._compile_play.cache_clear()
     federation, key = digits_federation(shards), jax.random.key(0)
     chunks = list(simulation.rounds(key, federation, shards, test, num_rounds=30, eval_every=7))
     assert len(chunks) > 3
-    program = loop._program(federation, 2, False, memory.shapes((shards, test)))
-    assert loop._program.cache_info().misses == program._cache_size() == 1
+    program = loop._compile_play(federation, 2, False, memory.shapes((shards, test)))
+    assert loop._compile_play.cache_info().misses == program._cache_size() == 1
 
 
 def test_agents_that_do_not_fit_into_memory_are_counted(digits, monkeypatch):

@@ -250,7 +250,7 @@ def test_the_published_sentences_have_the_published_numbers(tmp_path, monkeypatc
     [
         ([[0, 3]], 3, r"tokens in \[0, vocabulary_size=3\), got 3"),
         ([[-1, 2]], 3, "got -1"),
-        ([[0.0, 1.0]], 3, "`x` must be whole numbers where it is tokens"),
+        ([[0.0, 1.0]], 3, "`x` must be whole numbers if it holds tokens"),
         ([[0, 1]], 2.0, "`vocabulary_size` must be a whole number of at least 2"),
         ([[0, 0]], 1, "`vocabulary_size` must be a whole number of at least 2"),
     ],

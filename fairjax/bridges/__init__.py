@@ -1,6 +1,6 @@
-"""Bridges: fairjax's contributions and rewards for what other libraries hold.
+"""Bridges: fairjax's contributions and rewards for other libraries.
 
-`flower.py` judges and pays Flower's remote nodes, `shapiq.py` makes games that shapiq's
-methods take, `dlpack.py` shares memory with PyTorch. Each is imported by name, needs
-the package that it is about, and is imported by nothing else in fairjax.
+`flower.py` judges and pays Flower's remote nodes, `shapiq.py` makes games for shapiq's
+methods, `dlpack.py` shares memory with PyTorch. Import each by its name. Each needs its
+package, and nothing else in fairjax imports it.
 """

@@ -1,10 +1,10 @@
-"""DLPack: tensors of other libraries become JAX arrays, and back, in the same memory.
+"""DLPack: share tensors of other libraries with JAX, and JAX arrays with PyTorch.
 
     shared     torch.Tensor, numpy.ndarray, ...  ->  jax.Array, for `fairjax.contributions`
-    to_torch   jax.Array  ->  torch.Tensor, for what `fairjax.rewards` pays
+    to_torch   jax.Array  ->  torch.Tensor, for rewards from `fairjax.rewards`
 
-Only `to_torch` needs PyTorch. JAX believes that its arrays never change: a tensor that is
-shared must not be written to while the array is in use, nor the other way round.
+Only `to_torch` needs PyTorch. JAX assumes that its arrays never change, so do not write to
+memory that is shared while its array is in use.
 """
 
 import importlib
@@ -26,17 +26,17 @@ def shared(tensors: Any) -> Stacked:
       The same pytree of JAX arrays, for the functions of `fairjax.contributions`.
 
     Raises:
-      ValueError: a tensor belongs to a gradient, has gaps or repeats in memory, does not
+      ValueError: a tensor requires a gradient, has gaps or repeats in memory, does not
         start at a multiple of 64 bytes (PyTorch's do, numpy's often do not), is read-only (JAX
         0.12 shares those too), or has 64 bits while jax_enable_x64 is off.
 
     Examples:
       >>> import fairjax as fj
-      >>> updates = jax.numpy.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # or of torch
+      >>> updates = jax.numpy.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # or a torch.Tensor
       >>> print(fj.contributions.cosine(shared(updates)).round(3))
       [0.707 0.707 0.   ]
     """
-    return jax.tree_util.tree_map_with_path(_shared, tensors)
+    return jax.tree_util.tree_map_with_path(_share, tensors)
 
 
 def to_torch(arrays: Any) -> Any:
@@ -58,12 +58,12 @@ def to_torch(arrays: Any) -> Any:
     return jax.tree.map(torch.from_dlpack, arrays)
 
 
-def _shared(path: Any, tensor: Any) -> Array:
+def _share(path: Any, tensor: Any) -> Array:
     name = f"`tensors{jax.tree_util.keystr(path)}`"
     if not hasattr(tensor, "__dlpack__"):
         raise ValueError(f"{name} must be a tensor with `__dlpack__`, got {type(tensor)}.")
     if getattr(tensor, "requires_grad", False):
-        raise ValueError(f"{name} must not belong to a gradient: share its `.detach()`.")
+        raise ValueError(f"{name} must not require a gradient: share its `.detach()`.")
     try:
         array = jax.dlpack.from_dlpack(tensor, copy=False)
     except ValueError as error:

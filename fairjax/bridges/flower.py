@@ -1,13 +1,13 @@
-"""Flower: what remote nodes trained arrives as messages; each is judged and sent its own model.
+"""Flower: remote nodes send trained models; each is judged and receives its own model.
 
-    update   dw_i  =  what agent i replied - what it was sent
-    judged         by a mechanism of fairjax, in one compiled step for all agents
+    update   dw_i  =  the model that agent i sent - the model that it received
+    judge    v_i, aggregate            by a mechanism, in one compiled step for all agents
     next     w_i  <-  w_i + v_i        server:  w  <-  w + aggregate
 
-An agent is a Flower node. In shapes, N is the number of agents and T that of rounds in which
-anybody replied. Needs Flower: `pip install '.[flower]'` in a checkout.
+An agent is a Flower node. In shapes, N is the number of agents and T the number of rounds with
+a reply. Needs Flower: `pip install '.[flower]'` in a checkout.
 
-Clients are those of Flower's FedAvg, and the server is four lines:
+Clients are the same as for Flower's FedAvg, and the server takes four lines:
 
     @server.main()
     def main(grid, context):
@@ -57,38 +57,38 @@ AGGREGATES = "function(contents, weighted_by_key) -> MetricRecord"
 class CGSV(FedAvg):
     """A Flower strategy that judges all agents' updates and sends each its own model.
 
-    The agents are `num_agents` nodes, drawn from those connected in the first round and fixed
-    from then on. Every round all of them that are connected train, from their own model. An
-    update with NaN or infinity counts as zero, as in fairjax's simulator. So does that of an agent
-    that is not connected, does not reply in time, replies with an error, or with something
-    else than the arrays it was sent and its number of examples; and such an agent is paid
-    nothing that round: it keeps its model, and its importance fades as after a zero
-    update. A round without any reply that can be read changes nothing.
+    The agents are `num_agents` nodes, drawn from the connected nodes in the first round and
+    fixed from then on. In every round all connected agents train, each from its own model. An
+    update with NaN or infinity counts as zero, as in fairjax's simulator. An agent does not take
+    part in a round if it is not connected, does not reply in time, replies with an error, or
+    replies with anything but the arrays that it received and its number of examples. Its update
+    then counts as zero and it is paid nothing: it keeps its model, and its importance fades. A
+    round without any readable reply changes nothing.
 
     Clients answer as for Flower's FedAvg: one ArrayRecord with the names and shapes that they
-    were sent, and one MetricRecord with the number of examples, which weighs updates in the
-    first round; they are believed about it. Evaluation messages hold an agent's own model, too.
-    The arrays that Flower calls global are the server's model.
+    received, and one MetricRecord with the number of examples. This number weights updates in
+    the first round and is not verified. Evaluation messages also hold an agent's own model. The
+    arrays that Flower calls global are the server's model.
 
     Args:
-      mechanism: what judges and pays; None: `fairjax.mechanisms.cgsv()`. One that needs nothing
-        but updates, numbers of examples, the round, and the models held.
+      mechanism: judges and pays agents; None: `fairjax.mechanisms.cgsv()`. It may need only
+        updates, numbers of examples, the round, and the current models.
       num_agents: how many nodes take part; the first round waits for them.
       min_available_nodes: how many nodes must be connected for a later round to begin.
       fraction_evaluate: as in `FedAvg`; 0 for none.
       weighted_by_key: the metric that holds the number of examples.
       arrayrecord_key: the record in which models are sent.
       configrecord_key: the record in which the configuration is sent.
-      train_metrics_aggr_fn: as in `FedAvg`, of the replies that could be read.
+      train_metrics_aggr_fn: as in `FedAvg`, for the readable replies.
       evaluate_metrics_aggr_fn: as in `FedAvg`.
 
     Attributes:
-      node_ids: of the agents, in the order of all `[N]`; ascending.
-      history: the `Judgements` so far. Flower's result holds each round's, too, as the
+      node_ids: the agents' node ids, ascending; all `[N]` have this order.
+      history: the `Judgements` so far. Flower's result also holds those of each round, as the
         training metrics `node-ids`, `contributions`, `importance` and `fractions`.
 
     Raises:
-      ValueError: a value breaks its rule, or the mechanism has a plan.
+      ValueError: an argument has the wrong kind or is out of range, or the mechanism has a plan.
     """
 
     def __init__(
@@ -139,14 +139,14 @@ class CGSV(FedAvg):
 
     @property
     def agents(self) -> Stacked:
-        """The agents' models, by name of array `[N, ...]`; none before the first round."""
+        """The agents' models, by array name, `[N, ...]`; empty before the first round."""
         return {} if self._state is None else jax.tree.map(np.asarray, self._state.agents)
 
     def model_of(self, node_id: int) -> ArrayRecord:
-        """Returns the model that an agent holds, or holds once it is connected again."""
+        """Returns an agent's model; a disconnected agent gets it when it is connected again."""
         if node_id not in self.node_ids:
             raise ValueError(f"`node_id` must be one of `node_ids`, got {checks.shown(node_id)}.")
-        return _record(self._state.agents, self.node_ids.index(node_id))
+        return _make_record(self._state.agents, self.node_ids.index(node_id))
 
     def summary(self) -> None:
         """Logs the mechanism and the settings."""
@@ -167,14 +167,14 @@ class CGSV(FedAvg):
         config["server-round"] = server_round
         present = [node for node in self.node_ids if node in connected]
         log(INFO, "configure_train: %d of %d agents connected", len(present), self.num_agents)
-        return self._own_models(present, config, MessageType.TRAIN)
+        return self._address_own_models(present, config, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Judges and pays; returns the server's model and what was decided."""
+        """Judges and pays agents; returns the server's model and the judgements as metrics."""
         answered, _ = self._check_and_log_replies(list(replies), is_train=True, validate=False)
-        # Who is not heard of has changed nothing.
+        # Without a reply, an agent's model counts as unchanged.
         trained = jax.tree.map(np.array, self._state.agents)
         num_examples = np.array(self._state.num_examples)
         replied = np.zeros(self.num_agents, bool)
@@ -182,7 +182,7 @@ class CGSV(FedAvg):
         for reply in answered:
             node = reply.metadata.src_node_id
             try:
-                own, examples = self._read(reply)
+                own, examples = self._read_reply(reply)
             except ValueError as error:
                 log(WARNING, "aggregate_train: the reply of node %d is dropped: %s", node, error)
                 continue
@@ -202,7 +202,7 @@ class CGSV(FedAvg):
         metrics["node-ids"] = list(self.node_ids)
         for name in ("contributions", "importance", "fractions"):
             metrics[name] = getattr(self.history, name)[-1].tolist()
-        return _record(self._state.server), metrics
+        return _make_record(self._state.server), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -211,9 +211,9 @@ class CGSV(FedAvg):
         messages = super().configure_evaluate(server_round, arrays, config, grid)
         sampled = {message.metadata.dst_node_id for message in messages}
         present = [node for node in self.node_ids if node in sampled]
-        return self._own_models(present, config, MessageType.EVALUATE)
+        return self._address_own_models(present, config, MessageType.EVALUATE)
 
-    def _own_models(
+    def _address_own_models(
         self, nodes: list[int], config: ConfigRecord, message_type: str
     ) -> list[Message]:
         def content(node: int) -> RecordDict:
@@ -222,8 +222,8 @@ class CGSV(FedAvg):
 
         return [Message(content(node), node, message_type) for node in nodes]
 
-    def _read(self, reply: Message) -> tuple[dict[str, np.ndarray], float]:
-        """Returns the arrays and the number of examples of a reply, or says what is wrong."""
+    def _read_reply(self, reply: Message) -> tuple[dict[str, np.ndarray], float]:
+        """Returns the arrays and the number of examples of a reply, or raises."""
         arrays, metrics = reply.content.array_records, reply.content.metric_records
         if len(arrays) != 1 or len(metrics) != 1:
             raise ValueError(
@@ -244,6 +244,6 @@ class CGSV(FedAvg):
         return found, examples
 
 
-def _record(params: Params, *index: int) -> ArrayRecord:
-    """Returns arrays, or with an agent's index its rows of them, as Flower sends them."""
+def _make_record(params: Params, *index: int) -> ArrayRecord:
+    """Returns arrays, or only the rows of the agent at `index`, as Flower sends them."""
     return ArrayRecord({name: Array(np.asarray(leaf)[index]) for name, leaf in params.items()})

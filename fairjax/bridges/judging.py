@@ -1,4 +1,4 @@
-"""Judging: a round of remote agents as one compiled step, whatever brings their models."""
+"""Judging: a round of remote agents as one compiled step, for any transport of models."""
 
 import functools
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from fairjax.types import Params, PerAgent, PerRound, Scalar, Stacked
 
 
 class Judgements(NamedTuple):
-    """What was decided, one row per round in which anybody replied; numpy arrays."""
+    """A mechanism's judgements: one row per round with a reply, as numpy arrays."""
 
-    rounds: PerRound  # [T] Flower's numbers of them, from 1
+    rounds: PerRound  # [T] Flower's numbers of these rounds, from 1
     contributions: PerRound  # [T, N]
     importance: PerRound  # [T, N]
     fractions: PerRound  # [T, N] of the aggregate that was paid
-    replied: PerRound  # [T, N] whose reply could be read
-    excluded: PerRound  # [T, N] whose update counted as zero: no reply, or one that cannot be added
+    replied: PerRound  # [T, N] the reply could be read
+    excluded: PerRound  # [T, N] the update counted as zero: no reply, or not finite, or too large
 
 
 class State(NamedTuple):
@@ -29,16 +29,16 @@ class State(NamedTuple):
 
     agents: Stacked  # by name, [N, ...]
     server: Params
-    num_examples: PerAgent  # [N] as last replied; 0 before
+    num_examples: PerAgent  # [N] from the last reply; 0 before
     mechanism: Any
 
 
 def first_state(params: Mapping[str, np.ndarray], mechanism: Mechanism, num_agents: int) -> State:
-    """Returns the state before the first round, in which all hold the same parameters."""
+    """Returns the state before the first round, when all agents hold the same parameters."""
     for name, array in params.items():
         if array.dtype not in (np.float32, jnp.zeros(0).dtype):
             raise ValueError(
-                "`initial_arrays` must hold what is trained, in float32 (or float64, with "
+                "`initial_arrays` must hold trained parameters in float32 (or float64, with "
                 f"jax_enable_x64), got {array.dtype} in {name!r}."
             )
     server = jax.tree.map(jnp.asarray, params)
@@ -50,7 +50,7 @@ def first_state(params: Mapping[str, np.ndarray], mechanism: Mechanism, num_agen
 def play(
     mechanism: Mechanism, state: State, trained: Stacked, replied: PerAgent, number: Scalar
 ) -> tuple[State, Judgements]:
-    """Returns the state after a round, and what was decided in it."""
+    """Returns the state after a round, and its judgements."""
     updates = jax.tree.map(jnp.subtract, trained, state.agents)
     held = {"server": state.server, "agents": state.agents}
     context = Context(shard_sizes=state.num_examples, round=number - 1, **held)
@@ -76,11 +76,11 @@ def play(
 
 
 def no_judgements(num_agents: int) -> Judgements:
-    """Returns judgements of no round."""
+    """Returns judgements without any round."""
     numbers, flags = np.zeros((0, num_agents)), np.zeros((0, num_agents), bool)
     return Judgements(np.zeros(0, int), numbers, numbers, numbers, flags, flags)
 
 
 def append(rows: np.ndarray, row: Any) -> np.ndarray:
-    """Returns rows `[T, ...]` and one more."""
+    """Returns rows `[T, ...]` with one more row."""
     return np.concatenate([rows, np.asarray(row)[None]])

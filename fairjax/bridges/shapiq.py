@@ -1,9 +1,9 @@
-"""shapiq: coalitions that its methods ask for become utilities that fairjax computes.
+"""shapiq: its methods ask for coalitions, and fairjax computes their utilities.
 
     utility_game   nu(S) is looked up in a table [2**N]
     cosine_game    nu(S) = cos(u_S, u_N), from one Gram matrix
 
-shapiq centres games: what a game returns is nu(S) - nu(nobody), and nu(nobody) is its
+shapiq centres games: a game returns nu(S) - nu(nobody), and nu(nobody) is its
 `normalization_value`. Shapley and Banzhaf values do not depend on it. Needs shapiq:
 `pip install '.[shapiq]'` in a checkout.
 """
@@ -38,7 +38,7 @@ class AgentGame(shapiq.Game):
 
 
 def utility_game(utilities: PerCoalition) -> AgentGame:
-    """Returns the game of a table of utilities, such as `model_utilities` makes.
+    """Returns the game of a table of utilities, for example from `model_utilities`.
 
     Args:
       utilities: `[2**N]`; bit i of the index says whether agent i is in the coalition.
@@ -60,8 +60,8 @@ def utility_game(utilities: PerCoalition) -> AgentGame:
 def cosine_game(updates: Stacked, weights: PerAgent | None = None) -> AgentGame:
     """Returns the game whose Shapley values are `fairjax.contributions.cosine_shapley`.
 
-    Costs one Gram matrix, O(N^2 D), and O(N^2) per coalition asked for, so that shapiq's
-    samplers take any number of agents.
+    Costs one Gram matrix, O(N^2 D), and O(N^2) per coalition, so shapiq's samplers work with
+    any number of agents.
 
     Args:
       updates: leaves `[N, ...]`.
@@ -80,7 +80,7 @@ def cosine_game(updates: Stacked, weights: PerAgent | None = None) -> AgentGame:
     products = products_of(*checked(updates, weights), with_gram=True)
 
     def utility(coalitions: np.ndarray) -> np.ndarray:
-        # Samplers ask for ever other numbers of coalitions: few shapes are few programs.
+        # Samplers ask for varying numbers of coalitions. Padding keeps the compiled programs few.
         length = 1 << (len(coalitions) - 1).bit_length()
         padded = np.pad(coalitions, ((0, length - len(coalitions)), (0, 0)))
         return np.asarray(coalition_cosines(products, padded))[: len(coalitions)]

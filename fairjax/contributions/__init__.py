@@ -1,9 +1,9 @@
 """Contributions: what an upload is worth.
 
 `cosine.py` judges uploads by their cosine with the aggregate, with the inner products of
-`gram.py`; `models.py` by the models that coalitions would have made; `recorded.py` likewise
-over the rounds of a run. `coalitions.py` turns the utilities of all coalitions into values.
-Mechanisms call `measure`, for whom a list in a model's parameters is never a list of agents.
+`gram.py`. `models.py` scores the models that coalitions would have made, and `recorded.py` does so
+for every round of a run. `coalitions.py` turns the utilities of all coalitions into values.
+Mechanisms call `measure`, which never reads a list in a model's parameters as a list of agents.
 """
 
 from fairjax.contributions.coalitions import banzhaf, check_table, leave_one_out, shapley

@@ -4,8 +4,8 @@
     Shapley     phi_i = sum over S without i of |S|! (N-1-|S|)! / N! (nu(S + i) - nu(S))
     Banzhaf     b_i   = mean over S without i of nu(S + i) - nu(S)
 
-All agents' values take one pass over the table: both are differences between
-sums of weighted utilities over the coalitions with i and over all coalitions.
+One pass over the table gives the values of all agents: both values are a weighted sum
+of utilities over the coalitions with i, less a weighted sum over all coalitions.
 """
 
 import math
@@ -18,7 +18,8 @@ import numpy as np
 from fairjax import checks, inputs, trees
 from fairjax.types import Array, PerAgent, PerCoalition, Scalar
 
-MAX_VALUES = 2**27  # permutations times agents: the values of all are kept
+# Bounds permutations times agents, since the values of all permutations are kept in memory.
+MAX_VALUES = 2**27
 
 
 def shapley(utilities: PerCoalition) -> PerAgent:
@@ -42,7 +43,7 @@ def shapley(utilities: PerCoalition) -> PerAgent:
       >>> print(shapley(jnp.array([0.0, 1.0, 2.0, 4.0])))
       [1.5 2.5]
     """
-    return _in_safe_unit(shapley_of, utilities)
+    return _apply_in_safe_unit(shapley_of, utilities)
 
 
 def banzhaf(utilities: PerCoalition) -> PerAgent:
@@ -67,14 +68,14 @@ def banzhaf(utilities: PerCoalition) -> PerAgent:
     """
 
     def values(table: PerCoalition) -> PerAgent:
-        table = (table - table[0]) / 2 ** (_num_players(table) - 1)
+        table = (table - table[0]) / 2 ** (_count_agents(table) - 1)
         return 2 * _sum_by_member(table) - _sum(table)
 
-    return _in_safe_unit(values, utilities)
+    return _apply_in_safe_unit(values, utilities)
 
 
 def leave_one_out(utilities: PerCoalition) -> PerAgent:
-    """Returns what is lost when one agent leaves the coalition of all.
+    """Returns the utility that is lost when one agent leaves the coalition of all.
 
     Args:
       utilities: `[2**N]`; bit i of the index says whether agent i is in the coalition.
@@ -92,19 +93,19 @@ def leave_one_out(utilities: PerCoalition) -> PerAgent:
 
     def values(table: PerCoalition) -> PerAgent:
         everybody = len(table) - 1
-        return table[-1] - table[everybody - 2 ** np.arange(_num_players(table))]
+        return table[-1] - table[everybody - 2 ** np.arange(_count_agents(table))]
 
-    return _in_safe_unit(values, utilities)
+    return _apply_in_safe_unit(values, utilities)
 
 
 def shapley_of(table: PerCoalition) -> PerAgent:
-    """Returns Shapley values of a floating table `[2**N]` of ordinary numbers."""
-    num_agents = _num_players(table)
+    """Returns Shapley values from a floating table `[2**N]` whose sums do not overflow."""
+    num_agents = _count_agents(table)
     # nu(S) counts for its members with weight w(|S|-1) and against all others with
-    # weight w(|S|), where w(k) = k! (N-1-k)! / N!; so phi_i is a sum over coalitions
+    # weight w(|S|), where w(k) = k! (N-1-k)! / N!. So phi_i is a sum over coalitions
     # with i, less one number that is the same for all agents.
-    # A game of the coalition's size alone, equal to nu for the first k agents, is
-    # subtracted before and its value, equal for all, added after: it saves digits.
+    # To save digits, first subtract a game that depends only on the coalition's size, nu of
+    # the first k agents. Its value is the same for all agents and is added at the end.
     sizes = np.arange(num_agents)
     orders = np.array([math.comb(num_agents - 1, size) for size in sizes], float)
     against = np.append(1 / (num_agents * orders), 0.0)
@@ -118,7 +119,7 @@ def shapley_of(table: PerCoalition) -> PerAgent:
 
 
 def check_table(utilities: PerCoalition) -> None:
-    """Raises unless `utilities` hold one number per coalition, finite where known."""
+    """Raises unless `utilities` hold one number per coalition and known ones are finite."""
     shape = np.shape(utilities)
     if len(shape) != 1 or shape[0] < 2 or shape[0] & (shape[0] - 1):
         raise ValueError(
@@ -129,19 +130,19 @@ def check_table(utilities: PerCoalition) -> None:
 
 
 def members(num_agents: int, dtype: jnp.dtype) -> Array:
-    """Returns `[2**N, N]`: bit i of the coalition's index."""
+    """Returns `[2**N, N]` zeros and ones: bit i of the coalition's index."""
     index = np.arange(2**num_agents)[:, None]
     return jnp.asarray(index >> np.arange(num_agents) & 1, dtype)
 
 
 def _coalition_sizes(num_agents: int) -> Array:
-    """Returns `[2**N]` numbers of members, made where the table is: 2^N would bloat a program."""
+    """Returns the sizes `[2**N]`, computed in the program: a constant would bloat it."""
     return jax.lax.population_count(jnp.arange(2**num_agents, dtype=jnp.uint32))
 
 
 def _sum_by_member(table: PerCoalition) -> PerAgent:
-    """Returns `[N]`: for every agent, the sum of the entries of coalitions with it."""
-    num_agents = _num_players(table)
+    """Returns `[N]`: the sum over the coalitions that contain the agent."""
+    num_agents = _count_agents(table)
     low = num_agents // 2
     square = table.reshape(-1, 2**low)
     by_last = trees.dot(square.sum(1), members(num_agents - low, table.dtype))
@@ -151,17 +152,20 @@ def _sum_by_member(table: PerCoalition) -> PerAgent:
 
 def _sum(table: PerCoalition) -> Scalar:
     """Returns the sum of a table, in two stages so that float32 keeps its digits."""
-    return table.reshape(-1, 2 ** (_num_players(table) // 2)).sum(1).sum()
+    return table.reshape(-1, 2 ** (_count_agents(table) // 2)).sum(1).sum()
 
 
-def _num_players(table: PerCoalition) -> int:
+def _count_agents(table: PerCoalition) -> int:
     return (len(table) - 1).bit_length()
 
 
-def _in_safe_unit(values: Callable[[PerCoalition], PerAgent], utilities: PerCoalition) -> PerAgent:
-    """Returns `values(table)` of the utilities, and nan where one is not finite.
+def _apply_in_safe_unit(
+    values: Callable[[PerCoalition], PerAgent], utilities: PerCoalition
+) -> PerAgent:
+    """Returns `values(utilities)`, or nan for all agents if a utility is not finite.
 
-    Sums over coalitions are of numbers up to 2, in a unit that is a power of two.
+    So that sums do not overflow, utilities are divided by a power of two that brings the
+    largest magnitude below 2.
     """
     table = inputs.as_numbers("utilities", utilities, booleans=True)
     check_table(table)

@@ -5,15 +5,15 @@
     exact            phi_i = the Shapley value of nu
     cosine           psi_i = cos(u_i, u_N)
 
-Everything about nu lives in the Gram matrix (`gram.py`), so no coalition's update is made.
+The Gram matrix (`gram.py`) determines nu, so no coalition's update is computed.
 
-Common to all that take `updates`: an array `[N, D]` or a pytree of leaves `[N, ...]`, of any
-scale. A list of N agents' pytrees is stacked where it cannot mean layers, and refused where it
-can. A row with NaN or infinity, or with a number beyond the dtype, counts as a zero upload, and
-a traced weight that is negative or not finite as 0. A zero upload is worth 0, and all are worth
-0 where the aggregate vanishes (in floating point: is no longer than rounding could have left).
+All functions take `updates` as an array `[N, D]` or a pytree of leaves `[N, ...]`, of any scale.
+A list of N agents' pytrees is stacked where it cannot mean layers, and refused where it can. A
+row with NaN or infinity, or with a number beyond the dtype, counts as a zero upload. A traced
+weight that is negative or not finite counts as 0. A zero upload is worth 0, and all uploads are
+worth 0 where the aggregate vanishes (in floating point: where it may be a rounding error).
 
-Lengths of uploads, and of weighted uploads, may part by anything that the dtype holds.
+Lengths of uploads, and of weighted uploads, may differ by any factor that the dtype holds.
 """
 
 import functools
@@ -39,7 +39,7 @@ MAX_EXACT_AGENTS = 25
 
 
 class Estimate(NamedTuple):
-    """A sampled contribution per agent, and how sure it is."""
+    """A sampled contribution per agent, with its standard error."""
 
     values: PerAgent
     standard_errors: PerAgent
@@ -105,9 +105,10 @@ def cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgen
 def mean_field_cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgent:
     """Returns an estimate of the CGSV at the cost of `cosine`, several times closer to it.
 
-    Of the coalitions of k others that agent i may join, the mean of <u_S, u_N>
-    and of |u_S|^2 are known in closed form; the estimate is the mean over k of
-    what i adds to the ratio of these means. Values are not normalised.
+    Agent i may join any coalition S of k others. The means of <u_S, u_N> and of
+    |u_S|^2 over these coalitions have a closed form and give a typical cosine.
+    The estimate is the mean over k of what agent i adds to that cosine. Values
+    are not normalised.
 
     Args:
       updates: leaves `[N, ...]`.
@@ -141,14 +142,14 @@ def sampled_cosine_shapley(
       key: PRNG key.
       updates: leaves `[N, ...]`.
       weights: `[N]` importance coefficients r, not negative; None: equal.
-      num_permutations: an even number; half of them are drawn.
+      num_permutations: an even number; half of them are drawn, the others reverse those.
 
     Returns:
-      `values [N]`, which sum to one, and their `standard_errors [N]`, over the
-      pairs; nan for a single pair, which has no spread.
+      `values [N]`, which sum to one, and their `standard_errors [N]` over the
+      pairs, nan for a single pair.
 
     Raises:
-      ValueError: `num_permutations` is not even or below 2, or as in `cosine`.
+      ValueError: `num_permutations` is odd, below 2 or too large, or as in `cosine`.
 
     Examples:
       >>> import numpy as np
@@ -166,7 +167,7 @@ def sampled_cosine_shapley(
             "`num_permutations` must be even, since permutations come in pairs, "
             f"got num_permutations={num_permutations}."
         )
-    return _sampled(key, updates, weights, num_permutations // 2)
+    return _sample(key, updates, weights, num_permutations // 2)
 
 
 def measure(
@@ -177,11 +178,11 @@ def measure(
     For mechanisms: lists in a model's parameters are layers, never agents.
 
     Args:
-      name: of `MEASURES`.
+      name: a name in `MEASURES`.
       uploads: leaves `[N, ...]`.
       weights: `[N]`, not negative; None: equal.
-      at_one_length: are uploads judged as if rescaled to one length, zero ones excepted. They
-        may have any length: nothing overflows, which a weight over a length could.
+      at_one_length: whether to judge uploads as if rescaled to one length; zero uploads stay
+        zero. Uploads may have any length: unlike a weight over a length, this never overflows.
 
     Returns:
       `[N]`.
@@ -228,7 +229,7 @@ def _mean_field(updates: Stacked, weights: PerAgent, *, at_one_length: bool = Fa
     g, d, total = products.with_aggregate, products.squares, products.total
     num_agents = len(g)
     longest = jnp.arange(num_agents) == rest.longest
-    # Sums over the others. Of the longest agent they are not differences, which would be rounding.
+    # Sums over the others. For the longest agent a difference would be mostly rounding error.
     squares = jnp.where(longest, jnp.where(longest, 0, d).sum(), d.sum() - d)  # sum of d_j
     inner = jnp.where(longest, rest.inner, g - d)  # <a_i, u_N - a_i>
     rests = jnp.where(longest, rest.square, jnp.maximum(total - 2 * g + d, 0))  # |u_N - a_i|^2
@@ -240,7 +241,7 @@ def _mean_field(updates: Stacked, weights: PerAgent, *, at_one_length: bool = Fa
         jnp.asarray(each, g.dtype) for each in (share, share - pair_share, pair_share)
     )
 
-    def one(agent: tuple[Scalar, ...]) -> Scalar:
+    def estimate(agent: tuple[Scalar, ...]) -> Scalar:
         g_i, d_i, inner_i, first_i, squares_i, rests_i = agent
         before = share * first_i
         length = unpaired * squares_i + pair_share * rests_i
@@ -250,20 +251,20 @@ def _mean_field(updates: Stacked, weights: PerAgent, *, at_one_length: bool = Fa
         return jnp.where(d_i > 0, (with_i - without).mean(), 0)
 
     agents = (g, d, inner, first, squares, rests)
-    return jax.lax.map(one, agents, batch_size=min(num_agents, 256))
+    return jax.lax.map(estimate, agents, batch_size=min(num_agents, 256))
 
 
 MEASURES = {"cosine": _cosine, "shapley": _shapley, "mean_field": _mean_field}
 
 
 @functools.partial(jax.jit, static_argnames="num_pairs")
-def _sampled(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> Estimate:
+def _sample(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> Estimate:
     products = products_of(updates, weights, with_gram=True)
     gram: Any = products.gram
     num_agents = len(gram)
 
     def gains(order: Array) -> PerAgent:
-        """Returns what every agent adds when agents join in this order."""
+        """Returns how much every agent adds when agents join in this order."""
         squares = products.squares[order]
         joining = squares + 2 * jnp.tril(gram[order][:, order], -1).sum(1)
         lengths = above_rounding(jnp.cumsum(joining), jnp.cumsum(squares), num_agents)

@@ -1,4 +1,4 @@
-"""Gram matrices: weighted uploads become inner products, and these utilities of coalitions.
+"""Gram matrices: weighted uploads become inner products, and those become utilities.
 
     weighted upload  a_i  = r_i u_i          aggregate  u_N = sum_i a_i
     utility          nu(S) = cos(u_S, u_N),  u_S = sum of a_i over the coalition S
@@ -18,18 +18,18 @@ from fairjax.types import Array, Params, PerAgent, PerCoalition, Scalar, Stacked
 
 
 class Products(NamedTuple):
-    """The inner products that O(N D) work gives, of weighted uploads a_i = w_i x_i.
+    """Inner products of weighted uploads a_i = w_i x_i.
 
-    They are in a common unit, and agents' lengths are no further apart than squares of floating
-    numbers can tell; see `_in_common_unit`.
+    They share a unit in which squares of lengths do not overflow, and vanish only where that
+    does not matter; see `_scale_to_common_unit`. Without the Gram matrix they cost O(N D).
     """
 
     weights: PerAgent  # [N] w_i
     lengths: PerAgent  # [N] |x_i|
     inner: PerAgent  # [N] <x_i, u_N>
-    total: Scalar  # |u_N|^2, or 0 where rounding could have left it
-    gram: Array | None = None  # [N, N] <a_i, a_j>, where asked for
-    rest: "Rest | None" = None  # where asked for
+    total: Scalar  # |u_N|^2, or 0 where it may be a rounding error
+    gram: Array | None = None  # [N, N] <a_i, a_j>, computed on request
+    rest: "Rest | None" = None  # computed on request
 
     @property
     def with_aggregate(self) -> PerAgent:
@@ -43,7 +43,10 @@ class Products(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """The sum of all weighted uploads but the longest: a difference would leave rounding of it."""
+    """The sum of all weighted uploads except the longest.
+
+    To subtract the longest from the aggregate would leave rounding errors of its size.
+    """
 
     longest: Scalar  # the agent i
     square: Scalar  # |u_N - a_i|^2
@@ -51,7 +54,7 @@ class Rest(NamedTuple):
 
 
 def checked(updates: Stacked, weights: PerAgent | None) -> tuple[Stacked, PerAgent]:
-    """Returns updates as floating leaves `[N, ...]` and weights `[N]`, by default ones.
+    """Returns updates as floating leaves `[N, ...]` and weights `[N]`, which default to ones.
 
     Raises:
       ValueError: shapes disagree, `updates` is one row or a list that can mean agents and
@@ -61,7 +64,7 @@ def checked(updates: Stacked, weights: PerAgent | None) -> tuple[Stacked, PerAge
     if isinstance(updates, jax.Array) and updates.ndim == 1:
         raise ValueError(
             f"`updates` must be an array [N, D] or a pytree of leaves [N, ...], got one row of "
-            f"shape {updates.shape}: of one agent it is `updates[None]`."
+            f"shape {updates.shape}. For a single agent pass `updates[None]`."
         )
     return updates, inputs.as_weights(weights, (trees.num_agents(updates),))
 
@@ -80,26 +83,26 @@ def products_of(
     Args:
       updates: leaves `[N, ...]`, floating.
       weights: `[N]`; those that are negative or not finite count as 0.
-      at_one_length: are updates rescaled to one length, zero ones excepted.
-      with_gram: is the Gram matrix asked for.
-      with_rest: is what the longest agent adds to asked for.
+      at_one_length: whether to rescale updates to one length; zero updates stay zero.
+      with_gram: whether to compute the Gram matrix.
+      with_rest: whether to compute the sum of all uploads except the longest.
     """
 
     def products(rows: Stacked, units: PerAgent, lengths: PerAgent) -> Products:
         given, of_few = weights.astype(units.dtype), with_gram or with_rest
         if at_one_length:
             present = (lengths > 0).astype(units.dtype)
-            own = trees.ratio(_in_common_unit(given, present, present, of_few), lengths)
+            own = trees.ratio(_scale_to_common_unit(given, present, present, of_few), lengths)
         else:
-            own = _in_common_unit(given, units, lengths, of_few)
+            own = _scale_to_common_unit(given, units, lengths, of_few)
         aggregate = trees.weighted_sum(own, rows)
         total = _square(aggregate)
         rounding = 4 * jnp.finfo(total.dtype).eps * (own * lengths).sum()
         total = jnp.where(total > rounding**2, total, 0)
-        # One factor after the other: the product of two could overflow.
+        # Multiply by one factor at a time, since the product of both could overflow.
         gram = own[:, None] * (own * trees.gram(rows)) if with_gram else None
         found = Products(own, lengths, trees.inner_products(rows, aggregate), total, gram)
-        return found._replace(rest=_rest_of_longest(found, rows)) if with_rest else found
+        return found._replace(rest=_sum_without_longest(found, rows)) if with_rest else found
 
     return trees.in_safe_units(products, updates)
 
@@ -109,8 +112,8 @@ def coalition_cosines(products: Products, members: Array) -> Array:
     """Returns the utilities nu(S) of some coalitions, at O(N^2) each.
 
     Args:
-      products: with their Gram matrix, made by `products_of`.
-      members: `[B, N]` booleans, or zeros and ones: is agent i in the coalition.
+      products: inner products with a Gram matrix, from `products_of`.
+      members: `[B, N]` booleans, or zeros and ones: whether agent i is in the coalition.
 
     Returns:
       `[B]` cosines of the coalitions' updates with the aggregate.
@@ -132,8 +135,9 @@ def coalition_cosines(products: Products, members: Array) -> Array:
 def all_cosines(products: Products) -> PerCoalition:
     """Returns `[2**N]` cosines of all coalitions' updates with the aggregate.
 
-    A coalition is one of the first agents joined with one of the last. Sums over
-    members split into a part of each; |u_S|^2 adds twice the product between them.
+    Every coalition joins a coalition of the first half of the agents and one of the second
+    half. A sum over its members is the sum of both parts' sums, and |u_S|^2 also adds twice
+    the inner product between the parts.
     """
     gram: Any = products.gram
     num_agents = len(gram)
@@ -161,7 +165,7 @@ def cosine_of(inner: Array, squares: Array, total: Scalar) -> Array:
 
 
 def above_rounding(squares: Array, scale: Array, num_agents: int) -> Array:
-    """Returns squared lengths, and 0 where they are what rounding leaves of sums of `scale`."""
+    """Returns squared lengths, and 0 where they may be rounding errors of sums of `scale`."""
     tolerance = 4 * num_agents * jnp.finfo(squares.dtype).eps
     return jnp.where(squares > tolerance * scale, squares, 0)
 
@@ -171,8 +175,8 @@ def everybody(products: Products) -> Scalar:
     return jnp.where(products.total > 0, 1, 0).astype(products.total.dtype)
 
 
-def _rest_of_longest(products: Products, rows: Stacked) -> Rest:
-    """Returns the longest a_i against the sum of the others: at O(N D) where it dwarfs them."""
+def _sum_without_longest(products: Products, rows: Stacked) -> Rest:
+    """Returns `Rest`; this costs O(N D) only where the longest upload dwarfs the others."""
     squares, total = products.squares, products.total
     longest = jnp.argmax(squares)
     square, inner = squares[longest], products.with_aggregate[longest]
@@ -193,16 +197,17 @@ def _square(tree: Params) -> Scalar:
     return trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), tree)
 
 
-def _in_common_unit(
+def _scale_to_common_unit(
     weights: PerAgent, units: PerAgent, lengths: PerAgent, of_few: bool
 ) -> PerAgent:
     """Returns `[N]` weights of rows: w_i units_i, times a power of two that is the same for all.
 
-    The longest weighted row, of length w_i units_i lengths_i, gets a length whose sum over agents
-    has a square. In a sum over all, rows that vanish beside it do not matter. Where sums `of_few`
-    agents are asked for and the shortest would have no square, the widest gaps between lengths
-    are narrowed. That changes no digit of float32 with up to four wide gaps, and leaves six
-    digits with five: what is so much shorter is lost in a sum, but has a direction of its own.
+    A weighted row has length w_i units_i lengths_i. The power of two makes the longest row so
+    short that N such lengths have a sum with a finite square. Rows that vanish beside it do not
+    matter in a sum over all agents, but they do in sums `of_few` agents. There, if the square of
+    the shortest length would vanish, the widest gaps between lengths are narrowed. With up to
+    four wide gaps this changes no digit of float32; with five gaps, six digits remain. A row
+    that is so much shorter than another is lost in their sum, but alone it has a direction.
     """
     limits = jnp.finfo(weights.dtype)
     top, bottom = limits.maxexp // 2 - 20, limits.minexp // 2 + 8  # of lengths
@@ -221,11 +226,11 @@ def _in_common_unit(
 
 
 def _narrow_gaps(values: PerAgent, room: int) -> PerAgent:
-    """Returns whole numbers in the same order, the widest gaps narrowed to fit them in a room."""
+    """Returns whole numbers in the same order, with the widest gaps narrowed to fit `room`."""
     order = jnp.argsort(values)
     gaps = jnp.diff(values[order], prepend=0)
     narrow = jnp.sort(gaps)
-    # Of width g: all gaps up to the widest one that is not narrowed, and the others at g each.
+    # The widest gaps get one common width: they share the room that narrower gaps leave.
     left = room - (jnp.cumsum(narrow) - narrow)
     width = (left // jnp.arange(len(gaps), 0, -1)).max(initial=1)
     return jnp.cumsum(jnp.minimum(gaps, width))[jnp.argsort(order)].astype(values.dtype)

@@ -3,7 +3,7 @@
     model    w_S   = w + sum over i in S of (n_i / n_S) dw_i,   w_{} = w
     utility  V(S)  = utility(w_S), an accuracy on held-out data for example
 
-This is what the cosine measures do without: 2^N models are made and scored.
+All 2^N models are made and scored, which the cosine measures avoid.
 """
 
 from collections.abc import Callable
@@ -30,14 +30,14 @@ def model_utilities(
 
     Args:
       utility: `utility(params) -> scalar`; traced into a compiled program.
-      params: what updates are added to.
+      params: the parameters to which updates are added.
       updates: leaves `[N, ...]`, N at most 16, or a list of N pytrees like `params`. A broken
         row counts as zero.
       weights: `[N]` n_i, not negative; None: equal.
 
     Returns:
-      `[2**N]`; bit i of the index says whether agent i is in the coalition. What
-      `shapley`, `banzhaf` and `leave_one_out` take.
+      `[2**N]`; bit i of the index says whether agent i is in the coalition. Pass it
+      to `shapley`, `banzhaf` or `leave_one_out`.
 
     Raises:
       ValueError: N is above 16, shapes disagree, or the utility is not a finite scalar.
@@ -50,7 +50,7 @@ def model_utilities(
       >>> print(model_utilities(lambda w: w.sum(), jnp.zeros(2), updates))
       [0. 1. 1. 1.]
     """
-    updates, weights, score = _prepared(utility, params, updates, weights)
+    updates, weights, score = _prepare_score(utility, params, updates, weights)
     num_agents = trees.num_agents(updates)
     if num_agents > MAX_ENUMERATED_AGENTS:
         raise ValueError(
@@ -59,7 +59,7 @@ def model_utilities(
         )
     bits = jnp.arange(num_agents)
     table = lax.map(
-        lambda index: score(index >> bits & 1), jnp.arange(2**num_agents), batch_size=_at_once()
+        lambda index: score(index >> bits & 1), jnp.arange(2**num_agents), batch_size=_batch_size()
     )
     check_finite(utility, table, members_of)
     return table
@@ -77,25 +77,27 @@ def gtg_shapley(
 ) -> PerAgent:
     """Returns guided truncated-gradient Shapley values: sampled, truncated permutations.
 
-    Each agent takes its turn at the front of a permutation. Within one, agents are
-    scored until the coalition's utility is within a tolerance of that of all; the
-    rest are credited with nothing, and their models are not made.
+    Each agent takes its turn at the front of a permutation. Agents then join in its
+    order and are scored until the coalition's utility is within `tolerance` of the
+    utility of all. The remaining agents get nothing, and their models are not made.
 
     Args:
       key: PRNG key.
       utility: `utility(params) -> scalar`; traced into a compiled program.
-      params: what updates are added to.
+      params: the parameters to which updates are added.
       updates: leaves `[N, ...]`, or a list of N pytrees like `params`. A broken row counts
         as zero.
       weights: `[N]` n_i, not negative; None: equal.
       num_permutations: how many are drawn.
-      tolerance: of the utility, not negative; 0: unbiased, nothing is left out but ties.
+      tolerance: largest distance to the utility of all at which scoring stops, not
+        negative. With 0 it stops only at exact ties, and the estimate is unbiased.
 
     Returns:
       `[N]` estimates of the Shapley value of V.
 
     Raises:
-      ValueError: a value breaks its rule, or the utility is not a finite scalar.
+      ValueError: `tolerance` is negative, `num_permutations` is below 1 or too large,
+        shapes disagree, or the utility is not a finite scalar.
 
     References:
       Liu et al., GTG-Shapley: efficient and accurate participant contribution
@@ -108,14 +110,14 @@ def gtg_shapley(
     """
     checks.key("key", key)
     checks.at_least("tolerance", tolerance, 0)
-    updates, weights, score = _prepared(utility, params, updates, weights)
+    updates, weights, score = _prepare_score(utility, params, updates, weights)
     num_agents = trees.num_agents(updates)
     checks.count("num_permutations", num_permutations, most=MAX_VALUES // num_agents)
     margin = jnp.asarray(tolerance, jnp.float32)
     nobody, everybody = score(jnp.zeros(num_agents)), score(jnp.ones(num_agents))
 
-    def one(number_and_key: tuple[Scalar, Key]) -> tuple[PerAgent, PerAgent]:
-        """Returns the order `[N]` in which agents join, and the utilities `[N]` then."""
+    def score_order(number_and_key: tuple[Scalar, Key]) -> tuple[PerAgent, PerAgent]:
+        """Returns the order `[N]` in which agents join, and the utility `[N]` after each."""
         number, own_key = number_and_key
         order = jax.random.permutation(own_key, num_agents)
         place = jnp.argmax(order == number % num_agents)
@@ -131,25 +133,25 @@ def gtg_shapley(
         return order, lax.scan(join, (jnp.zeros(num_agents), nobody), order)[1]
 
     keys = jax.random.split(key, num_permutations)
-    orders, reached = lax.map(one, (jnp.arange(num_permutations), keys))
+    orders, reached = lax.map(score_order, (jnp.arange(num_permutations), keys))
     ends = jnp.append(nobody, everybody)
     check_finite(utility, ends, lambda place: members_of(place * (2**num_agents - 1)))
-    check_finite(utility, reached, lambda place: _first_ones(orders, place))
+    check_finite(utility, reached, lambda place: _describe_first_agents(orders, place))
     gains = jnp.diff(reached, axis=1, prepend=nobody)
     part = 2.0 ** -num_permutations.bit_length()  # so that the sum does not overflow
     return jnp.zeros(num_agents).at[orders].add(gains * part) / (num_permutations * part)
 
 
-def _first_ones(orders: Array, place: int) -> str:
-    """Returns words for the agents of a permutation up to a place in the table `[P, N]`."""
+def _describe_first_agents(orders: Array, place: int) -> str:
+    """Describes the agents of a permutation up to a place in the flat table `[P, N]`."""
     permutation, last = divmod(place, orders.shape[1])
     return members_of(sum(1 << int(agent) for agent in orders[permutation, : last + 1]))
 
 
-def _prepared(
+def _prepare_score(
     utility: Utility, params: Params, updates: Stacked, weights: PerAgent | None
 ) -> tuple[Stacked, PerAgent, Callable[[Array], Scalar]]:
-    """Returns finite updates, weights, and the function from members `[N]` to the utility."""
+    """Returns finite updates, weights, and a function from members `[N]` to their utility."""
     params = inputs.as_params("params", params)
     updates = trees.zero_broken(inputs.as_changes("updates", updates, params))
     known: Any = inputs.as_weights(weights, (trees.num_agents(updates),))
@@ -170,21 +172,22 @@ def _prepared(
     return updates, weights, score
 
 
-def _at_once() -> int:
-    """Returns how many coalitions are vectorised: a CPU's cores are busy with one model."""
+def _batch_size() -> int:
+    """Returns how many coalitions to vectorise; one model keeps a CPU's cores busy."""
     return 1 if jax.default_backend() == "cpu" else 32
 
 
 def check_finite(utility: Utility, values: Array, coalition: Callable[[int], str]) -> None:
-    """Raises where known values of a utility are not finite, and says of which coalition.
+    """Raises if a known utility is not finite, and names its coalition.
 
     Args:
-      utility: what returned them.
+      utility: the function that returned the values.
       values: an array of any shape.
-      coalition: words for the place of a value in the flat array.
+      coalition: describes the coalition at a place in the flat array.
 
     Raises:
-      ValueError: names the utility, the value and the coalition.
+      ValueError: a known value is not finite. The message names the utility, the value
+        and the coalition.
     """
     if checks.is_known(values) and not np.isfinite(values).all():
         name = getattr(utility, "__name__", repr(utility))
@@ -196,6 +199,6 @@ def check_finite(utility: Utility, values: Array, coalition: Callable[[int], str
 
 
 def members_of(index: int) -> str:
-    """Returns words for the coalition of an index: bit i says whether agent i is in it."""
+    """Describes the coalition of an index: bit i says whether agent i is in it."""
     agents = [i for i in range(index.bit_length()) if index >> i & 1]
     return f"the coalition of agents {agents}"

@@ -3,8 +3,8 @@
     round         V_t(S) = utility(w_t + sum over i in S of (n_i / n_S) dw_i,t)
     contribution  sum over rounds of lambda^t times the Shapley value of V_t
 
-`fj.run(..., record_updates=True)` leaves w_t in `history.servers` and dw_t in
-`history.updates`; anybody's stacked uploads will do. One compiled program scores the
+`fj.run(..., record_updates=True)` stores w_t in `history.servers` and dw_t in
+`history.updates`; other stacked uploads work too. One compiled program scores the
 T 2^N models.
 """
 
@@ -26,11 +26,11 @@ def recorded_utilities(
 ) -> PerRound:
     """Returns the utilities of all coalitions' models in every round.
 
-    For another value than Shapley's: `jax.vmap(banzhaf)(recorded_utilities(...)).sum(0)`.
+    They give other values than Shapley's: `jax.vmap(banzhaf)(recorded_utilities(...)).sum(0)`.
 
     Args:
       utility: `utility(params) -> scalar`; traced into a compiled program.
-      servers: leaves `[T, ...]`, what updates of the round are added to.
+      servers: leaves `[T, ...]`, the server's parameters at the rounds' starts.
       updates: leaves `[T, N, ...]`, N at most 16. A broken row counts as zero. Lists of
         rounds, and of agents in them, are stacked where they cannot mean layers.
       weights: `[N]` or `[T, N]` n_i, not negative; an agent of weight 0 takes no part.
@@ -48,7 +48,7 @@ def recorded_utilities(
       (3, 4)
     """
     servers, updates = _as_rounds(servers, updates)
-    tables = _tables(utility, servers, updates, _as_weights(weights, updates))
+    tables = _score_rounds(utility, servers, updates, _as_weights(weights, updates))
 
     def coalition(place: int) -> str:
         round, index = divmod(place, tables.shape[1])
@@ -73,13 +73,13 @@ def multi_round_shapley(
       servers: leaves `[T, ...]`, the server's parameters at the rounds' starts.
       updates: leaves `[T, N, ...]`, N at most 16.
       weights: `[N]` or `[T, N]` n_i, not negative; None: equal.
-      decay: lambda in [0, 1]: how much a round counts against the one before.
+      decay: lambda in [0, 1], the weight of a round relative to the one before.
 
     Returns:
-      `[N]`; for a decay of 1 the sum is what the rounds added to the utility.
+      `[N]`; with a decay of 1 they sum to what the rounds added to the utility.
 
     Raises:
-      ValueError: as in `recorded_utilities`.
+      ValueError: `decay` is outside [0, 1], or as in `recorded_utilities`.
 
     References:
       Song et al., Profit allocation for federated learning, IEEE Big Data 2019.
@@ -104,16 +104,16 @@ def federated_shapley(
     participants: PerRound,
     weights: PerAgent | None = None,
 ) -> PerAgent:
-    """Returns federated Shapley values: in every round among those who took part in it.
+    """Returns federated Shapley values: agents share the rounds in which they took part.
 
-    Who took no part in a round gets nothing for it. Where all always take part, these are
-    the multi-round values.
+    An agent gets nothing for a round in which it took no part. If all agents take part in
+    every round, these are the multi-round values.
 
     Args:
       utility: `utility(params) -> scalar`; traced into a compiled program.
       servers: leaves `[T, ...]`, the server's parameters at the rounds' starts.
       updates: leaves `[T, N, ...]`, N at most 16.
-      participants: `[T, N]` booleans.
+      participants: `[T, N]` booleans: whether the agent took part in the round.
       weights: `[N]` or `[T, N]` n_i, not negative; None: equal.
 
     Returns:
@@ -138,15 +138,15 @@ def federated_shapley(
     return multi_round_shapley(utility, servers, updates, weights)
 
 
-def _tables(utility: Utility, servers: Params, updates: Stacked, weights: PerRound) -> Array:
-    def one(row: tuple[Params, Stacked, PerAgent]) -> Array:
+def _score_rounds(utility: Utility, servers: Params, updates: Stacked, weights: PerRound) -> Array:
+    def score_round(row: tuple[Params, Stacked, PerAgent]) -> Array:
         return model_utilities(utility, *row)
 
-    return jax.jit(lambda rows: lax.map(one, rows))((servers, updates, weights))
+    return jax.jit(lambda rows: lax.map(score_round, rows))((servers, updates, weights))
 
 
 def _as_weights(weights: Any, updates: Stacked) -> PerRound:
-    """Returns weights `[T, N]`, given so, as `[N]` or as None."""
+    """Returns weights `[T, N]`, made from `[T, N]`, `[N]` or None."""
     rounds = jax.tree.leaves(updates)[0].shape[:2]
     if weights is not None:
         weights = inputs.as_numbers("weights", weights, booleans=True)
@@ -156,12 +156,12 @@ def _as_weights(weights: Any, updates: Stacked) -> PerRound:
 
 
 def _as_rounds(servers: Any, updates: Any) -> tuple[Params, Stacked]:
-    """Returns servers `[T, ...]` and updates `[T, N, ...]`, or says what is wrong with them.
+    """Returns servers `[T, ...]` and updates `[T, N, ...]`, or raises.
 
-    Lists of T rounds are stacked, and of N agents in a round. A list of layers passes where its
-    shapes tell it from a list of rounds: where N is not T.
+    Lists of T rounds are stacked, and so are lists of N agents in a round. A list of layers is
+    accepted only if N differs from T, since then it cannot be a list of rounds.
     """
-    layers = _fit(servers, updates)
+    layers = _have_round_shapes(servers, updates)
     if layers and inputs.is_sequence(servers):
         num_rounds, num_agents = np.shape(jax.tree.leaves(updates)[0])[:2]
         layers = num_rounds != num_agents
@@ -171,17 +171,17 @@ def _as_rounds(servers: Any, updates: Any) -> tuple[Params, Stacked]:
             first = jax.tree.map(lambda leaf: leaf[0], servers)
             rounds = [inputs.as_changes("updates", one, first) for one in updates]
             updates = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rounds)
-    if not _fit(servers, updates):
+    if not _have_round_shapes(servers, updates):
         shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (servers, updates)]
         raise ValueError(
-            "`servers` and `updates` must have one number of rounds T, at least one, in pytrees "
-            "of one structure: leaves [T, ...] and [T, N, ...], got leaves of shapes "
+            "`servers` and `updates` must be pytrees of the same structure, with leaves "
+            "[T, ...] and [T, N, ...] for at least one round, got leaves of shapes "
             f"{shapes[0]!r:.100} and {shapes[1]!r:.100}."
         )
     return inputs.as_params("servers", servers), inputs.as_params("updates", updates)
 
 
-def _fit(servers: Any, updates: Any) -> bool:
+def _have_round_shapes(servers: Any, updates: Any) -> bool:
     """Says whether leaves are `[T, ...]` and `[T, N, ...]` in pytrees of one structure."""
     servers, updates = inputs.as_params("servers", servers), inputs.as_params("updates", updates)
     if jax.tree.structure(servers) != jax.tree.structure(updates):

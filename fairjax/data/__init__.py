@@ -1,4 +1,4 @@
-"""Data: data sets by name, and how they are shared out among agents."""
+"""Data: data sets by name, and splits that deal them out to agents."""
 
 from fairjax.data.dataset import Dataset, hold_out
 from fairjax.data.shards import MOST_AGENTS, Shards, stacked

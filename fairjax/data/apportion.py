@@ -3,7 +3,7 @@
     quota   q_i  =  total * share_i / sum_j share_j
     size    n_i  =  floor(q_i), plus one for the largest q_i - floor(q_i)
 
-so the sizes sum to the total exactly and none is more than one away from its quota.
+So the sizes sum to the total exactly, and no size is more than one away from its quota.
 """
 
 import numpy as np
@@ -17,14 +17,14 @@ def apportion(total: int, shares: np.ndarray) -> np.ndarray:
       shares: `[K]` numbers, not negative, not all zero; they need not sum to one.
 
     Returns:
-      `[K]` int64 numbers by the method of the largest remainder; of equal
-      remainders the first is served first.
+      `[K]` int64 numbers by the method of the largest remainder; among equal
+      remainders the first comes first.
 
     Examples:
       >>> print(apportion(10, np.array([1.0, 1.0, 1.0])))
       [4 3 3]
     """
-    # The largest share comes first, or a sum of huge shares would overflow.
+    # Divide by the largest share first, since a sum of huge shares would overflow.
     shares = np.asarray(shares, dtype=np.float64)
     shares = shares / shares.max()
     quotas = total * shares / shares.sum()

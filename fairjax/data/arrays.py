@@ -1,4 +1,4 @@
-"""Arrays: what people hold, as arrays of numpy, or a sentence on why it is no data.
+"""Arrays: users' data as numpy arrays, or an error that says why it is not data.
 
 lists, arrays of numpy, JAX or PyTorch, DataFrames, Series  ->  numbers, truth values, text
 """
@@ -15,11 +15,11 @@ import numpy as np
 def as_array(name: str, value: Any) -> np.ndarray:
     """Returns a value as an array.
 
-    Objects become what their entries are, where all entries are alike: the values of a
+    Arrays of objects get the dtype of their entries, if all fit one: the values of a
     DataFrame with columns of whole numbers, floats and truth values become floats.
 
     Raises:
-      ValueError: the value is no array, its rows are not equally long, entries are
+      ValueError: the value is not an array, its rows have unequal lengths, entries are
         masked, or it is sparse.
 
     Examples:
@@ -50,22 +50,22 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def is_known(value: Any) -> bool:
-    """Says whether a value has entries to look at: it is neither traced nor a mere shape."""
+    """Says whether a value has known entries: it is neither traced nor only a shape."""
     return not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
 
 
 def is_floating(dtype: Any) -> bool:
-    """Says whether numbers are floating; numpy does not know jax's bfloat16 as such."""
+    """Says whether numbers are floating, including JAX's bfloat16, which numpy does not know."""
     return jnp.issubdtype(dtype, jnp.floating)
 
 
 def is_whole(dtype: Any) -> bool:
-    """Says whether numbers are whole; truth values are not, and for numpy spans of time are."""
+    """Says whether numbers are whole; truth values and numpy's time spans are not."""
     return dtype.kind != "m" and jnp.issubdtype(dtype, jnp.integer)
 
 
 def described(array: Any) -> str:
-    """Returns the dtype and shape of an array, for people.
+    """Returns the dtype and shape of an array, for messages.
 
     Examples:
       >>> described(np.zeros((3, 2), np.float32))
@@ -77,7 +77,7 @@ def described(array: Any) -> str:
 
 
 def row_numbers(name: str, rows: Any, num_rows: int) -> np.ndarray:
-    """Returns `rows` as int32 `[k]`, k >= 1, or raises with `name` where they are not rows."""
+    """Returns `rows` as int32 `[k]`, k >= 1, or raises unless they are row numbers."""
     array = as_array(name, rows)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}.")
@@ -87,7 +87,7 @@ def row_numbers(name: str, rows: Any, num_rows: int) -> np.ndarray:
 
 
 def check_rows(name: str, rows: np.ndarray, num_rows: int) -> np.ndarray:
-    """Returns `rows`, or raises with `name` where an entry is no row number below `num_rows`."""
+    """Returns `rows`, or raises unless all entries are row numbers below `num_rows`."""
     if not is_whole(rows.dtype):
         hint = " Pass np.flatnonzero(mask) for a mask." if rows.dtype == bool else ""
         raise ValueError(f"{name} must be whole numbers, got dtype {rows.dtype}.{hint}")
@@ -98,10 +98,10 @@ def check_rows(name: str, rows: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def first_not_number(array: np.ndarray, columns: Any = None) -> str:
-    """Says what in an array is no number, and in which row and column it is.
+    """Describes the first entry of an array that is not a number, with its row and column.
 
     Args:
-      array: `[n, ...]`, whose dtype is not of numbers.
+      array: `[n, ...]`, with a dtype that is not numeric.
       columns: names of its columns; None: their numbers.
 
     Examples:

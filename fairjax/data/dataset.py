@@ -25,17 +25,17 @@ from fairjax.data.arrays import (
     row_numbers,
 )
 
-MADE_BY = "`fairjax.data.Dataset(x=..., y=..., num_classes=...)`"  # or as half of what load gives
-MOST_CLASSES = 2**24  # counts of classes are tables of as many numbers
-MOST_SEED = 2**63 - 1  # that `jax.random.key` takes
+MADE_BY = "`fairjax.data.Dataset(x=..., y=..., num_classes=...)`"
+MOST_CLASSES = 2**24  # class counts are tables with one number per class
+MOST_SEED = 2**63 - 1  # the largest seed that `jax.random.key` takes
 _INT32 = np.iinfo(np.int32)
 
 
 def register_unchecked(kind: type, leaves: tuple[str, ...], static: tuple[str, ...] = ()) -> None:
     """Makes a dataclass a pytree that JAX rebuilds without its `__init__`.
 
-    JAX rebuilds pytrees from tracers, shapes and placeholders, with more axes or fewer. Those
-    are not a user's data, so the checks are passed by; `register_dataclass` would run them.
+    JAX rebuilds pytrees from tracers, shapes and placeholders, with more axes or fewer. These
+    are not a user's data, so they must skip the checks, which `register_dataclass` would run.
     """
     keys = tuple(map(jax.tree_util.GetAttrKey, leaves))
 
@@ -56,16 +56,16 @@ def register_unchecked(kind: type, leaves: tuple[str, ...], static: tuple[str, .
 class Dataset:
     """Labelled examples for classification.
 
-    NaN and infinity in `x` are accepted on purpose: agents with broken data are among
-    what is simulated.
+    NaN and infinity in `x` are accepted on purpose, so that agents with broken data can
+    be simulated.
 
     Args:
-      x: `[n, ...]` examples. Floating numbers are kept as float32. Whole numbers are
-        kept as int32, for they are tokens: divide the bytes of an image yourself.
-      y: `[n]` whole numbers in [0, num_classes), kept as int32.
-      num_classes: C, how many classes there are, at least 2; not all need occur.
-      vocabulary_size: how many tokens there are, at least 2, where `x` is tokens: whole
-        numbers in [0, vocabulary_size), 0 for padding. None: `x` is something else.
+      x: `[n, ...]` examples. Floating numbers are stored as float32. Whole numbers are
+        stored as int32, since they count as tokens: divide the bytes of an image yourself.
+      y: `[n]` whole numbers in [0, num_classes), stored as int32.
+      num_classes: C, the number of classes, at least 2; not all need occur.
+      vocabulary_size: the number of tokens, at least 2, if `x` holds tokens: whole
+        numbers in [0, vocabulary_size), 0 for padding. None: `x` holds no tokens.
 
     Raises:
       ValueError: there are no examples, `x` and `y` differ in length, `x` is not
@@ -84,20 +84,20 @@ class Dataset:
     vocabulary_size: int | None = None
 
     def __post_init__(self):
-        """Checks and converts what is known; traced arrays pass as they are."""
+        """Checks and converts known arrays; traced arrays pass unchanged."""
         checks.count("num_classes", self.num_classes, least=2, most=MOST_CLASSES)
         object.__setattr__(self, "num_classes", int(self.num_classes))
         if self.vocabulary_size is not None:
             checks.count("vocabulary_size", self.vocabulary_size, least=2, most=_INT32.max)
             object.__setattr__(self, "vocabulary_size", int(self.vocabulary_size))
         if is_known(self.x) and is_known(self.y):
-            x = _features(self.x)
+            x = _convert_features(self.x)
             _check_tokens(x, self.vocabulary_size)
             object.__setattr__(self, "x", x)
-            object.__setattr__(self, "y", _labels(self.y, len(x), self.num_classes))
+            object.__setattr__(self, "y", _convert_labels(self.y, len(x), self.num_classes))
 
     def __repr__(self) -> str:
-        """Returns one line: shapes and dtypes, not the numbers."""
+        """Returns one line with shapes and dtypes, without the numbers."""
         tokens = self.vocabulary_size
         more = "" if tokens is None else f", vocabulary_size={tokens}"
         x, y = described(self.x), described(self.y)
@@ -114,7 +114,7 @@ class Dataset:
           rows: `[k]` whole numbers in [0, n), at least one; a row may occur twice.
 
         Returns:
-          A dataset of k examples, of the same classes and tokens.
+          A dataset of k examples with the same classes and tokens.
 
         Raises:
           ValueError: there are no rows, or one is not a whole number in [0, n).
@@ -145,7 +145,7 @@ class Dataset:
 
 
 def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Splits a dataset in two, each class in the same proportion as far as possible.
+    """Splits a dataset in two, with each class in the same proportion as far as possible.
 
     Args:
       dataset: at least two examples.
@@ -182,7 +182,7 @@ def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Da
     return dataset.take(np.flatnonzero(~chosen)), dataset.take(np.flatnonzero(chosen))
 
 
-def _features(x: Any) -> np.ndarray:
+def _convert_features(x: Any) -> np.ndarray:
     """Returns `x` as a float32 or int32 array of at least one example."""
     array = as_array("`x`", x)
     if array.ndim == 0 or array.size == 0:
@@ -191,12 +191,12 @@ def _features(x: Any) -> np.ndarray:
         low, high = int(array.min()), int(array.max())
         if low < _INT32.min or high > _INT32.max:
             wrong = high if high > _INT32.max else low
-            raise ValueError(f"`x` must fit int32 where it is whole numbers, got {wrong}.")
+            raise ValueError(f"`x` must fit int32 if it holds whole numbers, got {wrong}.")
         return array.astype(np.int32, copy=False)
     if array.dtype != bool and not is_floating(array.dtype):
         found = first_not_number(array, getattr(x, "columns", None))
         raise ValueError(f"`x` must be numbers, got {found}.")
-    # What is too large for float32 becomes infinite, and that is accepted.
+    # A number that is too large for float32 becomes infinite, which is accepted.
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)
 
@@ -205,7 +205,7 @@ def _check_tokens(x: np.ndarray, vocabulary_size: int | None) -> None:
     if vocabulary_size is None:
         return
     if x.dtype != np.int32:
-        raise ValueError(f"`x` must be whole numbers where it is tokens, got dtype {x.dtype}.")
+        raise ValueError(f"`x` must be whole numbers if it holds tokens, got dtype {x.dtype}.")
     wrong = x[(x < 0) | (x >= vocabulary_size)]
     if wrong.size:
         raise ValueError(
@@ -213,7 +213,7 @@ def _check_tokens(x: np.ndarray, vocabulary_size: int | None) -> None:
         )
 
 
-def _labels(y: Any, num_examples: int, num_classes: int) -> np.ndarray:
+def _convert_labels(y: Any, num_examples: int, num_classes: int) -> np.ndarray:
     """Returns `y` as an int32 array of `num_examples` labels in [0, num_classes)."""
     array = as_array("`y`", y)
     if array.ndim != 1:
@@ -242,14 +242,14 @@ def _labels(y: Any, num_examples: int, num_classes: int) -> np.ndarray:
 
 
 def _shape_hint(y: np.ndarray, num_examples: int, name: str) -> str:
-    """Says what to do about labels that are not `[n]`."""
+    """Returns advice on labels that are not `[n]`, or an empty string."""
     if y.size == num_examples:
         return f" Pass {name}.ravel()."
     if y.ndim != 2 or not ((y == 0) | (y == 1)).all():
         return ""
     if (y.sum(1) == 1).all():
         return f" Pass {name}.argmax(1) for one-hot labels."
-    return " An example must be of one class; those here are of several, or of none (multi-hot)."
+    return " Every example must have exactly one class, but some have several or none (multi-hot)."
 
 
 register_unchecked(Dataset, leaves=("x", "y"), static=("num_classes", "vocabulary_size"))

@@ -1,12 +1,12 @@
 """Shards: which examples of one dataset belong to which agent.
 
     data     Dataset   stored once, however many agents there are
-    indices  [N, M]    int32 row numbers; a row beyond the agent's size is padding
+    indices  [N, M]    int32 row numbers; entries beyond the agent's size are padding
     sizes    [N]       int32, how many of an agent's indices count
 
 In shapes, N is the number of agents, M the size of the largest shard and C the number
-of classes. An agent's padding repeats its own first row, so that whoever gathers it
-reads nobody else's data.
+of classes. An agent's padding repeats its own first row, so that code that gathers the
+padding reads no other agent's data.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from fairjax.data.arrays import as_array, check_rows, described, is_known, is_wh
 from fairjax.data.dataset import MADE_BY, Dataset, register_unchecked
 
 MOST_AGENTS = 10**6
-MOST_INDICES = 2**28  # that N times M may be: 1 GiB of int32
+MOST_INDICES = 2**28  # bound on N times M: 1 GiB of int32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,15 +29,16 @@ class Shards:
     """The agents' data, as rows of one dataset. Made by a split or by `from_indices`.
 
     Args:
-      data: the dataset that all shards are rows of, n examples.
-      indices: `[N, M]` row numbers in [0, n), kept as int32.
-      sizes: `[N]` numbers of rows, 1 to M, kept as int32.
-      validation: held-out data that belongs to nobody, for mechanisms that score models
+      data: the dataset with the rows of all shards, n examples.
+      indices: `[N, M]` row numbers in [0, n), stored as int32.
+      sizes: `[N]` numbers of rows, 1 to M, stored as int32.
+      validation: held-out data that belongs to no agent, for mechanisms that score models
         on it; None: there is none.
 
     Raises:
-      ValueError: a known array breaks its rule, or `validation` has not the shape, kind of
-        numbers, classes or tokens of `data`. Traced arrays pass as they are.
+      ValueError: a known `indices` or `sizes` has a wrong shape, or an entry that is not a
+        whole number in range; or `validation` differs from `data` in the shape or kind of
+        examples, the classes or the tokens. Traced arrays are not checked.
 
     Examples:
       >>> data = Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
@@ -52,7 +53,7 @@ class Shards:
     validation: Dataset | None = None
 
     def __post_init__(self):
-        """Checks and converts what is known; traced arrays pass as they are."""
+        """Checks and converts known arrays; traced arrays pass unchanged."""
         checks.kind("data", self.data, Dataset, MADE_BY)
         if self.validation is not None:
             checks.kind("validation", self.validation, Dataset, MADE_BY)
@@ -64,7 +65,7 @@ class Shards:
             object.__setattr__(self, "sizes", _as_int32(self.sizes, sizes))
 
     def __repr__(self) -> str:
-        """Returns two lines: counts, shapes and dtypes, not the numbers."""
+        """Returns two lines with counts, shapes and dtypes, without the numbers."""
         sizes = described(self.sizes)
         if is_known(self.sizes) and np.size(self.sizes) and hasattr(self.sizes, "dtype"):
             sizes += f" from {self.sizes.min()} to {self.sizes.max()}"
@@ -144,7 +145,7 @@ class Shards:
         return np.asarray(self.indices[agent])[: int(self.sizes[agent])]
 
     def class_counts(self) -> np.ndarray:
-        """Returns how many examples of each class each agent has, padding left out.
+        """Returns how many examples of each class each agent has, without padding.
 
         Returns:
           `[N, C]` int64 counts; row i sums to `sizes[i]`.
@@ -181,26 +182,26 @@ def _check_indices(indices: np.ndarray, sizes: np.ndarray, num_rows: int) -> Non
 
 
 def _as_int32(value: Any, array: np.ndarray) -> Any:
-    """Returns `value` where it is an int32 array, wherever that lies, else `array` as one."""
+    """Returns `value` if it is an int32 array, on any device, else `array` as int32."""
     is_array = isinstance(value, np.ndarray | jax.Array)
     return value if is_array and value.dtype == np.int32 else array.astype(np.int32)
 
 
 def stacked(shards: Sequence[Shards]) -> Shards:
-    """Returns several shards of one number of agents as one, to be vmapped over.
+    """Stacks several shards with the same number of agents on a leading axis, for `vmap`.
 
-    Only examples that some agent holds are kept; shards that hold fewer than others
-    repeat some, which no agent's indices name.
+    Only examples that some agent holds are kept. Shards with fewer examples than others
+    are padded with repeated examples, which no agent's indices name.
 
     Args:
-      shards: S of them, whose datasets have examples of one shape.
+      shards: S shards; the examples of their datasets have the same shape.
 
     Returns:
       Shards with leaves `[S, ...]`, on the host.
 
     Raises:
-      ValueError: there are none, or their numbers of agents, the shape, kind or classes of
-        their examples, or the sizes of their validation data differ.
+      ValueError: there are no shards, or they differ in the number of agents, in the shape,
+        kind or classes of examples, or in the size of the validation data.
 
     Examples:
       >>> data = Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
@@ -210,11 +211,11 @@ def stacked(shards: Sequence[Shards]) -> Shards:
       ((2, 3, 2), [[[0, 1], [2, 2]], [[0, 0], [1, 1]]])
     """
     _check_stackable(shards)
-    held = [np.unique(one.indices) for one in shards]
-    num_rows = max(len(rows) for rows in held)
+    used_rows = [np.unique(one.indices) for one in shards]
+    num_rows = max(len(rows) for rows in used_rows)
     width = max(one.indices.shape[1] for one in shards)
     parts = []
-    for one, rows in zip(shards, held, strict=True):
+    for one, rows in zip(shards, used_rows, strict=True):
         indices = np.searchsorted(rows, one.indices).astype(np.int32)
         padding = np.repeat(indices[:, :1], width - indices.shape[1], axis=1)
         data = one.data.take(np.resize(rows, num_rows))
@@ -239,7 +240,7 @@ def _check_stackable(shards: Any) -> None:
         ]
         if sizes[0] != sizes[1]:
             raise ValueError(
-                f"`{name}.validation` must have as many examples as those of the first shards, "
+                f"`{name}.validation` must have as many examples as that of the first shards, "
                 f"{sizes[1]}, got {sizes[0]}."
             )
 

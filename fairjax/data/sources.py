@@ -1,6 +1,6 @@
 """Sources: where data sets come from, by name.
 
-digits, blobs            scikit-learn's, embedded: no file and no network
+digits, blobs            from scikit-learn: no file and no network needed
 rt_polarity, sst_fine    sentences: bytes, cached -> int32 tokens, padded
 any other name           an image-classification set of TensorFlow Datasets: bytes,
                          cached -> float32, standardised, small images padded
@@ -39,23 +39,23 @@ SMALL, BORDER = (28, 28, 1), 2  # images of this shape get a border, as in the p
 def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
     """Returns the training and test data of a data set.
 
-    "digits" and "blobs" are embedded, and always cut the same way. "rt_polarity" and
-    "sst_fine" are sentences. Any other name is an image-classification set of TensorFlow
-    Datasets, "mnist" or "emnist/letters" for example. Sets of TFDS and sentences are read
-    without TensorFlow where they are prepared, else prepared by TFDS, which downloads them.
+    "digits" and "blobs" come with scikit-learn and are always split the same way.
+    "rt_polarity" and "sst_fine" are sentences. Any other name is an image-classification
+    set of TensorFlow Datasets, for example "mnist" or "emnist/letters". Prepared image and
+    sentence sets are read without TensorFlow; others are downloaded and prepared by TFDS.
 
-    Images of one channel and 28x28 pixels are padded with zeros to 32x32; all are divided
-    by 255 and standardised by channel with the mean and standard deviation of the unpadded
-    training images.
+    Images of one channel and 28x28 pixels are padded with zeros to 32x32. All images are
+    divided by 255 and standardised by channel with the mean and standard deviation of the
+    unpadded training images.
 
-    Sentences are cleaned as Kim (2014) does and become tokens: 0 is padding, 1 a word that
-    no training sentence has, then words by frequency. All are as long as the longest
-    training sentence. Of "rt_polarity" a tenth of each class is cut off as test data;
-    "sst_fine" is cut already, and its development part is not used, so that training data
-    are those that others train on. Their raw files are not downloaded where they all lie in
-    the directory named by `FAIRJAX_TEXT_DIR`, or in `downloads/manual` of the data
-    directory: "rt-polarity.pos" and ".neg", "stsa.fine.train", ".dev" and ".test". Where
-    the data directory cannot be written, sentences are prepared in fairjax's cache.
+    Sentences are cleaned as in Kim (2014) and become tokens: 0 is padding, 1 a word that
+    no training sentence has, then words by frequency. All are padded or cut to the length
+    of the longest training sentence. A tenth of each class of "rt_polarity" becomes test
+    data. "sst_fine" has its own test part; its development part is not used, so that the
+    training data are the usual ones. The raw files are not downloaded if all are in the
+    directory named by `FAIRJAX_TEXT_DIR`, or in `downloads/manual` of the data directory:
+    "rt-polarity.pos" and ".neg", "stsa.fine.train", ".dev" and ".test". If the data
+    directory cannot be written, sentences are prepared in fairjax's cache.
 
     Args:
       name: the name of the data set.
@@ -66,9 +66,9 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
       `[n, length]`, int32, with a `vocabulary_size`.
 
     Raises:
-      ValueError: the name is unknown, the set is not one of images with one class, or
-        (then a `DataUnavailableError`) it is neither in the directory nor to be had, or its
-        files there are damaged; the message says what to do.
+      ValueError: the name is unknown, or the set does not hold images with one class each.
+      DataUnavailableError: the set is not in the directory and cannot be downloaded, or its
+        files there are damaged. The message says what to do.
 
     References:
       Pang and Lee, Seeing Stars, ACL 2005 ("rt_polarity"). Socher et al., Recursive Deep
@@ -89,24 +89,25 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
         from sklearn import datasets
 
         x, y = map(np.asarray, datasets.load_digits(return_X_y=True))
-        return _cut(x.reshape(-1, 8, 8, 1) / 16, y, NUM_DIGITS_TEST)
+        return _split_off_test(x.reshape(-1, 8, 8, 1) / 16, y, NUM_DIGITS_TEST)
     if name == "blobs":
         from sklearn import datasets
 
         x, y, *_ = datasets.make_blobs(
             2500, n_features=16, centers=10, cluster_std=4.0, random_state=0
         )
-        return _cut(x / x.std(), y, 500)
+        return _split_off_test(x / x.std(), y, 500)
     data_dir = _data_dir(data_dir)
     if not NAME.fullmatch(name):
         raise unknown(name, data_dir, tuple(DATASETS))
     if name in text.CLEANING:
-        return text.tokenised(name, _sentences(name, data_dir))
-    return _standardised(_arrays(name, data_dir, lambda: decoded(name, data_dir, tuple(DATASETS))))
+        return text.tokenised(name, _load_sentences(name, data_dir))
+    ours = tuple(DATASETS)
+    return _standardise(_load_arrays(name, data_dir, lambda: decoded(name, data_dir, ours)))
 
 
 def _data_dir(given: str | os.PathLike | None) -> Path:
-    """Returns the TFDS data directory, as given or by default."""
+    """Returns the TFDS data directory: the given one, or the default."""
     if given is not None and not isinstance(given, str | os.PathLike):
         raise ValueError(f"`data_dir` must be the path of a folder, got {given!r:.100}.")
     default = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
@@ -118,7 +119,7 @@ def _data_dir(given: str | os.PathLike | None) -> Path:
         ) from error
 
 
-def _cut(x: np.ndarray, y: np.ndarray, num_test: int) -> tuple[Dataset, Dataset]:
+def _split_off_test(x: np.ndarray, y: np.ndarray, num_test: int) -> tuple[Dataset, Dataset]:
     from sklearn.model_selection import train_test_split
 
     x_train, x_test, y_train, y_test = train_test_split(
@@ -128,13 +129,13 @@ def _cut(x: np.ndarray, y: np.ndarray, num_test: int) -> tuple[Dataset, Dataset]
     return Dataset(x_train, y_train, num_classes), Dataset(x_test, y_test, num_classes)
 
 
-def _standardised(arrays: dict[str, np.ndarray]) -> tuple[Dataset, Dataset]:
-    """Returns images as float32, (x / 255 - mean) / std by channel, by a table of 256 entries."""
+def _standardise(arrays: dict[str, np.ndarray]) -> tuple[Dataset, Dataset]:
+    """Returns images as float32, (x / 255 - mean) / std by channel, from a table of 256 entries."""
     images = arrays["x_train"]
     values = np.arange(256) / 255
     tables = np.empty((images.shape[-1], 256), np.float32)
     for channel, table in enumerate(tables):
-        counts = _byte_counts(images[..., channel])
+        counts = _count_bytes(images[..., channel])
         mean = counts @ values / counts.sum()
         std = np.sqrt(counts @ (values - mean) ** 2 / counts.sum())
         table[:] = (values - mean) / (std if std > 0 else 1)
@@ -146,60 +147,60 @@ def _standardised(arrays: dict[str, np.ndarray]) -> tuple[Dataset, Dataset]:
         x = np.empty((size, height + 2 * border, width + 2 * border, channels), np.float32)
         for channel, table in enumerate(tables):
             padded = np.pad(arrays[f"x_{part}"][..., channel], padding)
-            # Bytes are in range, so "clip" changes none; it spares numpy a buffer.
+            # Bytes are in range, so "clip" changes nothing; it saves numpy a buffer.
             x[..., channel] = table.take(padded, mode="clip")
         parts.append(Dataset(x, arrays[f"y_{part}"], int(arrays["num_classes"])))
     return parts[0], parts[1]
 
 
-def _byte_counts(images: np.ndarray) -> np.ndarray:
-    """Returns `[256]` counts of the bytes, in pieces: whole, they would be made int64."""
+def _count_bytes(images: np.ndarray) -> np.ndarray:
+    """Returns `[256]` counts of the bytes, piece by piece, since numpy copies them to int64."""
     pieces = np.array_split(images, max(1, images.size // 2**20))
     return sum((np.bincount(piece.reshape(-1), minlength=256) for piece in pieces), np.zeros(256))
 
 
-def _sentences(name: str, data_dir: Path) -> dict[str, np.ndarray]:
-    """Returns sentences prepared in the data directory, or in the cache if that is read-only."""
+def _load_sentences(name: str, data_dir: Path) -> dict[str, np.ndarray]:
+    """Returns sentences from the data directory, or from the cache if that is read-only."""
     there = (data_dir / name).is_dir() or _is_writable(data_dir)
-    folder = data_dir if there else _cache() / "tensorflow_datasets"
+    folder = data_dir if there else _cache_folder() / "tensorflow_datasets"
 
     def read() -> dict[str, np.ndarray]:
         from fairjax.data import tfds_text
 
         return tfds_text.sentences(name, folder, data_dir)
 
-    return _arrays(name, folder, read)
+    return _load_arrays(name, folder, read)
 
 
 def _is_writable(folder: Path) -> bool:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    # An administrator may write anywhere; what nobody may write is meant to stay as it is.
+    # An administrator may write anywhere, so also respect folders that nobody may write.
     return os.access(existing, os.W_OK) and existing.stat().st_mode & 0o222 != 0
 
 
-def _arrays(
+def _load_arrays(
     name: str, data_dir: Path, read: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Returns what `read` does, from the cache where the prepared files are the same."""
+    """Returns `read()`, or the same from the cache if the prepared files have not changed."""
     cached = _cache_file(name, data_dir)
     if cached is not None:
-        arrays = _from_cache(cached)
+        arrays = _read_cache(cached)
         if _are_examples(arrays, *((np.bytes_, 1) if name in text.CLEANING else (np.uint8, 4))):
             return arrays
     arrays = read()
-    cached = _cache_file(name, data_dir)  # which may not have been prepared before
+    cached = _cache_file(name, data_dir)  # `read` may have prepared the files
     if cached is not None:
-        _to_cache(cached, arrays)
+        _write_cache(cached, arrays)
     return arrays
 
 
-def _from_cache(cached: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file in the cache; none where it is damaged, or of another kind."""
-    # What zipfile and numpy raise besides OSError where bytes of their files were changed.
+def _read_cache(cached: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file in the cache, or none if it is damaged or of another kind."""
+    # Errors besides OSError that zipfile and numpy raise for damaged files.
     damages = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
     try:
         with zipfile.ZipFile(cached) as file:
-            # Whole members, or a damaged shape would make numpy read less than the checksum is of.
+            # Read whole members: with a damaged shape numpy would stop before the checksum.
             members = {name: io.BytesIO(file.read(name)) for name in file.namelist()}
             return {Path(name).stem: np.load(member) for name, member in members.items()}
     except (OSError, *damages):
@@ -207,7 +208,7 @@ def _from_cache(cached: Path) -> dict[str, np.ndarray]:
 
 
 def _are_examples(arrays: dict[str, np.ndarray], kind: type[np.generic], ndim: int) -> bool:
-    """Says whether arrays are those of a data set, with examples of a kind and their classes."""
+    """Says whether arrays are a data set with examples of the given kind and their classes."""
     names = [name for name in arrays if name.startswith("x_")]
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         return False
@@ -220,8 +221,8 @@ def _are_examples(arrays: dict[str, np.ndarray], kind: type[np.generic], ndim: i
     )
 
 
-def _to_cache(cached: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays, whole or not at all: without a cache, the next load decodes again."""
+def _write_cache(cached: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays completely or not at all; without a cache the next load decodes again."""
     unfinished = cached.with_name(f"{cached.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -236,15 +237,15 @@ def _to_cache(cached: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _cache_file(name: str, data_dir: Path) -> Path | None:
-    """Returns the place of a cache that belongs to these very files, or None without files."""
+    """Returns the cache file for the present prepared files, or None if there are none."""
     folder = data_dir / name.replace(":", "/")
     if not name or ".." in folder.parts or not folder.is_dir():
         return None
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     digest = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
-    return _cache() / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
+    return _cache_folder() / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"

@@ -1,12 +1,12 @@
 """Splits: how the training examples are dealt out to agents.
 
-    uniform          equal sizes, the same mixture of classes for everybody
-    power_law        sizes that grow along a power law, the same mixture
-    class_imbalance  equal sizes; agent i knows the first c_i classes only
-    dirichlet        each class is dealt out in proportions drawn from a Dirichlet
+    uniform          equal sizes, the same mixture of classes for all agents
+    power_law        sizes that follow a power law, the same mixture of classes for all agents
+    class_imbalance  equal sizes; agent i has only the first c_i classes
+    dirichlet        each class is dealt out in proportions drawn from a Dirichlet distribution
 
 In shapes, N is the number of agents, n of examples, C of classes. Every split takes the
-training data, hands every agent at least one example, and is fixed by its seed.
+training data and gives every agent at least one example. The seed determines the split.
 """
 
 import sys
@@ -19,7 +19,7 @@ from fairjax.data.apportion import apportion, at_least_one
 from fairjax.data.dataset import MADE_BY, MOST_SEED, Dataset
 from fairjax.data.shards import MOST_AGENTS, MOST_INDICES, Shards
 
-# The exponent of the authors' program. The quantile of x^a, 0 < x < 1, at level p is p^(1/a).
+# The authors' program has this exponent. The quantile of x^a, 0 < x < 1, at level p is p^(1/a).
 _POWER = 1.65911332899
 
 
@@ -49,9 +49,9 @@ def uniform(
       >>> print(uniform(train, num_agents=3).sizes)
       [33 33 33]
     """
-    total = _total(train, num_agents, seed, samples_per_agent)
+    total = _count_dealt(train, num_agents, seed, samples_per_agent)
     sizes = np.full(num_agents, total // num_agents)
-    return _dealt(train, np.random.default_rng(seed), sizes)
+    return _deal(train, np.random.default_rng(seed), sizes)
 
 
 def power_law(
@@ -59,8 +59,8 @@ def power_law(
 ) -> Shards:
     """Returns shards whose sizes follow a power law, without replacement.
 
-    Shares are evenly spread from the first to the last percentile of the power law x^a,
-    a = 1.65911332899, and divided by their sum. The last agent has most.
+    Shares are evenly spaced from the first to the last percentile of the power law x^a,
+    a = 1.65911332899, and divided by their sum. The last agent has the most examples.
 
     Args:
       train: n examples.
@@ -83,32 +83,32 @@ def power_law(
       >>> print(power_law(train, num_agents=5).sizes)
       [  71  335  600  865 1129]
     """
-    total = _total(train, num_agents, seed, samples_per_agent)
+    total = _count_dealt(train, num_agents, seed, samples_per_agent)
     shares = np.linspace(0.01 ** (1 / _POWER), 0.99 ** (1 / _POWER), num_agents)
     sizes = np.sort(at_least_one(apportion(total, shares)))
-    return _dealt(train, np.random.default_rng(seed), sizes)
+    return _deal(train, np.random.default_rng(seed), sizes)
 
 
 def class_imbalance(
     train: Dataset, *, num_agents: int, seed: int = 0, samples_per_agent: int | None = None
 ) -> Shards:
-    """Returns equal shards that know ever more classes, with replacement.
+    """Returns equal shards with more and more classes, with replacement.
 
-    Agent i knows the first `int(linspace(1, C, N)[i])` classes: the first agent class 0
-    alone, the last all of them. Its examples are spread evenly over its classes.
+    Agent i has the first `int(linspace(1, C, N)[i])` classes: the first agent has only
+    class 0, the last all classes. Its examples are spread evenly over its classes.
 
     Args:
       train: n examples, some of every class.
       num_agents: N, at least 1.
       seed: a whole number, not negative.
-      samples_per_agent: the size of every shard, which may exceed n, though 2**28 rows are
-        the most that are dealt; None: n // N.
+      samples_per_agent: the size of every shard. It may exceed n, but N times the size must
+        be at most 2**28. None: n // N.
 
     Returns:
       Shards of N agents.
 
     Raises:
-      ValueError: an option is out of range, or no example is of a class that is needed.
+      ValueError: an option is out of range, or a class that is needed has no example.
 
     References:
       Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine
@@ -122,7 +122,7 @@ def class_imbalance(
        [ 4  4  4  0]
        [ 3  3  3  3]]
     """
-    size = _total(train, num_agents, seed, samples_per_agent, replace=True) // num_agents
+    size = _count_dealt(train, num_agents, seed, samples_per_agent, replace=True) // num_agents
     rng = np.random.default_rng(seed)
     known = np.linspace(1, train.num_classes, num_agents).astype(int)
     of_class = [np.flatnonzero(train.y == label) for label in range(known.max())]
@@ -151,16 +151,16 @@ def dirichlet(
 ) -> Shards:
     """Returns shards with uneven mixtures of classes, without replacement.
 
-    For every class, proportions over agents are drawn from a symmetric Dirichlet. An
-    agent left without any example is given one of those of the agent with most.
+    For every class, proportions over agents are drawn from a symmetric Dirichlet
+    distribution. An agent without any example gets one from the agent with the most.
 
     Args:
       train: n examples.
       num_agents: N, at least 1 and at most n.
       seed: a whole number, not negative.
       samples_per_agent: the mean size of a shard; None: n / N, all examples are dealt.
-      concentration: of the Dirichlet, above 0. Towards 0 every class goes to one agent;
-        as it grows, everybody's mixture becomes that of the data.
+      concentration: parameter of the Dirichlet distribution, above 0. Near 0 every class
+        goes to one agent; as it grows, all agents get the mixture of the data.
 
     Returns:
       Shards of N agents; sizes sum to `samples_per_agent * N`, or n.
@@ -178,8 +178,8 @@ def dirichlet(
       >>> int(shards.sizes.min()), int(shards.sizes.sum())
       (1, 60)
     """
-    total = _total(train, num_agents, seed, samples_per_agent)
-    # Any positive number of float64 will do: none of it is computed in float32.
+    total = _count_dealt(train, num_agents, seed, samples_per_agent)
+    # Any positive float64 number is fine, since nothing here is computed in float32.
     number = concentration.item() if isinstance(concentration, np.generic) else concentration
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
     if not is_number or not 0 < number <= sys.float_info.max:
@@ -188,10 +188,10 @@ def dirichlet(
         )
     rng = np.random.default_rng(seed)
     dealt = rng.permutation(len(train))[:total]
-    owner = np.empty(total, dtype=np.int64)  # [total], of each dealt row
+    owner = np.empty(total, dtype=np.int64)  # [total], agent of each dealt row
     for label in range(train.num_classes):
         of_class = np.flatnonzero(train.y[dealt] == label)
-        sizes = apportion(len(of_class), _proportions(rng, concentration, num_agents))
+        sizes = apportion(len(of_class), _draw_proportions(rng, concentration, num_agents))
         owner[of_class] = np.repeat(np.arange(num_agents), sizes)
     sizes = np.bincount(owner, minlength=num_agents)
     wanted = at_least_one(sizes)
@@ -209,13 +209,15 @@ SPLITS: dict[str, Callable[..., Shards]] = {
 }
 
 
-def _proportions(rng: np.random.Generator, concentration: float, num_agents: int) -> np.ndarray:
+def _draw_proportions(
+    rng: np.random.Generator, concentration: float, num_agents: int
+) -> np.ndarray:
     """Returns one draw `[N]` from a symmetric Dirichlet, in logarithms until the end.
 
     A gamma variate G(a) is G(a + 1) U^(1/a). For small a it is below the smallest float,
-    and dividing by the sum would be 0/0. So log G(a) is formed, multiplied by
-    s = min(a, 1) because log(U) / a may overflow too, and divided by s only after the
-    largest was subtracted: the largest proportion is exp(0) before it is normalised.
+    and a division by the sum would be 0/0. So compute log G(a) instead, times
+    s = min(a, 1) because log(U) / a may overflow too. Subtract the largest before dividing
+    by s: then the largest proportion is exp(0) before normalisation.
     """
     scale = min(concentration, 1.0)
     gammas = np.log(rng.standard_gamma(concentration + 1, num_agents))
@@ -225,13 +227,13 @@ def _proportions(rng: np.random.Generator, concentration: float, num_agents: int
         return np.exp((logits - logits.max()) / scale)
 
 
-def _dealt(train: Dataset, rng: np.random.Generator, sizes: np.ndarray) -> Shards:
+def _deal(train: Dataset, rng: np.random.Generator, sizes: np.ndarray) -> Shards:
     """Returns shards of the given sizes, drawn without replacement."""
     dealt = rng.permutation(len(train))[: sizes.sum()]
     return Shards.from_indices(train, np.split(dealt, np.cumsum(sizes)[:-1]))
 
 
-def _total(
+def _count_dealt(
     train: Dataset, num_agents: int, seed: int, samples_per_agent: int | None, replace: bool = False
 ) -> int:
     """Checks the options that all splits share; returns how many examples are dealt."""

@@ -2,8 +2,8 @@
 
     sentence -> words, as Kim (2014) cleans them -> int32 tokens [n, length]
 
-Token 0 is padding, 1 any word unknown to the training sentences, and from 2 on come their
-words, the most frequent first.
+Token 0 is padding, and token 1 is any word that no training sentence has. The words of the
+training sentences follow from token 2, the most frequent first.
 """
 
 import collections
@@ -15,7 +15,7 @@ import numpy as np
 from fairjax.data.dataset import Dataset, hold_out
 
 PADDING, UNKNOWN = 0, 1
-SHORTEST = 3  # the least length of padded sentences: what a filter of the text CNN spans
+SHORTEST = 3  # the least length of padded sentences; the text CNN's filters span 3 words
 TEST_SHARE = 0.1
 _STRANGE = re.compile(r"[^A-Za-z0-9(),!?'`]")
 _CONTRACTION = re.compile(r"('s|'ve|n't|'re|'d|'ll)")
@@ -23,10 +23,10 @@ _MARK = re.compile(r"([,!()?])")
 
 
 def words(sentence: str) -> list[str]:
-    """Returns the words of a sentence: contractions and punctuation stand alone.
+    """Returns the words of a sentence, with contractions and punctuation as separate words.
 
     Args:
-      sentence: any text; characters besides letters, digits and ``(),!?'` `` part words.
+      sentence: any text; characters besides letters, digits and ``(),!?'` `` separate words.
 
     References:
       Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014:
@@ -42,10 +42,10 @@ def words(sentence: str) -> list[str]:
 
 
 def treebank_words(sentence: str) -> list[str]:
-    """Returns the words of a sentence of the treebank, which is cut into words already.
+    """Returns the words of a sentence of the treebank, which already separates words.
 
     Args:
-      sentence: any text; characters besides letters, digits and ``(),!?'` `` part words.
+      sentence: any text; characters besides letters, digits and ``(),!?'` `` separate words.
 
     References:
       `clean_str_sst` of Kim's program.
@@ -64,7 +64,7 @@ CLEANING: dict[str, Callable[[str], list[str]]] = {
 
 
 def vocabulary(sentences: Iterable[Sequence[str]]) -> dict[str, int]:
-    """Returns the token of every word, the most frequent first, equals by the alphabet.
+    """Returns the token of every word: the most frequent first, ties in alphabetical order.
 
     Examples:
       >>> vocabulary([["a", "fine", "film"], ["a", "bad", "film"]])
@@ -76,7 +76,7 @@ def vocabulary(sentences: Iterable[Sequence[str]]) -> dict[str, int]:
 
 
 def tokens(sentences: Sequence[Sequence[str]], token_of: dict[str, int], length: int) -> np.ndarray:
-    """Returns int32 tokens `[n, length]`: sentences are padded at their end, or cut there.
+    """Returns int32 tokens `[n, length]`: sentences are padded or cut at their end.
 
     Examples:
       >>> print(tokens([["a", "film"], ["a", "dull", "bad", "film"]], {"a": 2, "film": 3}, 3))
@@ -93,8 +93,9 @@ def tokens(sentences: Sequence[Sequence[str]], token_of: dict[str, int], length:
 def tokenised(name: str, arrays: dict[str, np.ndarray]) -> tuple[Dataset, Dataset]:
     """Returns the training and test data of a set of sentences.
 
-    All sentences are as long as the longest training sentence. A set without a test part is
-    cut, a tenth of each class for the test, always the same; other parts are left out.
+    All sentences are padded or cut to the length of the longest training sentence. If the set
+    has no test part, a tenth of each class becomes test data, always the same examples. Other
+    parts are not used.
 
     Args:
       name: a key of `CLEANING`.
@@ -112,8 +113,8 @@ def tokenised(name: str, arrays: dict[str, np.ndarray]) -> tuple[Dataset, Datase
     token_of = vocabulary(sentences[row] for row in train.x)
     length = max(SHORTEST, *(len(sentences[row]) for row in train.x))
 
-    def encoded(part: Dataset) -> Dataset:
+    def encode(part: Dataset) -> Dataset:
         x = tokens([sentences[row] for row in part.x], token_of, length)
         return Dataset(x, part.y, num_classes, vocabulary_size=len(token_of) + UNKNOWN + 1)
 
-    return encoded(train), encoded(test)
+    return encode(train), encode(test)

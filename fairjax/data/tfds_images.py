@@ -19,7 +19,7 @@ BULK = 1000  # examples decoded at a time
 
 
 class DataUnavailableError(ValueError):
-    """A data set is not where it was looked for, and could not be fetched."""
+    """A data set is not in the data directory and could not be downloaded, or is damaged."""
 
 
 def decoded(name: str, data_dir: Path, ours: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -28,15 +28,15 @@ def decoded(name: str, data_dir: Path, ours: tuple[str, ...]) -> dict[str, np.nd
     Args:
       name: a name of TFDS, possibly with configuration and version.
       data_dir: TFDS data directory.
-      ours: names that a hint at a misspelling may suggest besides.
+      ours: further names that an error may suggest for a misspelt name.
 
     Raises:
-      DataUnavailableError: the set is not in the directory and could not be made.
-      ValueError: the name is unknown, or the set is not one of images with one class.
+      DataUnavailableError: the set is not in the directory and could not be prepared.
+      ValueError: the name is unknown, or the set does not hold images with one class each.
     """
     with quiet():
-        builder = _builder(name, data_dir, ours)
-        image, label = _image_and_label(name, builder)
+        builder = _make_builder(name, data_dir, ours)
+        image, label = _find_keys(name, builder)
         if not builder.is_prepared():
             advice = (
                 f"Put a prepared copy there, as {builder.data_dir}, or point TFDS_DATA_DIR at a "
@@ -60,14 +60,14 @@ def examples(name: str, builder: Any, split: str) -> Iterator[dict[str, Any]]:
     """Yields the examples of a prepared split.
 
     Raises:
-      DataUnavailableError: its files are damaged, or hold other examples than they should.
+      DataUnavailableError: its files are damaged or hold the wrong number of examples.
     """
     folder = Path(builder.data_dir)
     try:
         source = builder.as_data_source(split)
-        wanted, found = len(source), _num_records(builder, split)
+        wanted, found = len(source), _count_records(builder, split)
         if wanted != found:
-            raise ValueError(f"{found} examples of {split!r} in place of {wanted}")
+            raise ValueError(f"{found} examples of {split!r} instead of {wanted}")
         for start in range(0, wanted, BULK):
             yield from source.__getitems__(list(range(start, min(start + BULK, wanted))))
     except read_failures() as error:
@@ -75,7 +75,7 @@ def examples(name: str, builder: Any, split: str) -> Iterator[dict[str, Any]]:
 
 
 def read_failures() -> tuple[type[Exception], ...]:
-    """Returns what TFDS and the libraries it reads with raise where prepared files are damaged."""
+    """Returns the errors that TFDS and its libraries raise for damaged prepared files."""
     from google.protobuf import json_format, message
 
     builtin = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError)
@@ -83,16 +83,16 @@ def read_failures() -> tuple[type[Exception], ...]:
 
 
 def unreadable(name: str, folder: Path, error: BaseException) -> DataUnavailableError:
-    """Returns the error that says which prepared folder cannot be read, why, and what to do."""
+    """Returns an error that says which prepared folder cannot be read, why, and what to do."""
     reason = (str(error) or "a file is damaged").splitlines()[0].rstrip(" .:")
     return DataUnavailableError(
-        f"The data set {name!r} in {folder} cannot be read: {reason:.200}. Put a whole copy there, "
-        "or delete that folder, so that it is made anew."
+        f"The data set {name!r} in {folder} cannot be read: {reason:.200}. Put a complete copy "
+        "there, or delete that folder so that it is prepared again."
     )
 
 
 def unknown(name: str, data_dir: Path, ours: tuple[str, ...]) -> ValueError:
-    """Returns the error for a name that is of no data set, with the nearest that is."""
+    """Returns an error for the name of no known data set, with the nearest known name."""
     import tensorflow_datasets as tfds
 
     known = (*ours, *tfds.list_builders(with_community_datasets=False))
@@ -104,7 +104,7 @@ def unknown(name: str, data_dir: Path, ours: tuple[str, ...]) -> ValueError:
     )
 
 
-def _num_records(builder: Any, split: str) -> int:
+def _count_records(builder: Any, split: str) -> int:
     """Returns how many records the files of a split hold."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -115,7 +115,7 @@ def _num_records(builder: Any, split: str) -> int:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS from logging: it warns of what we say as errors."""
+    """Silences TFDS's logging; fairjax raises those warnings as errors."""
     import absl.logging
 
     verbosity = absl.logging.get_verbosity()
@@ -126,7 +126,7 @@ def quiet() -> Iterator[None]:
         absl.logging.set_verbosity(verbosity)
 
 
-def _builder(name: str, data_dir: Path, ours: tuple[str, ...]) -> Any:
+def _make_builder(name: str, data_dir: Path, ours: tuple[str, ...]) -> Any:
     import tensorflow_datasets as tfds
 
     folder = data_dir / name.replace(":", "/")
@@ -135,13 +135,13 @@ def _builder(name: str, data_dir: Path, ours: tuple[str, ...]) -> Any:
     except (*read_failures(), AssertionError, ImportError) as error:
         if folder.is_dir():
             raise unreadable(name, folder, error) from error
-        # Besides a set it does not know, TFDS has these for a bad version, configuration
-        # or character in the name.
+        # TFDS raises these for unknown sets, and also for a bad version, configuration or
+        # character in the name.
         raise unknown(name, data_dir, ours) from error
 
 
-def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
-    """Returns the keys of the one image and the one class of an example."""
+def _find_keys(name: str, builder: Any) -> tuple[str, str]:
+    """Returns the keys of an example's image and class; raises unless there is one of each."""
     import tensorflow_datasets as tfds
 
     features = dict(builder.info.features.items())
@@ -152,7 +152,7 @@ def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
         keys = (images[0], labels[0])
     if keys is None or keys[0] not in images or keys[1] not in labels:
         kinds = ", ".join(f"{key}: {type(value).__name__}" for key, value in features.items())
-        raise ValueError(f"The data set {name!r} must be of images with one class, got {kinds}.")
+        raise ValueError(f"The data set {name!r} must hold images with one class, got {kinds}.")
     if features[keys[0]].np_dtype != np.uint8:
         raise ValueError(
             f"The images of {name!r} must be bytes, got dtype {features[keys[0]].np_dtype}."
@@ -163,15 +163,15 @@ def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
 def prepare(
     name: str, builder: Any, data_dir: Path, *, urls: Iterable[str], advice: str, **options: Any
 ) -> None:
-    """Has TFDS download and prepare a set, or says why not.
+    """Downloads and prepares a set with TFDS, or raises and says why that failed.
 
     Args:
       name: the data set's name.
       builder: its builder.
-      data_dir: where the user expects it.
-      urls: what will be downloaded, as far as it is known.
-      advice: what to do where it cannot be.
-      **options: of the builder's `download_and_prepare`.
+      data_dir: the folder where the user expects it.
+      urls: addresses of the downloads, as far as they are known.
+      advice: what the user can do if this fails.
+      **options: options of the builder's `download_and_prepare`.
 
     Raises:
       DataUnavailableError: it cannot be downloaded or prepared.
@@ -185,7 +185,7 @@ def prepare(
             + advice
         )
 
-    # Offline, TFDS itself gives up only after minutes.
+    # Without a network, TFDS gives up only after minutes.
     hosts = [urllib.parse.urlparse(url).hostname for url in urls]
     if hosts and hosts[0] and not urllib.request.getproxies():
         try:

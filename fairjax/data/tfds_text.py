@@ -1,8 +1,8 @@
-"""Sentences with one class each: our own builders of TensorFlow Datasets.
+"""Sentences with one class each: fairjax's own builders for TensorFlow Datasets.
 
-raw files, downloaded or laid down by hand -> prepared records -> bytes of sentences
+raw files, downloaded or supplied by the user -> prepared records -> bytes of sentences
 
-TFDS takes longer to import than all of fairjax: import this module where it is needed.
+TFDS takes longer to import than all of fairjax, so import this module only where it is needed.
 """
 
 import os
@@ -21,7 +21,7 @@ ENVIRONMENT = "FAIRJAX_TEXT_DIR"
 
 class _Sentences(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
-    # TFDS looks for metadata beside a builder's module, if that is in a package.
+    # If a builder's module is in a package, TFDS looks for metadata beside it.
     pkg_dir_path: Any = Path(__file__).parent
     RAW: ClassVar[tuple[str, ...]]  # names of the raw files
     URLS: ClassVar[tuple[str, ...]]
@@ -36,23 +36,23 @@ class _Sentences(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features=tfds.features.FeaturesDict(features), supervised_keys=("text", "label")
         )
 
-    def _raw(self, dl_manager: Any) -> list[bytes]:
-        """Returns the raw files: those laid down by hand if they are all there, else downloaded."""
+    def _load_raw_files(self, dl_manager: Any) -> list[bytes]:
+        """Returns the raw files: the user's if all are there, else downloaded ones."""
         try:
             files = [Path(dl_manager.manual_dir) / name for name in self.RAW]
         except AssertionError:  # there is no such folder, or nothing in it
             files = []
         if not files or not all(map(Path.is_file, files)):
-            return self._downloaded([Path(path) for path in dl_manager.download(list(self.URLS))])
+            return self._read_files([Path(path) for path in dl_manager.download(list(self.URLS))])
         return [file.read_bytes() for file in files]
 
-    def _downloaded(self, paths: list[Path]) -> list[bytes]:
+    def _read_files(self, paths: list[Path]) -> list[bytes]:
         return [path.read_bytes() for path in paths]
 
     def _generate_examples(self, files: Sequence[tuple[bytes, int | None]]) -> Iterator[Any]:
-        """Yields the lines of files; where a file has no one class, lines begin with theirs."""
+        """Yields the lines of files; if a file has no single class, its lines begin with one."""
         for number, (raw, label) in enumerate(files):
-            for row, line in enumerate(_lines(raw)):
+            for row, line in enumerate(_split_lines(raw)):
                 own, text = (label, line) if label is not None else line.split(maxsplit=1)
                 yield number * 10**6 + row, {"text": text.strip(), "label": int(own)}
 
@@ -65,17 +65,17 @@ class RtPolarity(_Sentences):
     CLASSES = ("negative", "positive")
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"Optional: {', '.join(RAW)}, as in {URLS[0]}."
 
-    def _downloaded(self, paths: list[Path]) -> list[bytes]:
-        # TFDS itself would unpack with TensorFlow.
+    def _read_files(self, paths: list[Path]) -> list[bytes]:
+        # TFDS itself would need TensorFlow to unpack the archive.
         try:
             with tarfile.open(paths[0]) as archive:
                 members = [archive.extractfile(f"rt-polaritydata/{name}") for name in self.RAW]
                 return [member.read() for member in members if member is not None]
         except (tarfile.TarError, KeyError) as error:
-            raise ValueError(f"{self.URLS[0]} is not the archive that it was: {error}") from error
+            raise ValueError(f"{self.URLS[0]} is not the expected archive: {error}") from error
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        files = self._raw(dl_manager)
+        files = self._load_raw_files(dl_manager)
         return {"train": self._generate_examples([(raw, i) for i, raw in enumerate(files)])}
 
 
@@ -91,7 +91,8 @@ class SstFine(_Sentences):
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"Optional: {', '.join(RAW)}, a class and a sentence a line."
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        files = dict(zip(("train", "validation", "test"), self._raw(dl_manager), strict=True))
+        splits = ("train", "validation", "test")
+        files = dict(zip(splits, self._load_raw_files(dl_manager), strict=True))
         return {split: self._generate_examples([(raw, None)]) for split, raw in files.items()}
 
 
@@ -103,9 +104,9 @@ def sentences(name: str, folder: Path, data_dir: Path) -> dict[str, np.ndarray]:
 
     Args:
       name: a key of `BUILDERS`.
-      folder: the TFDS data directory where the set is, or is to be prepared.
-      data_dir: the TFDS data directory whose folder for manual downloads may hold the
-        raw files, unless `FAIRJAX_TEXT_DIR` names another.
+      folder: the TFDS data directory where the set is, or where to prepare it.
+      data_dir: the TFDS data directory; its folder for manual downloads may hold the raw
+        files, unless `FAIRJAX_TEXT_DIR` names another folder.
 
     Returns:
       x: `[n]` byte strings of UTF-8; y: `[n]` int32 classes.
@@ -120,12 +121,12 @@ def sentences(name: str, folder: Path, data_dir: Path) -> dict[str, np.ndarray]:
         except read_failures() as error:
             raise unreadable(name, folder / name, error) from error
         if not builder.is_prepared():
-            lying = all((manual / raw).is_file() for raw in builder.RAW)
+            has_raw_files = all((manual / raw).is_file() for raw in builder.RAW)
             prepare(
                 name,
                 builder,
                 data_dir,
-                urls=() if lying else builder.URLS,
+                urls=() if has_raw_files else builder.URLS,
                 advice=f"Put {', '.join(builder.RAW)} into {manual}, or point {ENVIRONMENT} at a "
                 "directory that holds them.",
                 download_config=tfds.download.DownloadConfig(
@@ -140,11 +141,11 @@ def sentences(name: str, folder: Path, data_dir: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _lines(raw: bytes) -> list[str]:
-    """Returns the lines that are not blank, of UTF-8 if they are that, else of latin-1."""
+def _split_lines(raw: bytes) -> list[str]:
+    """Returns the lines that are not blank, decoded as UTF-8 or else as latin-1."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    # `splitlines` would also cut at the bytes 1c to 1e and 85, which occur within sentences.
+    # `splitlines` would also split at the bytes 1c to 1e and 85, which occur within sentences.
     return [line for line in text.split("\n") if line.strip()]

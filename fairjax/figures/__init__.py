@@ -1,15 +1,15 @@
-"""Figures: draw results; compute nothing. One question each, matplotlib axes returned.
+"""Figures draw results and compute nothing. Each answers one question and returns its axes.
 
 partition         who holds which data?
 accuracy          how good are the agents' models, round by round?
 contributions     what is every upload worth, round by round?
 importance        who matters, round by round?
 reward_fractions  who is paid how much, round by round?
-fairness          who is better alone, is he paid the better model?
+fairness          does the agent that is better alone receive the better model?
 comparison        which mechanism pays fairly, and at which price?
 
-They are one column of a two-column paper wide. An agent keeps its colour in all of them.
-Of more than twenty agents three are shown, and a band for the others.
+Figures are as wide as one column of a two-column paper. An agent has the same colour in all
+of them. With more than twenty agents, three are drawn as lines and a band shows all.
 """
 
 from fairjax.figures.ends import comparison, fairness, partition

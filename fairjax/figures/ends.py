@@ -1,4 +1,4 @@
-"""Ends: figures of what there was before the first round, and after the last."""
+"""Ends: figures of the data before the first round and of results after the last."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,18 +13,18 @@ from fairjax.data import Shards
 from fairjax.experiments import Result
 from fairjax.figures import style
 
-MOST_CELLS = 12  # down and across, whose counts are written into them
+MOST_CELLS = 12  # most rows and columns of cells with counts written into them
 
 
 def partition(shards: Shards, ax: Axes | None = None) -> Axes:
     """Draws how many examples of each class each agent holds.
 
     Args:
-      shards: of N agents, in C classes.
+      shards: the shards of N agents, with C classes.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
-      The axes; a cell per agent and class, white where there are none.
+      The axes, with a cell per agent and class, white where the agent has no example.
 
     Examples:
       >>> import numpy as np
@@ -38,7 +38,7 @@ def partition(shards: Shards, ax: Axes | None = None) -> Axes:
     num_agents, num_classes = counts.shape
     with style.styled():
         ax = style.axes_of(ax, height=float(np.clip(0.9 + 0.17 * num_agents, 1.6, 3.2)))
-        # From a blue that paper shows.
+        # Start at a blue that is visible in print.
         shades = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256)))
         image = ax.imshow(
             np.ma.masked_equal(counts, 0), cmap=shades, vmin=0, aspect="auto",
@@ -69,7 +69,7 @@ def fairness(result: Result, ax: Axes | None = None) -> Axes:
     more; see `fairjax.metrics.fairness_interval`. Above the line an agent gains.
 
     Args:
-      result: of an experiment.
+      result: the result of an experiment.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
@@ -93,7 +93,7 @@ def fairness(result: Result, ax: Axes | None = None) -> Axes:
         ax.set(
             xlabel="standalone test accuracy (%)",
             ylabel="final test accuracy (%)",
-            title=f"{style.title(result)}\n{_fairness(result)}",
+            title=f"{style.title(result)}\n{_describe_fairness(result)}",
         )
         ax.margins(0.12)
         style.legend(ax, result, points=True)
@@ -103,11 +103,11 @@ def fairness(result: Result, ax: Axes | None = None) -> Axes:
 def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
     """Draws final accuracies per mechanism, one point per agent, and its fairness beside them.
 
-    Fair is what spreads agents in the order of the first line, in which they are alone; the
-    price is how far below the best mechanism they end. A bar is the mean over agents.
+    A mechanism is fair if it spreads agents in the order of the first line, where they train
+    alone. Its price is how far they end below the best mechanism. A bar is the mean over agents.
 
     Args:
-      results: by mechanism, on the same shards.
+      results: results by mechanism, on the same shards.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
@@ -148,8 +148,8 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _fairness(result: Result) -> str:
-    """Returns fairness with its interval, or why there is none."""
+def _describe_fairness(result: Result) -> str:
+    """Returns a text with fairness and its interval, or why fairness is undefined."""
     if result.fairness_note:
         return f"undefined: {result.fairness_note}"
     low, high = result.fairness_interval

@@ -16,10 +16,10 @@ DOTTED: Any = {"linestyle": (0, (1, 2)), "linewidth": 1}
 
 
 def accuracy(result: Result, ax: Axes | None = None) -> Axes:
-    """Draws every agent's test accuracy over rounds, and what it reaches alone.
+    """Draws every agent's test accuracy over rounds, and its standalone accuracy.
 
     Args:
-      result: of an experiment.
+      result: the result of an experiment.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
@@ -34,7 +34,7 @@ def accuracy(result: Result, ax: Axes | None = None) -> Axes:
     style.check_result(result)
     with style.styled():
         ax = style.axes_of(ax)
-        _lines(ax, result, 100 * result.history.accuracies)
+        _draw_lines(ax, result, 100 * result.history.accuracies)
         num_agents = len(result.shard_sizes)
         shades = style.colours(num_agents)
         for agent in style.some(num_agents, style.MOST_LINES):
@@ -50,11 +50,11 @@ def contributions(result: Result, ax: Axes | None = None) -> Axes:
     """Draws what every agent's upload was worth, round by round.
 
     Args:
-      result: of an experiment whose mechanism judges.
+      result: the result of an experiment whose mechanism judges.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
-      The axes; they say so where the mechanism does not judge.
+      The axes, with a note if the mechanism does not judge.
 
     Examples:
       >>> import fairjax as fj
@@ -66,7 +66,7 @@ def contributions(result: Result, ax: Axes | None = None) -> Axes:
     with style.styled():
         ax = style.axes_of(ax)
         ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-        _judged(ax, result, result.history.contributions, "contribution")
+        _draw_judgement(ax, result, result.history.contributions, "contribution")
         style.legend(ax, result)
     return ax
 
@@ -75,11 +75,11 @@ def importance(result: Result, ax: Axes | None = None) -> Axes:
     """Draws every agent's importance coefficient over rounds.
 
     Args:
-      result: of an experiment whose mechanism judges.
+      result: the result of an experiment whose mechanism judges.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
-      The axes; they say so where the mechanism does not judge.
+      The axes, with a note if the mechanism does not judge.
 
     Examples:
       >>> import fairjax as fj
@@ -92,7 +92,7 @@ def importance(result: Result, ax: Axes | None = None) -> Axes:
         ax = style.axes_of(ax)
         equal = 1 / len(result.shard_sizes)
         ax.axhline(equal, color="0.6", linewidth=0.8, zorder=0, label="equal")
-        _judged(ax, result, result.history.importance, "importance")
+        _draw_judgement(ax, result, result.history.importance, "importance")
         style.legend(ax, result)
     return ax
 
@@ -101,11 +101,11 @@ def reward_fractions(result: Result, ax: Axes | None = None) -> Axes:
     """Draws the share of the aggregate that every agent was paid, round by round.
 
     Args:
-      result: of an experiment.
+      result: the result of an experiment.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
-      The axes; they say so where the mechanism does not judge.
+      The axes, with a note if the mechanism does not judge.
 
     Examples:
       >>> import fairjax as fj
@@ -116,24 +116,24 @@ def reward_fractions(result: Result, ax: Axes | None = None) -> Axes:
     style.check_result(result)
     with style.styled():
         ax = style.axes_of(ax)
-        _judged(ax, result, result.history.fractions, "reward fraction")
+        _draw_judgement(ax, result, result.history.fractions, "reward fraction")
         ax.set_ylim(-0.03, 1.05)
         style.legend(ax, result)
     return ax
 
 
-def _judged(ax: Axes, result: Result, values: np.ndarray, name: str) -> None:
-    _lines(ax, result, values)
+def _draw_judgement(ax: Axes, result: Result, values: np.ndarray, name: str) -> None:
+    _draw_lines(ax, result, values)
     if np.isnan(values).all():
         ax.text(0.5, 0.4, "this mechanism does not judge", transform=ax.transAxes, ha="center")
     ax.set(xlabel="round", ylabel=name, title=style.title(result))
 
 
-def _lines(ax: Axes, result: Result, values: np.ndarray) -> None:
-    """Draws values `[T, N]` over rounds, nan in rounds without one: a line per agent.
+def _draw_lines(ax: Axes, result: Result, values: np.ndarray) -> None:
+    """Draws values `[T, N]` over rounds, a line per agent; nan marks rounds without a value.
 
-    Of many agents some have a line, and the others lie in two bands: from the least to the
-    greatest, and the middle half.
+    With many agents only some have a line. Two bands show all agents: from the least to the
+    greatest value, and the middle half.
     """
     known = np.flatnonzero(np.isfinite(values).all(1))
     num_rounds, num_agents = values.shape
@@ -155,7 +155,7 @@ def _lines(ax: Axes, result: Result, values: np.ndarray) -> None:
             ax.scatter(excluded + 1, heights, color=shades[agent], zorder=3, **crosses)
     if result.history.excluded.any():
         ax.scatter([], [], color="0.4", label="upload excluded", **crosses)
-    # Of agents without a line, and of those whose values are not known, at the bottom.
+    # Crosses of agents without a line, or without known values, go to the bottom.
     hidden = [agent for agent in range(num_agents) if agent not in shown or not len(known)]
     rest = np.flatnonzero(result.history.excluded[:, hidden].any(1))
     ax.scatter(

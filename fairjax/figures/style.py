@@ -1,4 +1,4 @@
-"""Style: what all figures share. Sizes, colours, legends, and how a figure is written."""
+"""Style: what all figures share: sizes, colours, legends, and writing to files."""
 
 import contextlib
 import io
@@ -31,29 +31,29 @@ STYLE: Any = {
     "lines.linewidth": 1.4,
     "savefig.dpi": 200,
 }
-CORRELATIONS = (-1.05, 1.05)  # the ends of their bars
+CORRELATIONS = (-1.05, 1.05)  # limits for bars of correlations
 BEYOND: Any = {"color": "0.2", "markersize": 3, "label": "bar goes beyond the axis"}
-ASIDE = (-1.78, -1.46)  # where, below correlations, undefined seeds are counted
-MOST_LINES, MOST_NAMES = 20, 6  # agents that are drawn, and named, one by one
+ASIDE = (-1.78, -1.46)  # positions below correlations where undefined seeds are counted
+MOST_LINES, MOST_NAMES = 20, 6  # most agents that are drawn, and named, one by one
 
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """Has what is drawn within look alike."""
+    """Applies fairjax's style to all that is drawn in the block."""
     with plt.rc_context(STYLE):
         yield
         interactive = plt.isinteractive()
-    # A notebook turns it on with its first figure: it must not be forgotten again.
+    # A notebook turns interactive mode on with its first figure; leave it on after the block.
     matplotlib.interactive(interactive)
 
 
 def check_result(result: Any) -> None:
-    """Raises unless there is a result to draw."""
+    """Raises unless `result` is a `Result`."""
     checks.kind("result", result, Result, "`fairjax.Experiment(...).run()`")
 
 
 def check_results(results: Any) -> None:
-    """Raises unless there are results by mechanism, of one number of agents."""
+    """Raises unless `results` maps mechanisms to results with the same number of agents."""
     if not isinstance(results, Mapping) or not results:
         raise ValueError(
             "`results` must be a dict of results by mechanism, at least one, as "
@@ -67,7 +67,7 @@ def check_results(results: Any) -> None:
 
 
 def axes_of(ax: Axes | None, height: float = 2.6) -> Axes:
-    """Returns the axes, or those of a new figure one column wide and some inches high."""
+    """Returns the axes, or axes of a new figure one column wide and `height` inches high."""
     if ax is not None:
         checks.kind("ax", ax, Axes, "`matplotlib.pyplot.subplots`")
         return ax
@@ -75,7 +75,7 @@ def axes_of(ax: Axes | None, height: float = 2.6) -> Axes:
 
 
 def title(result: Result) -> str:
-    """Returns what a result is of."""
+    """Returns a title with a result's mechanism, data set and split."""
     experiment = result.experiment
     mechanism, dataset = experiment.label("mechanism"), experiment.label("dataset")
     return f"{mechanism}, {dataset}, {split(experiment)}"
@@ -87,17 +87,17 @@ def split(experiment: Any) -> str:
 
 
 def colours(num_agents: int) -> Any:
-    """Returns one colour per agent, dark to light along its number; told apart without hue."""
+    """Returns one colour per agent, from dark to light, so that they differ without hue."""
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.88, num_agents))
 
 
 def some(num_agents: int, most: int) -> Sequence[int]:
-    """Returns all agents where they are not too many, else the first, middle and last."""
+    """Returns all agents if there are at most `most`, else the first, middle and last."""
     return range(num_agents) if num_agents <= most else (0, num_agents // 2, num_agents - 1)
 
 
 def legend(ax: Axes, result: Result, points: bool = False) -> None:
-    """Names agents by their colours, below the figure; axes of one figure share the legend."""
+    """Names agents by their colours below the figure; axes of one figure share the legend."""
     how: Any = {"linestyle": "", "marker": "o", "markersize": 5} if points else {}
     sizes = result.shard_sizes
     shades = colours(len(sizes))
@@ -111,7 +111,7 @@ def legend(ax: Axes, result: Result, points: bool = False) -> None:
 
 
 def name_series(figure: Figure, ncols: int) -> None:
-    """Names all that is labelled on the axes of a figure, once each, below them."""
+    """Adds a legend below a figure, with every label on its axes once."""
     entries = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
@@ -120,7 +120,7 @@ def name_series(figure: Figure, ncols: int) -> None:
 
 
 def name_lines(axis: Axes, names: Sequence[str]) -> None:
-    """Makes the vertical axis one line per name, the first on top."""
+    """Gives the vertical axis one line per name, the first on top."""
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(axis="y", color="0.92", zorder=0)
@@ -141,26 +141,26 @@ def draw_spread(
 
     Args:
       axis: where to draw.
-      spread: what to draw; where it has no mean, its words are written at the axis's start.
-      place: where along the axis that has no values.
-      color: of all that is drawn.
-      upright: values go up; False: to the right.
-      limits: where the bar ends; an arrow there says that it goes on.
+      spread: what to draw; if it has no mean, its text is written at the axis's start.
+      place: the position on the axis without values.
+      color: the colour of mean and bar.
+      upright: whether values increase upwards; False: to the right.
+      limits: where the bar is cut; an arrow marks a bar that goes further.
       marker: how the mean is drawn, as in `Axes.plot`.
     """
     if not spread.num:
         axis.annotate(
-            str(spread), _in_order(0.03, place, upright), color=color, fontsize=5, va="center",
-            xycoords=_in_order("axes fraction", "data", upright),
+            str(spread), _order_by_axis(0.03, place, upright), color=color, fontsize=5, va="center",
+            xycoords=_order_by_axis("axes fraction", "data", upright),
         )  # fmt: skip
         return
     whole = (spread.mean - spread.std, spread.mean + spread.std)
     ends = np.clip(whole, *limits)
-    axis.plot(*_in_order(ends, [place] * 2, upright), color=color, linewidth=1, zorder=1.8)
+    axis.plot(*_order_by_axis(ends, [place] * 2, upright), color=color, linewidth=1, zorder=1.8)
     for end, beyond, arrow in zip(ends, whole, "v^" if upright else "<>", strict=True):
         if np.isfinite(beyond) and end != beyond:
-            axis.plot(*_in_order(end, place, upright), arrow, **BEYOND)
-    axis.plot(*_in_order(spread.mean, place, upright), color=color, linestyle="", **marker)
+            axis.plot(*_order_by_axis(end, place, upright), arrow, **BEYOND)
+    axis.plot(*_order_by_axis(spread.mean, place, upright), color=color, linestyle="", **marker)
 
 
 def draw_correlation(
@@ -178,10 +178,10 @@ def draw_correlation(
     Args:
       axis: where to draw.
       spread: what to draw.
-      place: where along the axis that has no values.
-      color: of all that is drawn.
-      upright: values go up; False: to the right.
-      aside: where along the axis of values undefined seeds are counted.
+      place: the position on the axis without values.
+      color: the colour of mean, bar and count.
+      upright: whether values increase upwards; False: to the right.
+      aside: the position on the axis of values where undefined seeds are counted.
       marker: how the mean is drawn, as in `Axes.plot`.
     """
     how: Any = {"color": color, "upright": upright, **marker}
@@ -189,7 +189,7 @@ def draw_correlation(
         draw_spread(axis, spread, place, limits=CORRELATIONS, **how)
     if spread.undefined or not spread.num:
         count = f"{spread.undefined} of {spread.of}" if spread.undefined else "no common seed"
-        point = _in_order(aside, place, upright)
+        point = _order_by_axis(aside, place, upright)
         axis.plot(*point, color=color, linestyle="", **marker)
         axis.annotate(
             count, point, (4, 0), textcoords="offset points", color=color, fontsize=5, va="center"
@@ -197,12 +197,12 @@ def draw_correlation(
 
 
 def correlation_axis(axis: Axes, word: str, *, upright: bool = False) -> None:
-    """Makes the axis of values one of correlations, with a place aside for undefined seeds.
+    """Prepares the axis of values for correlations, with a place aside for undefined seeds.
 
     Args:
-      axis: whose axis it is.
-      word: what an undefined seed is.
-      upright: values go up; False: to the right.
+      axis: the axes to prepare.
+      word: the label for undefined seeds.
+      upright: whether values increase upwards; False: to the right.
     """
     ticks, texts = [np.mean(ASIDE), -1, 0, 1], [word.replace(" ", "\n"), "−1", "0", "1"]
     how: Any = {"color": "0.85", "linewidth": 0.8, "zorder": 0}
@@ -216,13 +216,13 @@ def correlation_axis(axis: Axes, word: str, *, upright: bool = False) -> None:
         axis.axvline(CORRELATIONS[0] - 0.07, **how)
 
 
-def _in_order(value: Any, place: Any, upright: bool) -> Any:
-    """Returns what belongs to the horizontal axis, then what belongs to the vertical one."""
+def _order_by_axis(value: Any, place: Any, upright: bool) -> Any:
+    """Returns value and place in the order of horizontal and vertical axis."""
     return (place, value) if upright else (value, place)
 
 
 def number_ticks(axis: Axis, num: int) -> None:
-    """Names all of a few places along an axis, or some of many."""
+    """Puts ticks at all places of an axis if there are at most 12, else at some."""
     if num <= 12:
         axis.set_ticks(range(num))
     else:
@@ -233,7 +233,8 @@ def write(figure: Figure, path: Path) -> Path:
     """Writes a figure in the format that the path's ending names, closes it, returns the path.
 
     Raises:
-      ValueError: there is no figure, or the path is no file of a known format in a directory.
+      ValueError: `figure` is not a figure, or `path` is not a file of a known format in an
+        existing directory.
     """
     checks.kind("figure", figure, Figure, "`matplotlib.pyplot.figure`")
     path = checks.path("path", path)
@@ -248,11 +249,11 @@ def write(figure: Figure, path: Path) -> Path:
 
 
 def svg(figure: Figure, prefix: str) -> str:
-    """Returns a figure as an `<svg>` element to be put into HTML, its text as text.
+    """Returns a figure as an `<svg>` element for HTML, with text kept as text.
 
     Args:
       figure: the figure; it is not closed.
-      prefix: what its ids begin with, unlike those of other figures on the page.
+      prefix: the start of its ids, different for every figure on the page.
     """
     checks.kind("figure", figure, Figure, "`matplotlib.pyplot.figure`")
     checks.kind("prefix", prefix, str, "'name'")
@@ -260,6 +261,6 @@ def svg(figure: Figure, prefix: str) -> str:
     with plt.rc_context({**STYLE, "svg.fonttype": "none", "svg.hashsalt": "fairjax"}):
         figure.savefig(page, format="svg", metadata=metadata)
     text = page.getvalue()
-    # An element of HTML needs neither a document type nor namespaces.
+    # Within HTML the element needs no document type and no namespaces.
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
     return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

@@ -1,4 +1,4 @@
-"""Mechanisms: who is paid what. One rule per file; `REGISTRY` maps a name to its factory."""
+"""Mechanisms judge updates and pay agents; one per file. `REGISTRY` maps names to factories."""
 
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.mechanisms.cffl import cffl

@@ -1,13 +1,13 @@
 """The protocol of mechanisms: what judges the updates of a round and pays the agents.
 
     init(num_agents)                 -> state
-    plan(state, context)             -> Plan, before training; None: all train their own
+    plan(state, context)             -> Plan, before training; None: all train their own model
     update(updates, state, context)  -> (Outcome, state)
 
 All are pure functions, traced into the compiled round. The federation gives finite
 `updates` (a row that cannot be added arrives as zeros, see `trees.addable_rows`) and adds
-`rewards` to what agents trained from: the parameters that they held at the round's start,
-unless a plan says else.
+`rewards` to the parameters from which agents trained: their own at the round's start,
+unless a plan gives others.
 """
 
 import functools
@@ -42,9 +42,9 @@ class Context(NamedTuple):
       shard_sizes: `[N]` examples.
       shard_classes: `[N]` how many classes each agent holds.
       round: the number of the round, from 0.
-      num_rounds: how many the whole run has; 0 where that is not known.
+      num_rounds: the number of rounds of the whole run; 0 where it is unknown.
       key: PRNG key of this round.
-      learning_rate: at the round's start; None where optax holds it.
+      learning_rate: the learning rate at the round's start; None where only optax knows it.
       server: the server's parameters at the round's start.
       agents: the agents' parameters at the round's start, leaves `[N, ...]`.
       head: the name of the output layer in the parameters.
@@ -70,10 +70,10 @@ class Context(NamedTuple):
         return self.shard_sizes / self.shard_sizes.sum()
 
     def require(self, name: str, mechanism: str) -> Any:
-        """Returns a field, or says that a mechanism cannot do without it.
+        """Returns a field, or raises if it is missing.
 
         Raises:
-          ValueError: the field is None; the message says where it comes from.
+          ValueError: the field is None. The message says how to supply it.
         """
         value = getattr(self, name)
         if value is None:
@@ -82,7 +82,7 @@ class Context(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a mechanism decides; the same fields for all, nan where it does not judge."""
+    """What a mechanism decides; `contributions`, `importance` are nan if it does not judge."""
 
     aggregate: Params  # the server's parameter change
     rewards: Stacked  # the agents' parameter changes
@@ -92,10 +92,10 @@ class Outcome(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a mechanism decides before training; None leaves it as it is."""
+    """What a mechanism decides before training."""
 
-    participants: PerAgent | None = None  # [N] booleans: who trains this round
-    start: Stacked | None = None  # what agents train from, in place of what they hold
+    participants: PerAgent | None = None  # [N] booleans: who trains this round; None: all
+    start: Stacked | None = None  # parameters from which agents train; None: their own
 
 
 class _Functions(NamedTuple):
@@ -105,12 +105,12 @@ class _Functions(NamedTuple):
 
 
 class Mechanism(_Functions):
-    """Pure functions; see the module's first lines.
+    """Pure functions that judge and pay agents; see the module's first lines.
 
-    `update` says which of its arguments does not fit before it judges anything.
+    `update` checks its arguments before it judges anything, and raises if one does not fit.
 
     Raises:
-      ValueError: one of them is no function.
+      ValueError: an argument is not a function.
     """
 
     __slots__ = ()
@@ -121,7 +121,7 @@ class Mechanism(_Functions):
         update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]],
         plan: Callable[[Any, Context], Plan] | None = None,
     ) -> "Mechanism":
-        """Returns the mechanism of these functions."""
+        """Returns a mechanism made of these functions."""
         checks.function("init", init, "init(num_agents) -> state")
         checks.function("update", update, "update(updates, state, context) -> (Outcome, state)")
         if plan is not None:
@@ -138,7 +138,7 @@ class Mechanism(_Functions):
 
     @property
     def name(self) -> str:
-        """The name of the factory, of which `update` is an inner function."""
+        """The factory's name, read from `update`, its inner function."""
         named = getattr(self.update, "__qualname__", type(self.update).__name__)
         return named.removesuffix(".<locals>.update").split(".")[-1]
 
@@ -162,10 +162,11 @@ def remembered(make: Callable[Given, Mechanism]) -> Callable[Given, Mechanism]:
 
 
 def checked_context(context: Any) -> Context:
-    """Returns the context with shard sizes as an array, or says which field does not fit.
+    """Returns the context with shard sizes as an array, or raises if a field does not fit.
 
     Raises:
-      ValueError: it is no `Context`, or a known field breaks its rule.
+      ValueError: `context` is not a `Context`, or a known field has a wrong type, shape or
+        range.
     """
     checks.kind("context", context, Context, "`Context(shard_sizes=jnp.array([10, 20]))`")
     sizes = context.shard_sizes
@@ -191,7 +192,7 @@ def checked_context(context: Any) -> Context:
 
 
 def checked_updates(updates: Any, context: Context) -> Stacked:
-    """Returns updates as floating arrays, or says why they do not fit the context.
+    """Returns updates as floating arrays, or raises if they do not fit the context.
 
     Raises:
       ValueError: a leaf does not hold one row of real numbers per agent, or the context's
@@ -206,8 +207,8 @@ def checked_updates(updates: Any, context: Context) -> Stacked:
             "`updates` must be an array [N, ...] of real numbers, or a pytree of them, with "
             f"N = {len(sizes)} as in `shard_sizes`, got {found!r:.200}."
         )
-    held = {"server": [shape[1:] for shape in shapes], "agents": shapes}
-    for name, wanted in held.items():
+    expected = {"server": [shape[1:] for shape in shapes], "agents": shapes}
+    for name, wanted in expected.items():
         found = [np.shape(leaf) for leaf in jax.tree.leaves(getattr(context, name))]
         if found and found != wanted:
             raise ValueError(
@@ -221,7 +222,7 @@ def check_state(state: Any, first: Any) -> None:
     wanted, found = (jax.tree.map(np.shape, tree) for tree in (first, state))
     if wanted != found:
         raise ValueError(
-            f"`state` must be what `init`, or `update` in the round before, returned, of shapes "
+            f"`state` must be what `init` or the previous `update` returned, of shapes "
             f"{wanted}, got {found!r:.200}."
         )
 
@@ -237,18 +238,19 @@ def unjudged(num_agents: int) -> PerAgent:
 
 
 def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tuple[Outcome, Any]:
-    """Returns what a mechanism's `update` returned, or says how it breaks the protocol.
+    """Returns the answer of a mechanism's `update`, or raises if it breaks the protocol.
 
     Rewards and aggregate get the dtypes of the updates, and numbers per agent the default one.
 
     Args:
       answer: (Outcome, state).
-      updates: leaves `[N, ...]`, what it was given.
-      before: the mechanism's state before.
+      updates: leaves `[N, ...]`, the updates that `update` was given.
+      before: the mechanism's state before the round.
       name: the mechanism's name.
 
     Raises:
-      ValueError: names the mechanism, the field, what it must be and what it is.
+      ValueError: the answer breaks the protocol. The message names the mechanism, the field,
+        the rule and the value.
     """
     rule = f"`update` of the mechanism {name!r} must return"
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Outcome)):
@@ -269,7 +271,7 @@ def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tup
         for leaf in jax.tree.leaves(getattr(outcome, field)):
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise ValueError(f"{rule} `{field}` of floating numbers, got {_kind(leaf)}.")
-        # Whatever they were computed in, parameters and history keep their dtypes.
+        # Parameters and history keep their dtypes, whatever the mechanism computed in.
         answered[field] = jax.tree.map(
             lambda leaf, like: jnp.asarray(leaf, like.dtype), getattr(outcome, field), tree
         )

@@ -6,8 +6,8 @@ score       a_i   =  accuracy of w + u_i
 reputation  r_i  <-  .8 r_i + .2 a_i / sum_R a, then sinh(5 (1 + t/T) r_i), normalised
 R           agents with r_i < c / |R| leave it for good
 aggregate   u     =  sum over R of u_i
-reward      d_i + the (r_i / max r) (n_i / max n) D largest entries of u, without
-            what of them the agent uploaded itself
+reward      d_i + the (r_i / max r) (n_i / max n) D largest entries of u, less u_i
+            in those entries
 """
 
 import jax
@@ -30,10 +30,10 @@ def cffl(
 ) -> Mechanism:
     """Returns collaborative fairness by reputation.
 
-    Entries of updates are clipped, which bounds what a huge one does.
+    Entries of updates are clipped, which bounds the effect of a huge one.
 
-    With few agents the reputable set can shrink to one agent: that is the rule as
-    published. An agent that left it has importance 0 and trains alone. The state is
+    With few agents the published rule can shrink the reputable set to one agent. An
+    agent that left the set has importance 0 and trains alone. The state is
     `(reputation [N], reputable [N])`.
 
     Args:
@@ -44,7 +44,8 @@ def cffl(
       richness: "size" of the shard, or "classes", for class imbalance.
 
     Raises:
-      ValueError: a known value breaks its rule, or the context has no `utility`.
+      ValueError: `theta` is outside (0, 1], a known `clip` is not above 0, `threshold` is
+        outside [0, 1], `richness` is unknown, or the context has no `utility`.
 
     References:
       Lyu et al., Collaborative fairness in federated learning, 2020.
@@ -75,8 +76,8 @@ def cffl(
         uploads = jax.lax.map(
             lambda one: jax.tree.map(lambda leaf: leaf[0], rewards.sparsify(one, share)), own
         )
-        scores = _scores(uploads, context)
-        reputation, reputable = _judged(scores, *state, threshold, context)
+        scores = _score_uploads(uploads, context)
+        reputation, reputable = _update_reputation(scores, *state, threshold, context)
         aggregate = trees.weighted_sum(reputable.astype(jnp.float32), uploads)
         rich = context.shard_sizes
         if richness == "classes":
@@ -87,7 +88,7 @@ def cffl(
             return kept + jnp.where(paid != 0, paid - uploaded, 0)
 
         paid = jax.tree.map(received, rewards.sparsify(aggregate, fractions), uploads, own)
-        # Who left the set neither uploads nor downloads.
+        # An agent that left the set neither uploads nor downloads.
         paid = jax.tree.map(
             lambda all_, alone: jnp.where(trees.per_agent(reputable, alone), all_, alone), paid, own
         )
@@ -96,16 +97,16 @@ def cffl(
     return Mechanism(init, update)
 
 
-def _scores(uploads: Stacked, context: Context) -> PerAgent:
+def _score_uploads(uploads: Stacked, context: Context) -> PerAgent:
     """Returns `[N]` accuracies of the server's model with one agent's upload added."""
     utility, server = context.require("utility", "cffl"), context.require("server", "cffl")
     return jax.lax.map(lambda one: utility(jax.tree.map(jnp.add, server, one)), uploads)
 
 
-def _judged(
+def _update_reputation(
     scores: PerAgent, reputation: PerAgent, reputable: PerAgent, threshold: float, context: Context
 ) -> tuple[PerAgent, PerAgent]:
-    """Returns reputations after a round and who is still reputable."""
+    """Returns reputations after a round, and whether agents are still reputable."""
     share = rewards.normalised(scores, reputable)
     mixed = MEMORY * reputation + (1 - MEMORY) * share
     played = context.round / jnp.maximum(context.num_rounds, 1)

@@ -27,26 +27,27 @@ def cgsv(
     contribution: str = "cosine",
     mask: str = "model",
 ) -> Mechanism:
-    """Returns the paper's mechanism: cosines judge, masked aggregates pay.
+    """Returns the paper's mechanism: cosine contributions and masked rewards.
 
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
       beta: altruism degree, above 0. May be traced.
       gamma: length of every upload, above 0, in the parameters' unit. May be traced; or a
         function of the round, such as an optax schedule; or "cosine:START:END", half a
-        cosine over the run, so that the last rounds settle; END is 0 where it is left out.
+        cosine over the run, so that the model settles in the last rounds. END defaults to 0.
       contribution: "cosine", the paper's approximation psi; "shapley", exact, for at
         most 25 agents; or "mean_field".
-      mask: "model", one ranking of all D entries; "leaf", one per tensor; or "live", one of
-        the entries that move, of which agents keep their fractions. That matters where many
-        stand still, as frozen layers and the vectors of rare words do: they count in D, so
-        agents of unequal fractions all receive everything that moves.
+      mask: "model" ranks all D entries together; "leaf" ranks every tensor separately;
+        "live" is like "model", but D counts only entries that are not zero. Use "live" if
+        many entries do not change, such as frozen layers or the vectors of rare words. If D
+        counts these, agents with unequal fractions can all receive every changed entry.
 
     Returns:
       A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first.
 
     Raises:
-      ValueError: a known value breaks its rule.
+      ValueError: a known `alpha` is outside [0, 1], a known `beta` is not above 0, `gamma` is
+        not a length above 0 or a schedule, or `contribution` or `mask` is unknown.
 
     References:
       Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative
@@ -70,7 +71,7 @@ def cgsv(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
         weights = first_round_shares(importance, context)
-        # Of the updates as they are: rescaled uploads, N D numbers, are never made.
+        # Sum the updates directly: rescaled uploads would take another N D numbers.
         aggregate = _aggregate(updates, weights, length_at(gamma, context))
         judged = contributions.measure(contribution, updates, weights, at_one_length=True)
         importance = rewards.importance(importance, judged, alpha)

@@ -5,8 +5,8 @@
     reward      of every tensor of d entries, those at least as large as the k-th
                 largest, k = min(ceil(f_i d), d - 1)
 
-So entries that tie all stay, the smallest entry never arrives, k = 0 keeps nothing,
-and a tensor of one entry is kept whole.
+So all tied entries are kept, the smallest entry is never paid, k = 0 keeps nothing,
+and a tensor with one entry is kept whole.
 """
 
 import jax.numpy as jnp
@@ -31,7 +31,8 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = G
       A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first.
 
     Raises:
-      ValueError: a known value breaks its rule.
+      ValueError: a known `alpha` is outside [0, 1], a known `beta` is not above 0, or `gamma`
+        is not a length above 0 or a schedule.
 
     References:
       Xu et al., NeurIPS 2021, and the program published with it.
@@ -51,7 +52,7 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = G
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
-        uploads = _rescaled(updates, length_at(gamma, context))
+        uploads = _rescale(updates, length_at(gamma, context))
         weights = first_round_shares(importance, context)
         aggregate = trees.weighted_sum(weights, uploads)
         judged = contributions.measure("cosine", uploads, weights)
@@ -63,11 +64,11 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = G
     return Mechanism(jnp.zeros, update)
 
 
-def _rescaled(updates: Stacked, gamma: Scalar) -> Stacked:
+def _rescale(updates: Stacked, gamma: Scalar) -> Stacked:
     """Returns gamma dw_i / (|dw_i| + 1e-7); broken rows are zero."""
 
-    def rescaled(rows: Stacked, units: PerAgent, norms: PerAgent) -> Stacked:
+    def rescale(rows: Stacked, units: PerAgent, norms: PerAgent) -> Stacked:
         added = jnp.where(units > 0, 1e-7 / units, 1)
         return trees.scaled(gamma / (norms + added), rows)
 
-    return trees.in_safe_units(rescaled, updates)
+    return trees.in_safe_units(rescale, updates)

@@ -19,10 +19,10 @@ def dw(*, over: str = "max") -> Mechanism:
     It does not judge updates: contributions and importance are nan.
 
     Args:
-      over: "max", the largest shard earns everything; or "sum", as the authors' program.
+      over: "max": the largest shard earns everything; "sum": as in the authors' program.
 
     Raises:
-      ValueError: `over` is neither.
+      ValueError: `over` is neither "max" nor "sum".
 
     References:
       Xu et al., NeurIPS 2021, section on experiments.

@@ -26,11 +26,11 @@ def eci(
 ) -> Mechanism:
     """Returns rewards by the contribution index.
 
-    Uploads are rescaled to one length, which bounds what a huge one does.
+    Uploads are rescaled to one length, which bounds the effect of a huge one.
 
     With at most 12 agents the models of all 2^N coalitions are scored in every round;
-    with more, those of sampled and truncated permutations. Its state is the importance
-    coefficients `[N]`, zeros at first.
+    with more agents, only the models of sampled and truncated permutations. The state is
+    the importance coefficients `[N]`, zeros at first.
 
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
@@ -39,7 +39,9 @@ def eci(
       num_permutations: how many are drawn with more than 12 agents.
 
     Raises:
-      ValueError: a known value breaks its rule, or the context has no `utility`.
+      ValueError: a known `alpha` is outside [0, 1], a known `beta` is not above 0, `gamma`
+        is not a length above 0 or a schedule, `num_permutations` is below 1, or the context
+        has no `utility`.
 
     References:
       Song et al., Profit allocation for federated learning, IEEE Big Data 2019; Liu et

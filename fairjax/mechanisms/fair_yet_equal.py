@@ -1,12 +1,12 @@
-"""Fair yet asymptotically equal: who contributes more is chosen more often to take part.
+"""Fair yet asymptotically equal: agents that contribute more take part more often.
 
-explore   FedAvg, until the contributions psi of the rounds so far have settled, and at
-          the latest after a third of all rounds
-settled   Hotelling's one-sample test of all rounds' psi against their mean but for the
-          last 15 rounds has p > .7
+explore   FedAvg, until the contributions psi of the rounds so far have settled, at the
+          latest until a third of all rounds is over
+settled   Hotelling's one-sample test has p > .7; it compares the psi of all rounds with
+          their mean before the last 15 rounds
 exploit   each round max(1, round(.4 N)) agents are drawn without replacement with
-          probability softmax(150 psi), psi averaged over the exploration; they alone
-          train, from the server's model, upload and download
+          probability softmax(150 psi), psi averaged over the exploration; only they
+          train, starting from the server's model, and only they upload and download
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ RECENT = 15
 
 
 class Exploration(NamedTuple):
-    """What the mechanism remembers: sums over rounds explored, and the recent ones."""
+    """The mechanism's state: sums over the rounds of exploration, and its last rounds."""
 
     num_rounds: Scalar
     total: PerAgent  # [N] sum of psi
@@ -41,16 +41,17 @@ def fair_yet_equal(
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
     model for all.
 
-    Reward fractions are 1 for those who take part and 0 for others. Importance is the
-    probability from which participants are drawn, and equal while exploring.
+    Reward fractions are 1 for participants and 0 for other agents. Importance is the
+    probability with which participants are drawn; it is equal during exploration.
 
     Args:
       temperature: factor of psi in the softmax, above 0. May be traced.
-      share: of the agents that take part in a round of exploitation, in (0, 1].
+      share: share of agents that take part in a round of exploitation, in (0, 1].
       significance: p above which contributions have settled, in [0, 1]. May be traced.
 
     Raises:
-      ValueError: a known value breaks its rule.
+      ValueError: a known `temperature` is not above 0, `share` is outside (0, 1], or a known
+        `significance` is outside [0, 1].
 
     References:
       Lin et al., Fair yet asymptotically equal collaborative learning, ICML 2023.
@@ -85,7 +86,8 @@ def fair_yet_equal(
     def participants(state: Exploration, context: Context) -> PerAgent:
         num_agents = len(state.total)
         key = jax.random.key(0) if context.key is None else context.key
-        # The largest sums of log probability and Gumbel noise are a draw without replacement.
+        # The agents with the largest log probability plus Gumbel noise are a draw without
+        # replacement.
         scores = jnp.log(probabilities(state)) + jax.random.gumbel(key, (num_agents,))
         ranks = jnp.argsort(jnp.argsort(-scores))
         return ~state.settled | (ranks < max(1, round(share * num_agents)))
@@ -109,16 +111,16 @@ def fair_yet_equal(
         judged = contributions.measure("cosine", updates, present)
         paid = trees.scaled(chosen.astype(jnp.float32), trees.broadcast(len(judged), aggregate))
         importance = probabilities(state)
-        explored = _explored(state, judged, context, significance)
+        explored = _add_round(state, judged, context, significance)
         return Outcome(aggregate, paid, judged, importance, chosen.astype(jnp.float32)), explored
 
     return Mechanism(init, update, plan)
 
 
-def _explored(
+def _add_round(
     state: Exploration, judged: PerAgent, context: Context, significance: Scalar
 ) -> Exploration:
-    """Returns the exploration with one more round; what has settled stays as it is."""
+    """Returns the exploration with one more round; a settled one stays unchanged."""
     count = state.num_rounds + 1
     after = Exploration(
         count,
@@ -133,16 +135,17 @@ def _explored(
 
 
 def _p_value(state: Exploration) -> Scalar:
-    """Returns p of Hotelling's test that the mean of all is that of all but the last 15 rounds.
+    """Returns p of Hotelling's test that the last 15 rounds did not change the mean.
 
-    T^2 = n (m - m0)^T S^-1 (m - m0), and (n - N) / (N (n - 1)) T^2 ~ F(N, n - N); 0 while
-    there are too few rounds to test.
+    T^2 = n (m - m0)^T S^-1 (m - m0), and (n - N) / (N (n - 1)) T^2 ~ F(N, n - N), where m is
+    the mean of all n rounds and m0 the mean before the last 15. p is 0 while there are too
+    few rounds to test.
     """
     n, num_agents = state.num_rounds.astype(jnp.float32), len(state.total)
     mean = state.total / n
     earlier = (state.total - state.recent.sum(0)) / jnp.maximum(n - RECENT, 1)
     covariance = (state.squares - n * jnp.outer(mean, mean)) / jnp.maximum(n - 1, 1)
-    # A ridge far below the spread keeps agents that never vary from dividing by zero.
+    # A ridge far below the spread avoids a division by zero for agents that never vary.
     ridge = 1e-6 * jnp.trace(covariance) / num_agents + jnp.finfo(jnp.float32).tiny
     difference = mean - earlier
     scaled = jnp.linalg.solve(covariance + ridge * jnp.eye(num_agents), difference)

@@ -1,4 +1,4 @@
-"""IAFL: an agent receives the mean of its own update and of some others, drawn at random.
+"""IAFL: an agent receives the mean of its own update and some randomly drawn others.
 
 share    g_i  =  (p_i / max_j p_j)^(1 - kappa)
 reward   mean of dw_i and of ceil(g_i (N - 1)) other agents' updates
@@ -23,15 +23,16 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
     models of all that receive them.
 
     It does not judge updates: contributions are nan; importance is p_i, normalised. The
-    server holds the mean of all updates. Draws follow from the round's key.
+    aggregate is the mean of all updates. The round's key determines the draws.
 
     Args:
-      kappa: how far rewards are evened out, in [0, 1]. May be traced.
+      kappa: how much rewards are equalised, in [0, 1]. May be traced.
       performance: `[N]` p, not negative and not all zero, such as standalone accuracies on
         held-out data; None: shard sizes.
 
     Raises:
-      ValueError: a known value breaks its rule.
+      ValueError: a known `kappa` is outside [0, 1], or `performance` is not `[N]`, is
+        negative, not finite or all zero.
 
     References:
       Wu et al., Incentive-aware federated learning with training-time model rewards,
@@ -49,7 +50,7 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
         known = checks.numbers("performance", performance, rule, num_axes=1).astype(np.float64)
         if not np.isfinite(known).all() or (known < 0).any() or not known.any():
             raise ValueError(f"`performance` must hold {rule}, got {performance!r:.100}.")
-        performance = known / known.max()  # float32 holds these
+        performance = known / known.max()  # numbers that float32 holds
 
     def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
         updates = trees.zero_broken(updates)
@@ -57,9 +58,9 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
         measured: Any = context.shard_sizes if performance is None else jnp.asarray(performance)
         checks.shape("performance", measured, (num_agents,))
         fractions = rewards.share_of_largest(measured) ** (1 - kappa)
-        # A hair less than the product, so that rounding cannot turn a whole number up.
+        # Subtract a little, so that a rounding error cannot raise a whole number.
         others = jnp.ceil(fractions * (num_agents - 1) - 1e-5)
-        received = _drawn(context.require("key", "iafl"), others)
+        received = _draw_updates(context.require("key", "iafl"), others)
         weights = received / received.sum(1, keepdims=True)
         paid = trees.weighted_sums(weights, updates)
         aggregate = trees.weighted_sum(jnp.full(num_agents, 1 / num_agents), updates)
@@ -69,8 +70,8 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
     return Mechanism(lambda num_agents: (), update)
 
 
-def _drawn(key: jax.Array, others: PerAgent) -> jax.Array:
-    """Returns `[N, N]` zeros and ones: whose updates each agent receives, its own among them."""
+def _draw_updates(key: jax.Array, others: PerAgent) -> jax.Array:
+    """Returns `[N, N]` zeros and ones: whether agent i receives update j; it keeps its own."""
     num_agents = len(others)
     scores = jax.random.uniform(key, (num_agents, num_agents))
     scores = jnp.where(jnp.eye(num_agents, dtype=bool), -1, scores)

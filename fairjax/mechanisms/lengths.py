@@ -1,10 +1,10 @@
-"""Lengths that mechanisms rescale uploads to: Gamma, a number or a schedule over the run.
+"""Lengths to which mechanisms rescale uploads: Gamma, a number or a schedule over the run.
 
     constant    a number
     schedule    a function of the round, such as an optax schedule
     "cosine"    Gamma_t = Gamma_T + (Gamma_0 - Gamma_T) (1 + cos(pi t / T)) / 2
 
-A step of fixed length never settles; see `fairjax.experiments.presets`.
+With uploads of fixed length a model never settles; see `fairjax.experiments.presets`.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from fairjax.mechanisms.base import Context
 from fairjax.types import Scalar
 
 GAMMA = 0.5  # the length of uploads on MNIST in the paper
-Length = Scalar | Callable[[Scalar], Scalar] | str  # of uploads; see `length_at`
+Length = Scalar | Callable[[Scalar], Scalar] | str  # see `length_at`
 
 
 def check_length(name: str, length: Length) -> None:
-    """Raises unless a length is above 0, a function of the round, or the name of a shape."""
+    """Raises unless a length is a number above 0, a function of the round, or a cosine."""
     if isinstance(length, str):
-        _ends_of_cosine(name, length)
+        _parse_cosine(name, length)
     elif not callable(length):
         checks.above(name, length, 0)
 
@@ -33,9 +33,9 @@ def length_at(length: Length, context: Context) -> Scalar:
     Args:
       length: a number; a function of the round, such as an optax schedule; or "cosine",
         "cosine:START" or "cosine:START:END", half a cosine over the run from its start (`GAMMA`,
-        or the number) to its end (0, or the number).
-        Where the number of rounds is not known it stays at its start.
-      context: of the round.
+        or the number) to its end (0, or the number). If the number of rounds is unknown,
+        the length stays at its start.
+      context: the round's context.
     """
     if callable(length):
         return length(context.round)
@@ -43,12 +43,12 @@ def length_at(length: Length, context: Context) -> Scalar:
         return length
     played = context.round / jnp.maximum(context.num_rounds, 1)
     played = jnp.where(jnp.asarray(context.num_rounds) > 0, jnp.minimum(played, 1), 0)
-    start, end = _ends_of_cosine("gamma", length)
+    start, end = _parse_cosine("gamma", length)
     return end + (start - end) * (1 + jnp.cos(jnp.pi * played)) / 2
 
 
-def _ends_of_cosine(name: str, text: str) -> tuple[float, float]:
-    """Returns where a cosine starts and ends, or says what is wrong with its name."""
+def _parse_cosine(name: str, text: str) -> tuple[float, float]:
+    """Returns the start and end of a cosine, or raises if `text` does not name one."""
     shape, *given = text.split(":")
     try:
         start, end = [*map(float, given), *(GAMMA, 0.0)[len(given) :]]

@@ -1,7 +1,7 @@
 """Proportional: agent i learns from agent j's upload in proportion to what i itself gives.
 
 upload        u_i   =  dw_i, cut to `longest` times the median length
-contribution  phi_i =  the cosine gradient Shapley value of u_i among equal weights
+contribution  phi_i =  the cosine gradient Shapley value of u_i, with equal weights
 importance    r_i  <-  alpha r_i + (1 - alpha) phi_i, floored, then normalised
 aggregate     u_N   =  sum_j r_j u_j
 reward        v_i   =  sum_j r_j min(1, r_i / r_j)^(1/beta) u_j
@@ -22,21 +22,22 @@ def proportional(
     longest: Scalar = 1.5,
     contribution: str = "mean_field",
 ) -> Mechanism:
-    """Returns rewards in proportion: who gives little learns little.
+    """Returns proportional rewards: an agent that gives little learns little.
 
-    Uploads are cut to a multiple of their median length. Where half of those that are not zero
-    hold huge numbers, as one of two does, these set the median: that ruins the model for all.
+    Uploads are cut to a multiple of their median length. If half of the nonzero uploads hold
+    huge numbers (one of two is enough), these set the median and ruin the model for all.
 
-    At beta=1 an agent receives as much of another's upload as that one receives of its
-    own, r_j min(1, r_i / r_j) = min(r_i, r_j): what agents of no more importance know, and
-    a part of what the others know. That keeps accuracies in the order, and near the
-    spacing, of those that agents reach alone.
+    At beta=1 two agents receive equal shares of each other's uploads,
+    r_j min(1, r_i / r_j) = min(r_i, r_j). An agent receives all that less important agents
+    give, and a part of what the others give. So final accuracies keep the order of
+    standalone accuracies, and nearly their spacing.
 
-    The lengths of uploads are what tells agents apart: who has little left to learn from
-    its data hardly moves. Judged at one length, as in CGSV, fairness falls to between .84
-    and .90, and importance turns around. Hence an agent gains by stretching its upload, and
-    one that uploads noise counts as the most important of all; `longest` bounds what
-    others lose by it. Agents that upload nothing, or their update reversed, are found.
+    Importance depends on the lengths of uploads: an agent with little left to learn from its
+    data hardly moves. With uploads rescaled to one length, as in CGSV, fairness falls to
+    between .84 and .90, and the order of importance reverses. In return, an agent gains by
+    stretching its upload, and one that uploads noise counts as the most important;
+    `longest` bounds the harm to others. Agents that upload nothing, or a reversed update,
+    are detected.
 
     Fairness, as mean and standard deviation over five seeds, and accuracy in percent:
 
@@ -47,33 +48,36 @@ def proportional(
     | MNIST, 10, 40 rounds of SGD   | power law       | .980 ± .008 | 94.2, 94.5     | 93.4 |
     | MNIST, 10, 40 rounds of SGD   | class imbalance | .971 ± .006 | 91.7, 86.0     | 63.9 |
 
-    All with a perceptron of 64 hidden units and 3 local epochs; alpha is .8 on digits. With
-    class imbalance the mean is below FedAvg's, and so may be the server's model, since
-    every agent's updates fit its own (67.9 on digits). Where all agents are alike, fairness
-    is noise, and all are paid nearly everything. `beta` and `longest` were picked on three of
-    those seeds; on five others fairness is .990 and .988 on digits, on two others .984 and
-    .976 on MNIST. An agent can end below what it reaches alone: on digits with class
-    imbalance the best does, by two points. After few rounds the best can be below FedAvg:
-    on MNIST with class imbalance, 5 agents, after 10 rounds 78.1 ± 4.9 against 79.3 ± 1.0.
+    All runs use a perceptron with 64 hidden units and 3 local epochs; alpha is .8 on digits.
+    With class imbalance the mean is below FedAvg's. The server's model may be too (67.9 on
+    digits), since every agent's updates fit its own model. If all agents are alike, fairness
+    is noise, and all receive nearly everything. `beta` and `longest` were chosen on three of
+    those seeds; on five other seeds fairness is .990 and .988 on digits, and on two others
+    .984 and .976 on MNIST. An agent can end below its standalone accuracy: on digits with
+    class imbalance the best agent does, by two points. After few rounds the best agent can
+    be below FedAvg: on MNIST with class imbalance and 5 agents, it has 78.1 ± 4.9 after 10
+    rounds, and FedAvg has 79.3 ± 1.0.
 
     Args:
       alpha: memory of importance, in [0, 1]. May be traced.
-      beta: altruism degree, above 0. A small one pays what agents of no more importance
-        give; 1 is barter; as it grows, everybody is given everything. May be traced.
+      beta: altruism degree, above 0. With a small one, agents receive only what agents of no
+        more importance give; 1 is an equal exchange; as it grows, everybody is given
+        everything. May be traced.
       longest: uploads that exceed this multiple of the median length are cut to it; at
         least 1. May be traced.
       contribution: "mean_field", "shapley", exact, for at most 25 agents; or "cosine".
 
     Returns:
-      A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first. A
-      fraction is the sum of the shares that an agent receives of all uploads.
+      A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first. An
+      agent's fraction is the sum of its shares of all uploads, over the largest such sum.
 
     Raises:
-      ValueError: a known value breaks its rule.
+      ValueError: a known `alpha` is outside [0, 1], a known `beta` is not above 0, a known
+        `longest` is below 1, or `contribution` is unknown.
 
     References:
       Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative
-      Machine Learning, NeurIPS 2021, for contributions and importance. The reward is ours.
+      Machine Learning, NeurIPS 2021, for contributions and importance. The reward is new.
 
     Examples:
       >>> import numpy as np
@@ -95,11 +99,11 @@ def proportional(
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
-        uploads = _without_excess(updates, longest)
+        uploads = _cut_long_updates(updates, longest)
         judged = contributions.measure(contribution, uploads)
         importance = rewards.importance(importance, judged, alpha)
         shares = importance * jnp.minimum(1, importance[:, None] / importance) ** (1 / beta)
-        shares = shares[_paid_like(importance, shares, uploads)]
+        shares = shares[_choose_share_rows(importance, shares, uploads)]
         aggregate = trees.weighted_sum(importance, uploads)
         paid = trees.weighted_sums(shares, uploads)
         fractions = rewards.share_of_largest(shares.sum(1))
@@ -108,20 +112,20 @@ def proportional(
     return Mechanism(jnp.zeros, update)
 
 
-def _without_excess(updates: Stacked, longest: Scalar) -> Stacked:
-    """Returns the updates, none longer than `longest` times the median of those not zero."""
+def _cut_long_updates(updates: Stacked, longest: Scalar) -> Stacked:
+    """Cuts updates to `longest` times the median length of those that are not zero."""
     lengths = trees.in_safe_units(lambda rows, units, norms: units * norms, updates)
     median = jnp.nanmedian(jnp.where(lengths > 0, lengths, jnp.nan))
     return trees.at_most_length(updates, longest * jnp.where(jnp.isnan(median), 0, median))
 
 
-def _paid_like(importance: PerAgent, shares: Array, uploads: Stacked) -> PerAgent:
-    """Returns `[N]` agents in whose shares each agent is paid, itself as a rule.
+def _choose_share_rows(importance: PerAgent, shares: Array, uploads: Stacked) -> PerAgent:
+    """Returns `[N]` numbers: agent i is paid by the shares of this agent, usually itself.
 
-    Where uploads pull against each other, a larger part of them can be farther from the
-    whole. Whose reward would be farther from the aggregate than that of an agent no more
-    important, or at a smaller cosine to it, is paid like the next one below for whom that
-    is not so.
+    If uploads oppose each other, a larger part of them can be farther from the aggregate. An
+    agent is out of order if an agent of no more importance has a reward nearer to the
+    aggregate, or at a larger cosine to it. It is paid by the shares of the most important agent
+    below it that is in order.
     """
     unit, scale = trees.unit_rows(uploads)
     scale = trees.times_power_of_two(scale, -trees.largest_exponent(scale))

@@ -1,4 +1,4 @@
-"""q-FFL: weigh updates by a power of the agents' losses, so that nobody's stays large.
+"""q-FFL: weigh updates by a power of the agents' losses, so that no agent's loss stays large.
 
 g_k  =  -dw_k / eta          F_k = loss of w on agent k's whole shard
 D_k  =  F_k^q g_k
@@ -48,11 +48,11 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
         losses = context.require("losses", "qffl")()
         updates = trees.zero_broken(updates)
         num_agents = trees.num_agents(updates)
-        # An agent whose data are broken has no loss, and its update is zero.
+        # An agent with broken data has no finite loss, and its update is zero.
         losses = jnp.where(jnp.isfinite(losses), losses, 0) + TINY
-        powers = (losses / losses.max()) ** q  # F_k^q would overflow; what is common cancels
+        powers = (losses / losses.max()) ** q  # F_k^q could overflow; a common factor cancels
         squares = trees.squared_norms(updates) / rate**2
-        # Of a huge update they are infinite, and 0 times that is NaN.
+        # A huge update has an infinite square, and 0 times infinity is NaN.
         longer = jnp.where(q * powers > 0, q * powers / losses * squares, 0)
         weights = powers / rate / (longer + powers / rate).sum()
         aggregate = trees.weighted_sum(weights, updates)

@@ -27,21 +27,22 @@ def rr(
 ) -> Mechanism:
     """Returns robust and fair federated learning by reputation.
 
-    The length of an upload is bounded, but an agent keeps its own update whole: one of huge
-    numbers ruins its own model alone.
+    The length of an upload is bounded, but an agent keeps its own whole update: one with huge
+    numbers ruins only that agent's model.
 
-    An agent that leaves the reputable set has importance 0, and keeps its own updates
-    only. Its state is `(reputation [N], reputable [N])`.
+    An agent that leaves the reputable set has importance 0 and keeps only its own updates.
+    The state is `(reputation [N], reputable [N])`.
 
     Args:
       alpha: memory of reputation, in [0, 1]. May be traced.
       gamma: the greatest length of an upload, above 0. May be traced; or a schedule, as in
         `cgsv`.
-      warmup: the round, from 0, before which nobody is dropped.
+      warmup: the first round, counted from 0, in which agents can be dropped.
       threshold: c in c / |R|, the least reputation, in [0, 1].
 
     Raises:
-      ValueError: a known value breaks its rule.
+      ValueError: a known `alpha` or `threshold` is outside [0, 1], `gamma` is not a length
+        above 0 or a schedule, or `warmup` is negative.
 
     References:
       Xu and Lyu, A reputation mechanism is all you need: collaborative fairness and

@@ -1,4 +1,4 @@
-"""ShapFed: judge the output layer class by class, and mix the server's model with one's own.
+"""ShapFed: judge the output layer class by class, and mix the server's model with the agent's.
 
 class m      u_i^m = (column m of the kernel, entry m of the bias) of the update
 judgement    c_i   = mean over classes of cos(u_i^m, sum_j weight_j u_j^m)
@@ -25,16 +25,16 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
     model for all.
 
-    Similarity is taken class by class. The state is its moving average `[N]`, zeros at
-    first; the first round's aggregate is weighted by shares of data. Negative judgements
-    count as 0.
+    Similarity is computed class by class. The state is its moving average `[N]`, zeros at
+    first; the first round's aggregate is weighted by shares of data. A negative average
+    counts as 0.
 
     Args:
       momentum: memory of the moving average, in [0, 1]. May be traced.
 
     Raises:
-      ValueError: a known value breaks its rule, the model does not name its output
-        layer, or that has no kernel `[d, C]` and bias `[C]`.
+      ValueError: a known `momentum` is outside [0, 1], the model does not name its output
+        layer, or that layer has no kernel `[d, C]` and bias `[C]`.
 
     References:
       Tastan et al., Redefining contributions: Shapley-driven federated learning,
@@ -54,7 +54,7 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
 
     def update(updates: Stacked, average: PerAgent, context: Context) -> tuple[Outcome, PerAgent]:
         updates = trees.zero_broken(updates)
-        layer = _output_layer(updates, context.require("head", "shapfed"))
+        layer = _find_output_layer(updates, context.require("head", "shapfed"))
         weights = rewards.normalised(jnp.where(average.sum() > 0, average, context.shares))
         rows = jnp.concatenate([layer["kernel"], layer["bias"][:, None]], axis=1)  # [N, d+1, C]
         by_class = jax.vmap(contributions.cosine, in_axes=(2, None))(rows, weights)  # [C, N]
@@ -66,19 +66,19 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
         fractions = rewards.share_of_largest(importance)
         aggregate = jax.tree.map(jnp.subtract, server, context.require("server", "shapfed"))
 
-        def mixed(one: jax.Array, own: jax.Array, change: jax.Array) -> jax.Array:
+        def mix(common: jax.Array, own: jax.Array, change: jax.Array) -> jax.Array:
             share = trees.per_agent(fractions, own)
-            # As a change of what the agent held, w_i, in place of the model itself.
-            return (share * (one - own) + (1 - share) * change).astype(own.dtype)
+            # The reward is a change of the agent's parameters w_i, not the model itself.
+            return (share * (common - own) + (1 - share) * change).astype(own.dtype)
 
-        paid = jax.tree.map(mixed, server, context.agents, updates)
+        paid = jax.tree.map(mix, server, context.agents, updates)
         return Outcome(aggregate, paid, judged, importance, fractions), average
 
     return Mechanism(jnp.zeros, update)
 
 
-def _output_layer(updates: Stacked, head: str) -> Mapping[str, Array]:
-    """Returns the entry of the updates that `head` names, or says what it lacks."""
+def _find_output_layer(updates: Stacked, head: str) -> Mapping[str, Array]:
+    """Returns the entry of the updates that `head` names, or raises if it is not a layer."""
     layer: Any = updates.get(head) if isinstance(updates, Mapping) else None
     shapes = jax.tree.map(jnp.shape, layer)
     whole = isinstance(layer, Mapping) and {"kernel", "bias"} <= set(layer)

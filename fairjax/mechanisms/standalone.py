@@ -13,11 +13,11 @@ from fairjax.types import Stacked
 
 @remembered
 def standalone() -> Mechanism:
-    """Returns training on one's own data only, the yardstick of fairness. It has no state.
+    """Returns training on own data only, the reference for fairness. It has no state.
 
-    A huge update ruins the agent's own model alone.
+    A huge update ruins only the agent's own model.
 
-    There is no aggregate: the server's model stays what it was, and contributions,
+    There is no aggregate: the server's model does not change, and contributions,
     importance and reward fractions are nan.
 
     Examples:

@@ -8,7 +8,7 @@ from fairjax.types import Array, Params, PerAgent, Stacked
 
 
 def largest_of_tensors(aggregate: Params, fractions: PerAgent) -> Stacked:
-    """Returns for every agent the largest entries of every tensor; see the module's first lines.
+    """Returns for every agent the largest entries of every tensor, as in `cgsv_released`.
 
     Args:
       aggregate: leaves without the agent axis.

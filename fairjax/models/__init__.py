@@ -1,4 +1,4 @@
-"""Models: what every agent trains; ready-made, of a Flax module, or anybody's pair of functions."""
+"""Models, which agents train: ready-made, from a Flax module, or from any pair of functions."""
 
 from fairjax.models.base import Model, computing_in, initial_params
 from fairjax.models.modules import from_flax

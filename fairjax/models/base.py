@@ -1,4 +1,4 @@
-"""Models: what every agent trains, a pair of pure functions.
+"""Models, which agents train: a pair of pure functions.
 
 init(key) -> params            apply(params, x, key=None) -> logits [B, C]
 """
@@ -14,7 +14,7 @@ from fairjax import checks
 from fairjax.data import Dataset
 from fairjax.types import Array, Params
 
-BROKEN = (TypeError, LookupError, AttributeError)  # what functions raise on shapes they misread
+BROKEN = (TypeError, LookupError, AttributeError)  # errors of functions on unexpected shapes
 
 
 class _Functions(NamedTuple):
@@ -28,10 +28,10 @@ class Model(_Functions):
 
     `x` is a batch `[B, ...]` of examples as the data set stores them, logits are
     `[B, C]`. A key given to `apply` means training: dropout is on. `head` names
-    the entry of `params` that is the output layer, for those who look at it.
+    the entry of `params` that is the output layer, for mechanisms that use it.
 
     Raises:
-      ValueError: `init` or `apply` is no function, or `head` no name.
+      ValueError: `init` or `apply` is not a function, or `head` is not a string.
 
     Examples:
       >>> def init(key):
@@ -48,7 +48,7 @@ class Model(_Functions):
     def __new__(
         cls, init: Callable[..., Params], apply: Callable[..., Array], head: str | None = None
     ) -> "Model":
-        """Returns the model of these functions."""
+        """Returns a model made of these functions."""
         checks.function("init", init, "init(key) -> params")
         checks.function("apply", apply, "apply(params, x, key=None) -> logits")
         if head is not None:
@@ -57,20 +57,20 @@ class Model(_Functions):
 
 
 class NeedsExample(NamedTuple):
-    """An `init` whose shapes follow from the data: `initial_params` gives it an example."""
+    """An `init` that needs an example to know its shapes; `initial_params` provides one."""
 
     init_from: Callable[[Array, Array], Params]
 
     def __call__(self, key: Array) -> Params:
-        """Says what is missing."""
+        """Raises, since the example is missing."""
         raise ValueError(
-            "This model's parameters follow from the data it sees: give `from_flax` an "
-            "`example`, a data set or a batch [B, ...], to call `init` yourself."
+            "The shapes of this model's parameters depend on its data. To call `init` yourself, "
+            "give `from_flax` an `example`, a data set or a batch [B, ...]."
         )
 
 
 def initial_params(model: Model, key: Array, data: Dataset) -> Params:
-    """Returns a model's first parameters, checked against the data it is to be trained on.
+    """Returns a model's first parameters, checked against its training data.
 
     Raises:
       ValueError: the model does not take the examples, its parameters are not floating
@@ -89,7 +89,7 @@ def initial_params(model: Model, key: Array, data: Dataset) -> Params:
             f"`model.init` does not make parameters for the data set's examples of shape "
             f"{x.shape[1:]}: {type(error).__name__}: {error!s:.300}"
         ) from error
-    params = _checked_params(params, model.head)
+    params = _check_params(params, model.head)
     try:
         logits = jax.eval_shape(model.apply, params, x)
     except (*BROKEN, ValueError, FlaxError) as error:
@@ -109,8 +109,8 @@ def initial_params(model: Model, key: Array, data: Dataset) -> Params:
     return params
 
 
-def _checked_params(params: Any, head: str | None) -> Params:
-    """Returns parameters as arrays, or says why they cannot be trained."""
+def _check_params(params: Any, head: str | None) -> Params:
+    """Returns parameters as arrays, or raises if they cannot be trained."""
     leaves, structure = jax.tree.flatten(params)
     kinds = [getattr(leaf, "dtype", type(leaf)) for leaf in leaves]
     if not leaves or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
@@ -129,15 +129,15 @@ def _checked_params(params: Any, head: str | None) -> Params:
 def computing_in(model: Model, dtype: Any) -> Model:
     """Returns a model with the same parameters that computes in another dtype.
 
-    Parameters and numbers in `x` are converted on the way in, logits back on the way out, so
-    gradients, losses and updates keep the parameters' dtype.
+    Parameters and floating numbers in `x` are converted before the computation, and logits
+    are converted back, so gradients, losses and updates keep the parameters' dtype.
 
     Args:
       model: any model.
-      dtype: such as `jnp.bfloat16`, which accelerators multiply several times faster.
+      dtype: a dtype such as `jnp.bfloat16`, which accelerators multiply several times faster.
 
     Raises:
-      ValueError: `model` is no `Model`, or `dtype` is not of floating numbers.
+      ValueError: `model` is not a `Model`, or `dtype` is not a floating dtype.
 
     Examples:
       >>> from flax import linen as nn
@@ -154,13 +154,13 @@ def computing_in(model: Model, dtype: Any) -> Model:
     if name == "float32":
         return model
 
-    def converted(tree: Any) -> Any:
+    def convert(tree: Any) -> Any:
         return jax.tree.map(
             lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
             tree,
         )
 
     def apply(params: Params, x: Array, key: Array | None = None) -> Array:
-        return model.apply(converted(params), converted(jnp.asarray(x)), key).astype(jnp.float32)
+        return model.apply(convert(params), convert(jnp.asarray(x)), key).astype(jnp.float32)
 
     return Model(model.init, apply, model.head)

@@ -1,13 +1,13 @@
-"""Convolution by Fourier transforms, which are matrix products of their own.
+"""Convolution by Fourier transforms, which are matrix products themselves.
 
-Images [B, H, W, C] meet a kernel [P, Q, C, F]. Around a torus of H x W, where the outputs that
-never wrap around are the valid ones, convolution is a product at every frequency l:
+Put images [B, H, W, C] and a kernel [P, Q, C, F] on a torus of H x W. The valid outputs of their
+convolution are those that do not wrap around, and it is a product at every frequency l:
 
     Y[l]   =   X[l] [B, C] @ conj(K[l]) [C, F]
 
-A transform of the few numbers along a side is a product with a constant matrix: of the real rows
-first, which leaves H // 2 + 1 frequencies, then of columns. Complex numbers are pairs (real,
-imaginary) on an axis of length 2. Space is the leading axis everywhere, so that nothing is
+A transform along a short side is a product with a constant matrix. The real rows are transformed
+first, which leaves H // 2 + 1 frequencies, then the columns. Complex numbers are pairs (real,
+imaginary) on an axis of length 2. Space is always the leading axis, so that nothing is
 transposed between products.
 """
 
@@ -27,7 +27,7 @@ def convolve(x: Array, kernel: Array) -> Array:
       kernel: `[P, Q, C, F]`, P at most H and Q at most W, of the same dtype.
 
     Returns:
-      `[B, H - P + 1, W - Q + 1, F]`, to rounding.
+      `[B, H - P + 1, W - Q + 1, F]`, up to rounding.
 
     Examples:
       >>> image, kernel = jnp.arange(9.0).reshape(1, 3, 3, 1), jnp.ones((2, 2, 1, 1))
@@ -48,7 +48,7 @@ def convolve(x: Array, kernel: Array) -> Array:
     real = parts[:, 0, :, 0] + parts[:, 1, :, 1]
     imaginary = parts[:, 1, :, 0] - parts[:, 0, :, 1]
     valid = (height - kernel.shape[0] + 1, width - kernel.shape[1] + 1)
-    y = _transform_back(jnp.stack([real, imaginary], 1), height, width, *valid)
+    y = _invert_transform(jnp.stack([real, imaginary], 1), height, width, *valid)
     return y.transpose(2, 0, 1, 3)
 
 
@@ -78,41 +78,43 @@ def _transform(x: Array, height: int, width: int) -> Array:
     """Returns the transform `[H // 2 + 1, W, 2, ...]` of real `[P, Q, ...]`, padded by zeros."""
     rows, columns, *rest = x.shape
     half = height // 2 + 1
-    by_rows = jnp.asarray(_real(height)[:, :, :rows], x.dtype).reshape(-1, rows)
+    by_rows = jnp.asarray(_real_transform(height)[:, :, :rows], x.dtype).reshape(-1, rows)
     x = (by_rows @ x.reshape(rows, -1)).reshape(half, 2 * columns, -1)
-    by_columns = _complex(width)[:, :, :, :columns].reshape(2 * width, 2 * columns)
-    return _product(by_columns, x).reshape(half, width, 2, *rest)
+    by_columns = _complex_transform(width)[:, :, :, :columns].reshape(2 * width, 2 * columns)
+    return _multiply_each(by_columns, x).reshape(half, width, 2, *rest)
 
 
-def _transform_back(x: Array, height: int, width: int, rows: int, columns: int) -> Array:
-    """Returns the first rows and columns `[rows, columns, ...]` of what `[L, 2, ...]` is of."""
+def _invert_transform(x: Array, height: int, width: int, rows: int, columns: int) -> Array:
+    """Inverts `_transform`; returns the top-left `[rows, columns, ...]` block."""
     half, rest = height // 2 + 1, x.shape[2:]
-    # The inverse is the transform's transpose, over the number of points.
-    by_columns = _complex(width)[:, :, :, :columns].reshape(2 * width, 2 * columns).T / width
-    x = _product(by_columns, x.reshape(half, 2 * width, -1))
-    # A frequency stands for its mirror image too, but for the first, and half of an even height.
+    # The inverse is the transform's transpose, divided by the number of points.
+    by_columns = _complex_transform(width)[:, :, :, :columns]
+    by_columns = by_columns.reshape(2 * width, 2 * columns).T / width
+    x = _multiply_each(by_columns, x.reshape(half, 2 * width, -1))
+    # A frequency also stands for its mirror image, except the first, and the middle one if the
+    # height is even.
     twice = np.where((2 * np.arange(half) % height) == 0, 1, 2)[:, None, None]
-    by_rows = (twice * _real(height)[:, :, :rows] / height).reshape(2 * half, rows).T
+    by_rows = (twice * _real_transform(height)[:, :, :rows] / height).reshape(2 * half, rows).T
     y = jnp.asarray(by_rows, x.dtype) @ x.reshape(2 * half, -1)
     return y.reshape(rows, columns, *rest)
 
 
-def _product(matrix: np.ndarray, x: Array) -> Array:
+def _multiply_each(matrix: np.ndarray, x: Array) -> Array:
     """Returns `[R, A, n]`, the products of one matrix `[A, B]` with `x [R, B, n]`."""
-    # XLA would move the axis R into the rows of a product with one matrix, and transpose all.
+    # With a single matrix, XLA would move axis R into the rows and transpose everything.
     matrices = np.broadcast_to(matrix, (len(x), *matrix.shape))
     return jnp.einsum("rab,rbn->ran", jnp.asarray(matrices, x.dtype), x)
 
 
 @functools.cache
-def _real(length: int) -> np.ndarray:
+def _real_transform(length: int) -> np.ndarray:
     """Returns the transform `[length // 2 + 1, 2, length]` of real numbers."""
     angles = 2 * np.pi * np.outer(np.arange(length // 2 + 1), np.arange(length)) / length
     return np.stack([np.cos(angles), -np.sin(angles)], 1)
 
 
 @functools.cache
-def _complex(length: int) -> np.ndarray:
+def _complex_transform(length: int) -> np.ndarray:
     """Returns the transform `[length, 2, 2, length]` of pairs (real, imaginary)."""
     angles = 2 * np.pi * np.outer(np.arange(length), np.arange(length)) / length
     cosines, sines = np.cos(angles), np.sin(angles)

@@ -1,28 +1,28 @@
-"""Layers: convolution and pooling written so that many agents' weights run fast together.
+"""Layers: convolution and pooling that are fast when many agents' weights run together.
 
-Images [B, H, W, C] meet a kernel [P, Q, C, F]; the output [B, H', W', F], with H' = H - P + 1 and
-W' = W - Q + 1, is
+The convolution of images [B, H, W, C] with a kernel [P, Q, C, F] is [B, H', W', F], with
+H' = H - P + 1 and W' = W - Q + 1:
 
     y[b, h, w, f]   =  sum_pqc x[b, h + p, w + q, c] k[p, q, c, f]
 
-XLA's CPU is slow at the gradient of a convolution, and at kernels that differ between agents under
-`vmap`. There the sum is written as matrix products, which are fast everywhere. Where a window holds
-few numbers (P Q C small), whole windows are copied out:
+On a CPU, XLA is slow at the gradient of a convolution, and at kernels that differ between agents
+under `vmap`. In these cases the sum is written as matrix products, which are fast everywhere. If a
+window holds few numbers (P Q C small), whole windows are copied:
 
     y[b, h, w]      =  window[b, h, w] [P Q C] @ k [P Q C, F]
 
-Otherwise only strips of one row are, which are P times fewer numbers. One product meets several
-kernel rows p at once, and its outputs, small where F is, are shifted and added:
+Otherwise only strips of one row are copied, which are P times fewer numbers. One product covers
+several kernel rows p, and its outputs, which are small if F is small, are shifted and added:
 
     z[b, h, w, p]   =  strip[b, h, w] [Q C] @ k[p] [Q C, F]
     y[b, h, w]      =  sum_p z[b, h + p, w, p]
 
-G kernel rows at once need H' + G - 1 rows of strips where H' would do, so G stays small. Gradients
-are products of the same shapes. Evaluation with one agent's kernel differentiates nothing and keeps
-XLA's own operations, which it fuses into one.
+G kernel rows at once need H' + G - 1 rows of strips instead of H', so G stays small. Gradients
+are products of the same shapes. Evaluation with one agent's kernel needs no gradient and keeps
+XLA's own operations, which XLA fuses into one.
 
-Large kernels are far cheaper to meet at every frequency (see `fourier`). On a CPU this is done
-wherever it saves half of the multiplications, differentiated or not.
+Large kernels need far fewer multiplications by Fourier transforms (see `fourier`). On a CPU these
+are used wherever they save half of the multiplications, with or without gradients.
 """
 
 import functools
@@ -40,9 +40,9 @@ from fairjax.models import fourier
 from fairjax.types import Array
 
 # Measured on a CPU, forward and backward, with the paper's networks.
-LARGEST_WINDOW = 128  # numbers in a window that is still copied whole
+LARGEST_WINDOW = 128  # most numbers in a window that is copied whole
 ROWS_AT_ONCE = 4  # kernel rows in one product
-FOURIER_SAVES = 2.0  # times as few multiplications, for transforms to be worth it
+FOURIER_SAVES = 2.0  # factor by which transforms must save multiplications to be used
 
 _SEQUENCES = lax.conv_dimension_numbers((1,) * 3, (1,) * 3, ("NWC", "WIO", "NWC"))
 _IMAGES = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
@@ -62,19 +62,19 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     **options: Any,
 ) -> Array:
-    """Returns what `jax.lax.conv_general_dilated` returns, sooner where weights are many.
+    """Returns the same as `jax.lax.conv_general_dilated`, faster for many agents' weights.
 
-    Give it to Flax: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`. Convolutions of
-    images or sequences with the channels last, stride one, no dilation, one group, any padding, of
-    default precision in float32, float64 or bfloat16, become matrix products where they are
-    differentiated or kernels are mapped over. All others are left to `lax`.
+    Pass it to Flax: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`. Convolutions of
+    images or sequences with the channels last, stride one, no dilation, one group, any padding, and
+    default precision in float32, float64 or bfloat16, become matrix products if they are
+    differentiated or mapped over kernels. All others are passed to `lax`.
 
     Args:
       lhs: `[B, H, W, C]` images or `[B, L, C]` sequences.
       rhs: `[P, Q, C, F]` or `[P, C, F]` kernel.
       window_strides: one step per spatial axis.
       padding: "SAME", "VALID", "SAME_LOWER", or (low, high) per spatial axis.
-      lhs_dilation: as in `lax`, like all that follow.
+      lhs_dilation: see `lax`.
       rhs_dilation: see `lax`.
       dimension_numbers: see `lax`; None means channels first.
       feature_group_count: see `lax`.
@@ -84,11 +84,11 @@ def conv_general_dilated(
       **options: see `lax`.
 
     Returns:
-      `[B, H', W', F]` or `[B, L', F]`, of the dtype of `lhs`.
+      `[B, H', W', F]` or `[B, L', F]`, in the dtype of `lhs`.
 
     Raises:
-      TypeError: as `lax` does.
-      ValueError: as `lax` does.
+      TypeError: as in `lax`.
+      ValueError: as in `lax`.
 
     Examples:
       >>> image, kernel = jnp.arange(9.0).reshape(1, 3, 3, 1), jnp.ones((2, 2, 1, 1))
@@ -122,7 +122,7 @@ def conv_general_dilated(
                 return fourier.convolve(x, rhs)
             if rank == 2:
                 return _convolve(x, rhs)
-            # A sequence is an image of width one: its strips are its own rows, uncopied.
+            # A sequence is an image of width one; its strips are its rows, without a copy.
             return _convolve(x[:, :, None], rhs[:, None])[:, :, 0]
     return lax.conv_general_dilated(
         lhs,
@@ -144,9 +144,9 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
     """Returns the largest entry of every window; windows do not overlap.
 
     Rows and columns that fill no window are dropped. Apply it before a monotone activation: the
-    result is the same, of fewer exponentials. The gradient of a window goes to its largest entry,
-    the first in reading order where several are equal, as in PyTorch. A NaN makes its window NaN
-    where it is differentiated; otherwise XLA's CPU may lose it.
+    result is the same and needs fewer exponentials. The gradient of a window goes to its largest
+    entry, the first in reading order if several are equal, as in PyTorch. A NaN makes its window
+    NaN if it is differentiated; otherwise XLA may lose the NaN on a CPU.
 
     Args:
       x: `[..., H, W, C]` images.
@@ -171,7 +171,7 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
             f"and an image of height {x.shape[-3]} and width {x.shape[-2]}."
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        return _first_maxima(x, window)
+        return _select_first_maxima(x, window)
     return _pool(x, tuple(window))
 
 
@@ -183,10 +183,10 @@ def _pool(x: Array, window: tuple[int, int]) -> Array:
 
 @_pool.defjvp
 def _pool_gradient(window: Any, primals: Any, tangents: Any) -> Any:
-    return jax.jvp(lambda x: _first_maxima(x, window), primals, tangents)
+    return jax.jvp(lambda x: _select_first_maxima(x, window), primals, tangents)
 
 
-def _first_maxima(x: Array, window: tuple[int, int]) -> Array:
+def _select_first_maxima(x: Array, window: tuple[int, int]) -> Array:
     height, width = window
     bottom, right = x.shape[-3] // height * height, x.shape[-2] // width * width
     places = itertools.product(range(height), range(width))
@@ -203,7 +203,7 @@ def _pad(x: Array, window: tuple[int, ...], padding: Any) -> Array:
 
 
 def _fourier_is_faster(x: Array, kernel: Array) -> bool:
-    # On accelerators products of default precision would lose what transforms cancel.
+    # On accelerators, default precision would lose digits that cancel in transforms.
     if x.ndim != 4 or x.dtype == jnp.bfloat16 or jax.default_backend() != "cpu":
         return False
     height, width = (n - k + 1 for n, k in zip(x.shape[1:3], kernel.shape, strict=False))
@@ -238,31 +238,31 @@ def _convolve_together(size: int, mapped: Any, x: Array, kernel: Array) -> tuple
 def _convolve_by_products(x: Array, kernel: Array) -> Array:
     height, width, channels, features = kernel.shape
     out_height = x.shape[1] - height + 1
-    strips = _strips(x, width)  # [B, H, W', Q C]
+    strips = _copy_strips(x, width)  # [B, H, W', Q C]
     if height * width * channels <= LARGEST_WINDOW:
         windows = [strips[:, p : p + out_height] for p in range(height)]
         windows = jnp.concatenate(windows, axis=-1)  # [B, H', W', P Q C]
-        return _product(windows, kernel.reshape(-1, features))
+        return _multiply_rows(windows, kernel.reshape(-1, features))
     groups = -(-height // ROWS_AT_ONCE)
     bounds = [group * height // groups for group in range(groups + 1)]
     total: Any = 0
     for start, stop in zip(bounds, bounds[1:], strict=False):
         rows = strips[:, start : stop + out_height - 1]
         columns = kernel[start:stop].transpose(1, 2, 0, 3).reshape(width * channels, -1)
-        products = _product(rows, columns)  # [B, H' + G - 1, W', G F]
+        products = _multiply_rows(rows, columns)  # [B, H' + G - 1, W', G F]
         for p, product in enumerate(jnp.split(products, stop - start, axis=-1)):
             total += product[:, p : p + out_height]
     return total
 
 
-def _strips(x: Array, width: int) -> Array:
+def _copy_strips(x: Array, width: int) -> Array:
     if width == x.shape[2]:
         return x.reshape(*x.shape[:2], 1, -1)
     out_width = x.shape[2] - width + 1
     return jnp.concatenate([x[:, :, q : q + out_width] for q in range(width)], axis=-1)
 
 
-def _product(rows: Array, matrix: Array) -> Array:
-    # XLA's CPU takes a sixth longer over the gradients of a product with four axes.
+def _multiply_rows(rows: Array, matrix: Array) -> Array:
+    # On a CPU, XLA takes a sixth longer for the gradients of a product with four axes.
     product = rows.reshape(-1, rows.shape[-1]) @ matrix
     return product.reshape(*rows.shape[:-1], -1)

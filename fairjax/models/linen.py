@@ -1,4 +1,4 @@
-"""Linen modules as Models: such a module is a description already."""
+"""Linen modules as Models: a Linen module describes parameters, but does not hold them."""
 
 import inspect
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ from fairjax.types import Array, Key, Params
 
 
 def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | None) -> Model:
-    """Returns a Model of a Linen module, as `from_flax`."""
+    """Returns a Model of a Linen module; see `from_flax`."""
 
     def init_from(x: Array, key: Array) -> Params:
         streams = {"params": key, "dropout": key}
-        variables = dict(module.init(streams, x, **told(module, None)))
+        variables = dict(module.init(streams, x, **mode_arguments(module, None)))
         params = variables.pop("params", {})
         refuse_state(
             (name, path)
@@ -31,18 +31,19 @@ def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | N
 
     def apply(params: Params, x: Array, key: Key | None = None) -> Array:
         streams = {} if key is None else {"dropout": key}
-        logits: Any = module.apply({"params": params}, x, rngs=streams, **told(module, key))
+        options = mode_arguments(module, key)
+        logits: Any = module.apply({"params": params}, x, rngs=streams, **options)
         return logits
 
     apply.__qualname__ = type(module).__qualname__  # what reports call the model
     if example is None:
         return Model(NeedsExample(init_from), apply, head)
-    x = _one_of(example)
+    x = _take_first_example(example)
     return Model(lambda key: init_from(x, key), apply, head)
 
 
-def told(module: Any, key: Key | None) -> dict[str, Any]:
-    """Returns what the module's `__call__` takes of whether it is training."""
+def mode_arguments(module: Any, key: Key | None) -> dict[str, Any]:
+    """Returns the arguments of the module's `__call__` that say whether it is training."""
     training = key is not None
     values = {"train": training, "training": training, "deterministic": not training}
     takes = inspect.signature(type(module).__call__).parameters
@@ -50,17 +51,17 @@ def told(module: Any, key: Key | None) -> dict[str, Any]:
 
 
 def refuse_state(found: Iterable[tuple[str, Iterable[Any]]]) -> None:
-    """Raises where there is state besides parameters: pairs of its kind and path."""
+    """Raises if there is state besides parameters, given as pairs of kind and path."""
     places = [f"{kind} at {'/'.join(map(str, path))}" for kind, path in found]
     if places:
         raise ValueError(
-            f"`module` must hold parameters only, got besides: {', '.join(places)}. Averages of "
-            "updates would not cover it. Use a layer without running statistics, such as GroupNorm "
-            "or LayerNorm."
+            f"`module` must hold only parameters, got also: {', '.join(places)}. Averages of "
+            "updates would not include it. Use a layer without running statistics, such as "
+            "GroupNorm or LayerNorm."
         )
 
 
-def _one_of(example: Dataset | Array) -> Array:
+def _take_first_example(example: Dataset | Array) -> Array:
     """Returns the first example `[1, ...]` of a data set or a batch."""
     if isinstance(example, Dataset):
         return example.x[:1]

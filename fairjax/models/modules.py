@@ -1,4 +1,4 @@
-"""Modules: Flax's, Linen or NNX, as Models."""
+"""Modules: Flax modules, Linen or NNX, as Models."""
 
 from typing import Any
 
@@ -15,27 +15,27 @@ def from_flax(
 ) -> Model:
     """Returns a `Model` of a Flax module, Linen or NNX.
 
-    A key given to `apply` turns dropout on and is where its randomness comes from. Where the
-    module's `__call__` takes `train`, `training` or `deterministic`, it is told whether it is
-    training. An NNX module is moreover set to `train()` or `eval()`, and its streams, and `rngs`
-    of its `__call__`, follow from the key.
+    A key given to `apply` turns dropout on and determines its randomness. If the module's
+    `__call__` takes `train`, `training` or `deterministic`, `apply` sets it. An NNX module is
+    also set to `train()` or `eval()`, and the key determines its random streams and the `rngs`
+    of its `__call__`.
 
     Args:
-      module: what maps `x [B, ...]` to logits `[B, C]`: a Linen module; or a function of `rngs`
-        that makes an NNX module, such as `lambda rngs: Net(10, rngs=rngs)` or the class
-        itself; or an NNX module, whose own parameters are then the first ones, whatever the
-        key.
-      example: a data set or a batch `[B, ...]`, from which shapes of a Linen module's
-        parameters follow; None: the federation shows it the data of its agents.
-      head: the name of the output layer in the parameters, if it matters.
+      module: maps `x [B, ...]` to logits `[B, C]`. For NNX, pass a function of `rngs`, such as
+        `lambda rngs: Net(10, rngs=rngs)` or the class itself, so that the key can draw the
+        parameters; an NNX module has its own first parameters, whatever the key.
+      example: a data set or a batch `[B, ...]`, which gives the shapes of a Linen module's
+        parameters; None: the federation uses the data of its agents.
+      head: the name of the output layer in the parameters, for mechanisms that use it.
 
     Returns:
       A `Model`. Its parameters are nested dicts of arrays, named as the module names them.
       Arrays of an NNX module that are not variables are constants.
 
     Raises:
-      ValueError: `module` is none of these, or keeps state besides parameters, such as batch
-        statistics, which averaging of updates would not cover; or `example` is no batch.
+      ValueError: `module` is not a Flax module or a function that makes one; it keeps state
+        besides parameters, such as batch statistics, which averages of updates would not
+        include; or `example` is not a data set or a batch.
 
     Examples:
       >>> import jax, numpy as np
@@ -53,5 +53,5 @@ def from_flax(
 
     from fairjax.models import nnx
 
-    made = isinstance(module, Module)
-    return nnx.from_nnx(module, head) if made else nnx.from_function(module, head)
+    is_module = isinstance(module, Module)
+    return nnx.from_nnx(module, head) if is_module else nnx.from_function(module, head)

@@ -15,15 +15,15 @@ from fairjax.types import Array
 
 
 def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
-    """Returns a perceptron with relu and, as a rule, one hidden layer of 64.
+    """Returns a perceptron with relu and, by default, one hidden layer of 64.
 
     Args:
-      train: the data set, whose examples are flattened.
+      train: the data set; its examples are flattened.
       hidden: widths of the hidden layers.
 
     Raises:
-      ValueError: a width is not a whole number above 0, or `train` is no data set or holds
-        tokens, whose numbers mean nothing to a perceptron.
+      ValueError: a width is not a whole number above 0, `train` is not a data set, or it
+        holds tokens, which a perceptron cannot use as numbers.
 
     Examples:
       >>> import jax
@@ -66,10 +66,10 @@ def mnist_cnn(
     Args:
       train: gives the shapes; None: images `[32, 32, 1]` of ten classes, 104,242
         parameters.
-      convolution: what convolves, with the arguments of `jax.lax.conv_general_dilated`.
+      convolution: a function with the arguments of `jax.lax.conv_general_dilated`.
 
     Raises:
-      ValueError: `train` is no data set, or its images are too small for the network.
+      ValueError: `train` is not a data set, or its images are too small for the network.
 
     Examples:
       >>> import jax
@@ -88,10 +88,10 @@ def cifar_cnn(
     Args:
       train: gives the shapes; None: images `[32, 32, 3]` of ten classes, 121,182
         parameters.
-      convolution: what convolves, with the arguments of `jax.lax.conv_general_dilated`.
+      convolution: a function with the arguments of `jax.lax.conv_general_dilated`.
 
     Raises:
-      ValueError: `train` is no data set, or its images are too small for the network.
+      ValueError: `train` is not a data set, or its images are too small for the network.
 
     Examples:
       >>> import jax
@@ -126,23 +126,23 @@ def _image_model(
 def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
     """Returns Kim's text CNN: random embedding of 300, three branches of 128 filters of height 3.
 
-    Each branch's filters meet whole embeddings of 3 words in sequence; then relu, the maximum
-    over time, dropout of half, and a dense layer. Everything is trained.
+    Each branch's filters cover the whole embeddings of 3 consecutive words. Then follow relu,
+    the maximum over time, dropout with rate 1/2, and a dense layer. All layers are trained.
 
     Args:
-      vocabulary_size: how many tokens there are, at least 2.
-      num_classes: how many classes there are, at least 2.
+      vocabulary_size: the number of tokens, at least 2.
+      num_classes: the number of classes, at least 2.
 
     Returns:
       A `Model` of tokens `[B, L]`, L at least 3, with 300 `vocabulary_size` + 346,754
-      parameters for two classes. Without a key, `apply` drops nothing out.
+      parameters for two classes. Without a key, `apply` uses no dropout.
 
     Raises:
-      ValueError: a number is too small.
+      ValueError: `vocabulary_size` or `num_classes` is below 2.
 
     References:
       Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014
-      ("CNN-rand"), there with filters of heights 3, 4 and 5.
+      ("CNN-rand"), where filters have heights 3, 4 and 5.
 
     Examples:
       >>> import jax

@@ -35,8 +35,7 @@ class MnistCNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps `[B, 32, 32, 1]` to logits `[B, C]`; pools before the monotone activation."""
-        # Rows and columns that no second pooling window reaches would be computed for nothing:
-        # of 32, the last two.
+        # Leave out rows and columns that no second pooling window reaches: the last two of 32.
         height, width = (4 * ((size - 14) // 4) + 14 for size in x.shape[1:3])
         x = nn.tanh(max_pool(_conv(64, 3, 3, by=self.convolution)(x[:, :height, :width])))
         x = nn.tanh(max_pool(_conv(16, 7, 7, by=self.convolution)(x)))
@@ -63,8 +62,8 @@ class CifarCNN(nn.Module):
 class TextCNN(nn.Module):
     """Kim's network for sentences, trained from random embeddings.
 
-    The embeddings begin uniform in [-1/4, 1/4], as in Kim's program. From N(0, 1), as
-    PyTorch's begin, small steps of Adam hardly move them, and test accuracy is lower.
+    The embeddings start uniform in [-1/4, 1/4], as in Kim's program. With PyTorch's start,
+    N(0, 1), small steps of Adam hardly move them, and test accuracy is lower.
     Padding, token 0, has an embedding like any other.
     """
 
@@ -74,15 +73,14 @@ class TextCNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Maps tokens `[B, L]` to logits `[B, C]`; takes maxima before the monotone activation."""
-        table = nn.Embed(self.vocabulary_size, 300, embedding_init=_quarter, name="embedding")
-        x = table(x)
+        x = nn.Embed(self.vocabulary_size, 300, embedding_init=_draw_embedding, name="embedding")(x)
         branches = [_conv(128, 3, name=f"branch_{number}")(x).max(1) for number in range(3)]
         x = nn.relu(jnp.concatenate(branches, axis=-1))
         x = nn.Dropout(0.5, deterministic=not train)(x)
         return nn.Dense(self.num_classes, name="head")(x)
 
 
-def _quarter(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+def _draw_embedding(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     return jax.random.uniform(key, tuple(shape), dtype, -0.25, 0.25)
 
 

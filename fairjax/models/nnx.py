@@ -1,7 +1,6 @@
-"""NNX modules as Models: such a module holds its parameters.
+"""NNX modules as Models: an NNX module holds its parameters.
 
-It is split into a graph, parameters and random streams, and put together again wherever it is
-applied.
+A module is split into a graph, parameters and random streams. `apply` merges them again.
 """
 
 import inspect
@@ -13,57 +12,57 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fairjax.models.base import Model
-from fairjax.models.linen import refuse_state, told
+from fairjax.models.linen import mode_arguments, refuse_state
 from fairjax.types import Array, Key, Params
 
 
 def from_function(make: Callable[..., nnx.Module], head: str | None) -> Model:
-    """Returns a Model of what a function of `rngs` makes, drawn anew for every key."""
-    model = from_nnx(_made_by(make), head)
-    return model._replace(init=lambda key: _parameters(make(rngs=nnx.Rngs(key))))
+    """Returns a Model of the module that a function of `rngs` makes, drawn anew for each key."""
+    model = from_nnx(_make_module(make), head)
+    return model._replace(init=lambda key: _read_parameters(make(rngs=nnx.Rngs(key))))
 
 
 def from_nnx(module: nnx.Module, head: str | None) -> Model:
-    """Returns a Model whose first parameters are the module's own, as `from_flax`."""
+    """Returns a Model whose first parameters are the module's own; see `from_flax`."""
     graph, variables, streams, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
     refuse_state(
         (type(leaf).__name__, path)
         for path, leaf in nnx.to_flat_state(rest)
         if isinstance(leaf, nnx.Variable)
     )
-    first = _parameters(module)
+    first = _read_parameters(module)
 
     def apply(params: Params, x: Array, key: Key | None = None) -> Array:
         filled = jax.tree.map(lambda leaf: leaf, variables)
         nnx.replace_by_pure_dict(filled, params)
-        used = streams if key is None else _drawn_from(key, streams)
+        used = streams if key is None else _seed_streams(key, streams)
         whole = nnx.merge(graph, filled, used, rest)
-        ways = told(whole, key)
+        options = mode_arguments(whole, key)
         if key is None:
             whole.eval()
         else:
             whole.train()
         if "rngs" in inspect.signature(type(whole).__call__).parameters:
-            ways["rngs"] = None if key is None else nnx.Rngs(key)
-        return whole(x, **ways)
+            options["rngs"] = None if key is None else nnx.Rngs(key)
+        return whole(x, **options)
 
     apply.__qualname__ = type(module).__qualname__  # what reports call the model
     return Model(lambda key: first, apply, head)
 
 
-def _parameters(module: nnx.Module) -> Params:
-    """Returns the parameters as nested dicts of arrays; places in lists become names."""
+def _read_parameters(module: nnx.Module) -> Params:
+    """Returns the parameters as nested dicts of arrays; indices in lists become names."""
 
-    def named(tree: Any) -> Any:
+    def name_entries(tree: Any) -> Any:
         if not isinstance(tree, Mapping):
             return tree
-        return {str(name): named(entry) for name, entry in tree.items()}
+        return {str(name): name_entries(entry) for name, entry in tree.items()}
 
-    return named(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+    return name_entries(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
 
 
-def _drawn_from(key: Key, streams: nnx.State) -> nnx.State:
-    """Returns random streams at their beginning, each with a key of its own."""
+def _seed_streams(key: Key, streams: nnx.State) -> nnx.State:
+    """Returns random streams at their start, each with its own key."""
     drawn = []
     for number, (path, variable) in enumerate(nnx.to_flat_state(streams)):
         if isinstance(variable, nnx.RngKey):
@@ -75,7 +74,7 @@ def _drawn_from(key: Key, streams: nnx.State) -> nnx.State:
     return nnx.from_flat_state(drawn)
 
 
-def _made_by(module: Any) -> nnx.Module:
+def _make_module(module: Any) -> nnx.Module:
     """Returns the NNX module that a function of `rngs` makes."""
     name, why = getattr(module, "__name__", type(module).__name__), ""
     try:

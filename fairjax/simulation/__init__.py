@@ -1,14 +1,14 @@
 """Simulation: agents that train, upload, are judged and paid, round by round.
 
-    behaviours   who is dishonest, and how much; `dishonest_data` and `dishonest_uploads` do it
+    behaviours   who is dishonest, and how much; `dishonest_data`, `dishonest_uploads` apply it
     training     what an agent does on its own data: local epochs of an optax optimizer
     round        train, upload, judge, pay: the four functions of a round
     federations  model, mechanism and optimizer -> Federation(init, step)
     loop         the rounds of a run, compiled in chunks; evaluation
-    progress     what a run has come to: History, one row per round
+    progress     how far a run is: History, one row per round
 
-`states` has what the next round needs, `memory` what a round needs of a device, and
-`optimizers` which optax optimizers every agent can have a state of.
+`states` holds what the next round needs, `memory` computes how much memory a round needs, and
+`optimizers` checks that every agent can have its own state of an optax optimizer.
 """
 
 from fairjax.simulation import behaviours

@@ -1,7 +1,7 @@
 """Behaviours: who is careless, dishonest or broken, and how much.
 
-    data      an agent trains on rows of its own, changed once before the first round
-    uploads   an agent trains honestly, and uploads something else than its update
+    data      an agent trains on its own rows, which are changed once before the first round
+    uploads   an agent trains honestly, but uploads something else than its update
 
 Agents without a behaviour are honest. Each behaviour has one `strength`; see `STRENGTHS`.
 """
@@ -32,7 +32,7 @@ UPLOADS = {
     "broken_nan": "uploads NaN",
     "broken_inf": "uploads infinity",
 }
-# Of behaviours that have a strength: a rate, a standard deviation, a factor or a length.
+# Default strengths of behaviours that have one: a rate, a standard deviation, a factor, a length.
 STRENGTHS = {
     "label_flip": 1.0,
     "label_flip_1_7": 1.0,
@@ -51,28 +51,28 @@ RATES = ("label_flip", "label_flip_1_7", "label_noise")
 class Behaviour(NamedTuple):
     """What one agent does that is not honest."""
 
-    agent: Scalar  # its number; traced where runs of several seeds are one program
+    agent: Scalar  # the agent's number; traced where runs of several seeds are one program
     name: str
-    strength: float | None = None  # None: the name's own, of `STRENGTHS`
+    strength: float | None = None  # None: the default in `STRENGTHS`
 
 
 def assign(
     behaviours: Mapping[str, Any], *, num_agents: int, seed: int = 0
 ) -> tuple[Behaviour, ...]:
-    """Draws which agents behave how.
+    """Draws which agents behave dishonestly, and how.
 
     Args:
-      behaviours: for every name of `DATA` or `UPLOADS` a number of agents, or a pair
+      behaviours: maps names in `DATA` or `UPLOADS` to a number of agents, or to a pair
         (number of agents, strength).
       num_agents: N.
       seed: seed of the draw.
 
     Returns:
-      One `Behaviour` for each agent that is not honest; within a name, by their numbers.
+      One `Behaviour` for each dishonest agent, in the order of names, then of agents.
 
     Raises:
-      ValueError: a name is unknown, a number is negative, a strength breaks its rule,
-        there are not enough agents, or `behaviours` is no mapping.
+      ValueError: a name is unknown, a number is negative, a strength is out of range,
+        there are not enough agents, or `behaviours` is not a mapping.
 
     Examples:
       >>> assign({"sign_flip": 1}, num_agents=3)
@@ -89,10 +89,10 @@ def assign(
 
 
 def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, float]]:
-    """Returns the name and strength of each behaviour that `assign` draws an agent for.
+    """Returns the name and strength of each behaviour for which `assign` draws an agent.
 
     Raises:
-      ValueError: as `assign`.
+      ValueError: as in `assign`.
     """
     checks.count("num_agents", num_agents)
     if not isinstance(behaviours, Mapping):
@@ -121,14 +121,14 @@ def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, fl
 
 
 def names(behaviours: Sequence[Behaviour], num_agents: int) -> tuple[str, ...]:
-    """Returns what each agent does, by name; "honest" where it does nothing else."""
+    """Returns the name of each agent's behaviour; "honest" where it has none."""
     check_agents(behaviours, num_agents)
     by_agent = {behaviour.agent: behaviour.name for behaviour in behaviours}
     return tuple(by_agent.get(agent, HONEST) for agent in range(num_agents))
 
 
 def strength_of(name: str, strength: Scalar | None = None) -> Scalar:
-    """Returns a behaviour's strength: as given and checked, or the name's own."""
+    """Returns the given strength of a behaviour after a check, or the default for its name."""
     if strength is None:
         return STRENGTHS.get(name, 0.0)
     checks.between(f"strength of {name}", strength, 0, 1 if name in RATES else MOST_STRENGTH)
@@ -138,12 +138,12 @@ def strength_of(name: str, strength: Scalar | None = None) -> Scalar:
 
 
 def checked(behaviours: Any) -> tuple[Behaviour, ...]:
-    """Returns behaviours as a tuple, or says what is wrong with one."""
+    """Returns behaviours as a tuple, or raises if one is invalid."""
     many = isinstance(behaviours, Sequence) and not isinstance(behaviours, str | Behaviour)
     if not many or not all(isinstance(one, Behaviour) for one in behaviours):
         raise ValueError(
             "`behaviours` must be a list of Behaviour(agent=0, name=...), as "
-            "`fairjax.simulation.assign` draws them for a mapping of names and numbers, "
+            "`fairjax.simulation.assign` draws them from a mapping of names to numbers, "
             f"got {behaviours!r:.100}."
         )
     chosen: tuple[Behaviour, ...] = tuple(behaviours)
@@ -164,9 +164,9 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
 
 
 def check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
-    """Raises unless behaviours are of agents that there are, one each."""
+    """Raises unless all behaviours belong to existing agents, one each."""
     for agent, name, _ in checked(behaviours):
         if checks.is_known(agent) and not 0 <= agent < num_agents:
             raise ValueError(
-                f"`behaviours` must be of agents 0 to {num_agents - 1}, got {name} of {agent}."
+                f"`behaviours` must name agents 0 to {num_agents - 1}, got {name} of {agent}."
             )

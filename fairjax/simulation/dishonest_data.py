@@ -1,4 +1,4 @@
-"""Dishonest data: what agents train on in place of their own rows."""
+"""Dishonest data: changed examples on which agents train instead of their own."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from fairjax.simulation.behaviours import DATA, Behaviour, check_agents, strengt
 
 
 def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) -> Shards:
-    """Returns shards in which agents that behave so train on changed rows of their own.
+    """Returns shards in which agents with dishonest data train on changed copies of their rows.
 
     Args:
-      shards: who holds which data; rows of other agents stay as they are.
-      behaviours: of agents that are not honest.
+      shards: who holds which data; rows of other agents do not change.
+      behaviours: the behaviours of dishonest agents.
       seed: seed of the changes.
 
     Raises:
-      ValueError: there is no such agent, or it has two behaviours; the classes 1 and 7 are
-        not among those of the data; or there is to be noise in whole numbers that are not
-        tokens, in more than all tokens, or beyond what float32 holds.
+      ValueError: there is no such agent, or it has two behaviours; the data do not have the
+        classes 1 and 7; or `feature_noise` is given for whole numbers that are not tokens, for
+        a share of tokens above 1, or with a strength that float32 cannot hold.
 
     Examples:
       >>> data = Dataset(x=np.zeros((4, 2)), y=[0, 1, 2, 2], num_classes=3)
@@ -40,7 +40,7 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
     for agent in range(shards.num_agents):
         own = shards.rows(agent)
         if agent in changing:
-            examples, labels = _changed(rng, shards.data.take(own), changing[agent])
+            examples, labels = _change_examples(rng, shards.data.take(own), changing[agent])
             x.append(examples)
             y.append(labels)
             own = np.arange(end, end + len(own))
@@ -52,13 +52,13 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
     return dataclasses.replace(Shards.from_indices(data, rows), validation=shards.validation)
 
 
-def _changed(
+def _change_examples(
     rng: np.random.Generator, data: Dataset, behaviour: Behaviour
 ) -> tuple[np.ndarray, np.ndarray]:
     x, y, num_classes, name = data.x, data.y, data.num_classes, behaviour.name
     strength = strength_of(name, behaviour.strength)
     if name == "feature_noise":
-        return _noisy_examples(rng, data, strength), y
+        return _add_noise(rng, data, strength), y
     if name == "label_noise":
         other = rng.integers(num_classes, size=len(y))
     elif name == "label_flip":
@@ -70,8 +70,8 @@ def _changed(
     return x, np.where(rng.uniform(size=len(y)) < strength, other, y)
 
 
-def _noisy_examples(rng: np.random.Generator, data: Dataset, strength: float) -> np.ndarray:
-    """Returns examples with noise: added to floats, in place of tokens but for padding."""
+def _add_noise(rng: np.random.Generator, data: Dataset, strength: float) -> np.ndarray:
+    """Returns examples with noise: added to floats, or random tokens in place of tokens."""
     x, size = data.x, data.vocabulary_size
     if x.dtype == np.float32:
         with np.errstate(over="ignore"):
@@ -85,7 +85,7 @@ def _noisy_examples(rng: np.random.Generator, data: Dataset, strength: float) ->
     if size is None:
         raise ValueError(
             "`feature_noise` needs examples of floats, or of tokens with their "
-            "`vocabulary_size`, got whole numbers without."
+            "`vocabulary_size`, got whole numbers without a `vocabulary_size`."
         )
     checks.between("strength of feature_noise on tokens", strength, 0, 1)
     replaced = (x > 0) & (rng.uniform(size=x.shape) < strength)

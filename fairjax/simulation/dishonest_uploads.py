@@ -1,4 +1,4 @@
-"""Dishonest uploads: what agents send in place of their updates."""
+"""Dishonest uploads: what agents upload instead of their updates."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,16 +21,16 @@ class Memory(NamedTuple):
 def change_uploads(
     key: Key, updates: Stacked, memory: Memory, round: Scalar, behaviours: Sequence[Behaviour]
 ) -> Stacked:
-    """Returns what agents upload in place of their updates.
+    """Returns what agents upload instead of their updates.
 
-    The first colluder uploads what it trained, so one alone is as good as honest.
+    The first colluder uploads its own update, so a single colluder is in effect honest.
 
     Args:
       key: PRNG key of the round.
       updates: leaves `[N, ...]`, honest.
-      memory: of earlier rounds.
+      memory: what dishonest agents remember of earlier rounds.
       round: number of the round, from 0.
-      behaviours: of agents that are not honest; those of `DATA` upload honestly.
+      behaviours: the behaviours of dishonest agents; those in `DATA` upload honestly.
 
     Raises:
       ValueError: there is no such agent, or it has two behaviours.
@@ -56,17 +56,17 @@ def change_uploads(
         if name == "free_rider_zero":
             upload = jax.tree.map(jnp.zeros_like, own)
         elif name == "free_rider_noise":
-            noise = _noise(agent_key, own, jax.random.uniform, minval=-1, maxval=1)
+            noise = _draw_noise(agent_key, own, jax.random.uniform, minval=-1, maxval=1)
             upload = jax.tree.map(lambda leaf, f=strength: f * leaf, noise)
         elif name == "free_rider_stale":
             first = jax.tree.map(lambda leaf, i=agent: leaf[i], memory.first)
             upload = jax.tree.map(lambda a, b: jnp.where(round == 0, a, b), own, first)
         elif name == "free_rider_copy":
-            upload = _noisy(agent_key, memory.aggregate, strength)
+            upload = _add_noise(agent_key, memory.aggregate, strength)
         elif name == "collude":
             copied = jax.tree.map(lambda leaf: leaf[leader], updates)
-            # By identity: numbers of agents may be traced, and then have no value to compare.
-            upload = own if agent is leader else _noisy(agent_key, copied, strength)
+            # Compare by identity, since a traced number of an agent has no value to compare.
+            upload = own if agent is leader else _add_noise(agent_key, copied, strength)
         else:
             value = {"broken_nan": jnp.nan, "broken_inf": jnp.inf}.get(name)
             factor = -strength if name == "sign_flip" else strength
@@ -79,12 +79,12 @@ def change_uploads(
 
 
 def changing_uploads(behaviours: Sequence[Behaviour], num_agents: int) -> PerAgent:
-    """Returns `[N]` booleans: who uploads something else than its update."""
+    """Returns `[N]` booleans: the agent uploads something else than its update."""
     agents = [one.agent for one in behaviours if one.name in UPLOADS]
     return jnp.zeros(num_agents, bool).at[jnp.array(agents, int)].set(True)
 
 
-def _noise(key: Key, like: Params, draw: Any, **options: Any) -> Params:
+def _draw_noise(key: Key, like: Params, draw: Any, **options: Any) -> Params:
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
     return structure.unflatten(
@@ -92,10 +92,10 @@ def _noise(key: Key, like: Params, draw: Any, **options: Any) -> Params:
     )
 
 
-def _noisy(key: Key, tree: Params, strength: float) -> Params:
-    """Returns a pytree with normal noise added, `strength` times as long as it is."""
-    noise = _noise(key, tree, jax.random.normal)
-    # In units of the largest entry, or the squares of a long update would overflow.
+def _add_noise(key: Key, tree: Params, strength: float) -> Params:
+    """Returns a pytree with normal noise added, which is `strength` times as long as the tree."""
+    noise = _draw_noise(key, tree, jax.random.normal)
+    # Divide by the largest entry, since the squares of a long update would overflow.
     largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
     unit = jnp.where(largest > 0, jnp.minimum(largest, 2.0**126), 1)
     squares: Array = trees.sum_leaves(lambda leaf: jnp.square(leaf / unit).sum(), tree)

@@ -3,7 +3,7 @@
 Federation.init(key, shards)   -> State      what the next round needs
 Federation.step(state, shards) -> State, Record   what a person wants to see
 
-A federation is a value: two that were made of the same are equal, and share one program.
+A federation is a value: two that were made from the same parts are equal and share one program.
 """
 
 import dataclasses
@@ -41,17 +41,18 @@ from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 class Federation(ByContents):
     """Agents that train, are judged, and are paid; made by `fairjax.federation`.
 
-    It is hashable, and equal to another one that was made of the same: of functions with the
-    same code and constants, and of arrays with the same contents (`fairjax.fingerprint`). One
-    that holds what is being traced is equal to itself alone.
+    It is hashable, and equal to another one that was made from the same parts: functions with
+    the same code and constants, and arrays with the same contents (`fairjax.fingerprint`). A
+    federation that holds a traced value is equal only to itself.
 
     Attributes:
       training: what an agent does in a round: model, optimizer, local epochs, batches.
-      mechanism: what judges updates and pays agents.
-      rate_at: the learning rate by rounds (or local epochs) played; None where optax holds it.
-      behaviours: what agents that are not honest upload.
-      group_size: how many agents are vectorised at most; None: picked for the device.
-      mesh: the devices that agents are spread over, if more than one.
+      mechanism: judges updates and pays agents.
+      rate_at: maps the number of rounds (or local epochs) played to the learning rate, or to
+        None where only optax knows it.
+      behaviours: what dishonest agents upload.
+      group_size: the largest number of agents to vectorise; None: chosen for the device.
+      mesh: the devices over which agents are spread, if there is more than one.
     """
 
     training: LocalTraining
@@ -71,7 +72,7 @@ class Federation(ByContents):
 
     @property
     def num_devices(self) -> int:
-        """Over how many devices agents are spread."""
+        """The number of devices over which agents are spread."""
         return 1 if self.mesh is None else self.mesh.size
 
     def init(
@@ -83,7 +84,7 @@ class Federation(ByContents):
           key: PRNG key; everything random follows from it.
           shards: who holds which data.
           params: common first parameters; None: drawn by the model from the key.
-          num_rounds: how many rounds the run will have; 0: not known.
+          num_rounds: how many rounds the run will have; 0: unknown.
 
         Raises:
           ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit
@@ -101,7 +102,7 @@ class Federation(ByContents):
         )
 
     def step(self, state: State, shards: Shards) -> tuple[State, Record]:
-        """Returns the state after one more round, and what there is to see of it."""
+        """Returns the state after one more round, and the record of that round."""
         checks.kind("state", state, State, "`federation.init(key, shards)`")
         checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
         train_key, mechanism_key = jax.random.split(jax.random.fold_in(state.key, state.round))
@@ -155,7 +156,7 @@ class Federation(ByContents):
         )
 
     def context(self, state: State, shards: Shards, key: Key) -> Context:
-        """Returns what the mechanism may look at; what it does not look at is never computed."""
+        """Returns what the mechanism may look at; unused fields are never computed."""
         training = self.training
         played = state.round * (training.local_epochs if training.decay_per == "epoch" else 1)
         utility = None
@@ -189,7 +190,7 @@ class Federation(ByContents):
         return pick_agents_at_once(self.training, shards, self.num_devices)
 
     def bytes_per_agent(self, shards: Shards) -> int:
-        """Returns what a local step of one agent works on, in bytes."""
+        """Returns how many bytes a local step of one agent needs."""
         return bytes_per_agent(self.training, shards)
 
 
@@ -211,8 +212,8 @@ def federation(
     """Returns a federation of agents that train, are judged, and are paid.
 
     Args:
-      model: what every agent trains.
-      mechanism: what judges the updates and pays the agents.
+      model: the network that every agent trains.
+      mechanism: judges the updates and pays the agents.
       optimizer: an optax optimizer, such as `optax.sgd(0.1)`; or, with `learning_rate`, a
         function that makes one from a learning rate, such as `optax.sgd`. Every agent keeps
         its own state.
@@ -223,20 +224,20 @@ def federation(
       local_steps: "all", or "last_batch": one step per local epoch, on its last batch.
       agents_at_once: how many agents are vectorised; None: one on a CPU, as many as
         memory holds on an accelerator. Results depend on it by rounding.
-      schedule_counts: what a schedule within `optimizer` counts, as in
-        `optax.sgd(optax.cosine_decay_schedule(0.1, 100))`: "steps", each agent's own local
-        steps, of which an agent with more data takes more; or "rounds" (or local epochs, as
-        `decay_per` says), the same for all agents. None: steps, with a warning.
-      behaviours: what agents that are not honest upload. What they do to their data,
-        `fairjax.simulation.change_data(shards, behaviours)` does before.
-      mesh: devices that agents are spread over, such as `fairjax.devices.mesh()`; None: one.
+      schedule_counts: what a schedule within `optimizer` counts, for example in
+        `optax.sgd(optax.cosine_decay_schedule(0.1, 100))`: "steps" counts each agent's own
+        local steps, so an agent with more data counts faster; "rounds" counts rounds (or local
+        epochs, as `decay_per` says), the same for all agents. None: steps, with a warning.
+      behaviours: what dishonest agents upload. For dishonest data, call
+        `fairjax.simulation.change_data(shards, behaviours)` beforehand.
+      mesh: devices over which agents are spread, such as `fairjax.devices.mesh()`; None: one.
         Results depend on their number by rounding.
 
     Returns:
       A `Federation`.
 
     Raises:
-      ValueError: a value breaks its rule.
+      ValueError: an argument has the wrong kind or is out of range.
 
     Examples:
       >>> import fairjax as fj
@@ -265,21 +266,21 @@ def federation(
         training=LocalTraining(model, optimizer_at, *steps),
         mechanism=mechanism,
         rate_at=rate_at,
-        behaviours=_upload_behaviours(behaviours),
+        behaviours=_check_upload_behaviours(behaviours),
         group_size=agents_at_once,
         mesh=devices.checked(mesh),
     )
 
 
-def _upload_behaviours(behaviours: Any) -> tuple[Behaviour, ...]:
-    """Returns behaviours that change uploads, or refuses those that change data."""
+def _check_upload_behaviours(behaviours: Any) -> tuple[Behaviour, ...]:
+    """Returns behaviours that change uploads, or raises if one changes data."""
     behaviours = checked_behaviours(behaviours)
     for one in behaviours:
         if one.name in DATA:
             raise ValueError(
                 "`behaviours` of a federation must change uploads, one of "
                 f"{', '.join(sorted(UPLOADS))}, got {one.name!r}, which changes an agent's data. "
-                "Call `shards = fairjax.simulation.change_data(shards, behaviours)` with it, and "
+                "Pass it to `shards = fairjax.simulation.change_data(shards, behaviours)` and "
                 "leave it out here."
             )
     return behaviours

@@ -1,4 +1,4 @@
-"""Simulation: rounds of a federation, compiled as one program, and what they leave to see.
+"""Simulation: rounds of a federation, compiled as one program, and their history.
 
     state_t+1, record_t = step(state_t)          accuracies of the paid models, when due
 
@@ -30,9 +30,9 @@ from fairjax.simulation.progress import (
 from fairjax.simulation.states import MOST_ROUNDS, State
 from fairjax.types import Key, Params, PerAgent, Scalar
 
-CHUNKS = 20  # how often the host sees a run, at least
-# How many compiled programs are kept. Each takes several hundred of the 65,530 memory maps that
-# Linux grants a process.
+CHUNKS = 20  # the least number of times that the host sees a run
+# How many compiled programs are kept. Each needs several hundred of the 65,530 memory maps that
+# Linux allows a process.
 PROGRAMS = 8
 
 
@@ -59,15 +59,15 @@ def run(
       test: the data on which models are evaluated.
       num_rounds: number of rounds, at least one.
       params: common first parameters; None: drawn by the model from the key.
-      eval_every: evaluate after every so many rounds; the last is always evaluated.
+      eval_every: number of rounds between evaluations; the last round is always evaluated.
       record_updates: keep all uploads, T N D numbers, for contributions of a whole run.
 
     Returns:
       The final `State` and a `History`.
 
     Raises:
-      ValueError: a value breaks its rule, model, shards and test data do not fit
-        each other, or the mechanism breaks its protocol.
+      ValueError: an argument has the wrong kind or is out of range, model, shards and
+        test data do not fit each other, or the mechanism breaks its protocol.
 
     Examples:
       >>> import optax
@@ -108,7 +108,7 @@ def rounds(
 ) -> Iterator[Progress]:
     """Yields the progress of a run after every chunk of rounds; see `run`.
 
-    A run that goes on from a `start` yielded before ends in the same bits.
+    A run that continues from a `start` yielded before ends with exactly the same numbers.
     """
     checks.kind("federation", federation, Federation, "`fairjax.federation`")
     checks.count("num_rounds", num_rounds, most=MOST_ROUNDS)
@@ -123,10 +123,10 @@ def rounds(
         progress = beginning(
             key, federation, shards, params, num_rounds=num_rounds, record_updates=record_updates
         )
-    # One round more than asked: its local epochs are what `trained_accuracies` of the
-    # last round is about, and nothing else of it is kept.
+    # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
+    # and nothing else of it is kept.
     length = math.ceil((num_rounds + 1) / CHUNKS)
-    program = _program(federation, length, record_updates, shapes((shards, test)))
+    program = _compile_play(federation, length, record_updates, shapes((shards, test)))
     warned = False
     while progress.num_rounds <= num_rounds:
         (state, events), rows = program(
@@ -171,10 +171,10 @@ def play(
     first: Scalar = 0,
     record_updates: bool = False,
 ) -> tuple[Carry, History]:
-    """Plays up to `length` rounds from number `first`, and one after the last for its training.
+    """Plays up to `length` rounds from number `first`, and an extra round after the last.
 
     Returns:
-      The state, with what the host is to hear of; and the rows of the rounds.
+      The state with the events to report, and the rows of the rounds.
     """
     unknown = jnp.full(shards.num_agents, jnp.nan)
 
@@ -211,26 +211,27 @@ def play(
             updates=record.uploads if record_updates else None,
         )
         counts = number < num_rounds
-        heard = trees.where(counts, events.after(record, number), events)
-        return (trees.where(counts, after, state), heard), devices.everywhere(federation.mesh, row)
+        events = trees.where(counts, events.after(record, number), events)
+        return (trees.where(counts, after, state), events), devices.everywhere(federation.mesh, row)
 
     def skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:
         return carry, jax.tree.map(lambda row: jnp.zeros(row.shape[1:], row.dtype), empty)
 
-    def one(carry: Carry, number: Scalar) -> tuple[Carry, History]:
+    def play_or_skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:
         return lax.cond(number <= num_rounds, one_round, skip, carry, number)
 
     empty = no_rows(state, record_updates)
-    return lax.scan(one, (state, Events.none()), first + jnp.arange(length))
+    return lax.scan(play_or_skip, (state, Events.none()), first + jnp.arange(length))
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _program(federation: Federation, length: int, record_updates: bool, arguments: Any) -> Any:
-    """Returns `play` compiled for a federation, and for all that are equal to it.
+def _compile_play(federation: Federation, length: int, record_updates: bool, arguments: Any) -> Any:
+    """Returns `play` compiled for a federation and for all that are equal to it.
 
-    The last programs used are kept. What is dropped from here JAX frees, with its memory maps.
+    The last programs used are kept. JAX frees a program that is dropped here, with its memory
+    maps.
     """
-    del arguments  # their shapes: another program for others
+    del arguments  # the shapes of the arguments: other shapes need another program
     spare_maps()
     return jax.jit(functools.partial(play, federation, length, record_updates=record_updates))
 

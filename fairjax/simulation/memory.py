@@ -1,4 +1,4 @@
-"""Memory: what a round of agents needs of it, known from shapes before anything is compiled."""
+"""Memory: how much a round needs, computed from shapes before anything is compiled."""
 
 import contextlib
 import functools
@@ -15,18 +15,18 @@ from fairjax.data import Shards
 from fairjax.models import initial_params
 from fairjax.simulation.training import LocalTraining, examples
 
-MOST_MAPS = 30_000  # Linux ends a process, without a word, that asks for more than 65,530
+MOST_MAPS = 30_000  # Linux silently kills a process that asks for more than 65,530
 
 
 class Needs(NamedTuple):
-    """What one agent needs.
+    """How much memory one agent needs.
 
     Attributes:
-      parameters: how many parameters its model has.
-      params: the bytes that they take.
-      optimizer: the bytes that its optimizer's state takes.
-      step: the bytes that a local step works on: what its backward pass keeps, its optimizer
-        state, its parameters, gradient and change.
+      parameters: the number of parameters of its model.
+      params: the bytes of these parameters.
+      optimizer: the bytes of its optimizer's state.
+      step: the bytes that a local step needs: for the values kept for the backward pass, the
+        optimizer's state, the parameters, their gradient and their change.
     """
 
     parameters: int
@@ -36,7 +36,7 @@ class Needs(NamedTuple):
 
 
 def shapes(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
-    """Returns the structure and the shapes of a pytree, which are hashable."""
+    """Returns the structure and the shapes of a pytree in a hashable form."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 
@@ -55,18 +55,19 @@ def pick_agents_at_once(training: LocalTraining, shards: Shards, num_devices: in
 
 
 def bytes_per_agent(training: LocalTraining, shards: Shards) -> int:
-    """Returns what a local step of one agent works on, in bytes."""
-    return _needs(training, *shapes(shards)).step
+    """Returns how many bytes a local step of one agent needs."""
+    return _compute_needs(training, *shapes(shards)).step
 
 
 def check_memory(training: LocalTraining, shards: Shards, num_devices: int = 1) -> None:
-    """Raises where a device cannot hold a round of its agents.
+    """Raises if a device cannot hold a round of its agents.
 
     Raises:
-      ValueError: says how much is needed, how much there is, and what to change.
+      ValueError: it cannot. The message says how much memory is needed, how much there is,
+        and what to change.
     """
-    needs = _needs(training, *shapes(shards))
-    # Held, trained, uploaded and paid parameters; optimizer states before and after.
+    needs = _compute_needs(training, *shapes(shards))
+    # Parameters are kept as held, trained, uploaded and paid; optimizer states before and after.
     per_agent = 4 * needs.params + 2 * needs.optimizer
     own = math.ceil(shards.num_agents / num_devices)
     needed = own * per_agent + needs.step + _num_bytes(shards)
@@ -81,18 +82,18 @@ def check_memory(training: LocalTraining, shards: Shards, num_devices: int = 1) 
 
 
 def device_memory() -> int:
-    """Returns the memory of a device in bytes; of a CPU, that of the machine."""
+    """Returns the memory of a device in bytes; a CPU has the machine's memory."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def spare_maps() -> None:
-    """Clears JAX's caches where compiled programs take up most memory maps of the process.
+    """Clears JAX's caches if compiled programs use up most memory maps of the process.
 
-    What JAX compiles to draw first parameters, one small program for every new shape, it keeps
-    for ever. All that is still needed is compiled again.
+    To draw first parameters JAX compiles a small program for every new shape, and keeps it for
+    ever. Cleared programs that are still needed are compiled again.
     """
-    with contextlib.suppress(OSError):  # elsewhere than on Linux
+    with contextlib.suppress(OSError):  # only Linux has this file
         if Path("/proc/self/maps").read_bytes().count(b"\n") > MOST_MAPS:
             jax.clear_caches()
 
@@ -101,11 +102,11 @@ def _num_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-@functools.lru_cache(maxsize=8)  # federations are made again and again of the same
-def _needs(
+@functools.lru_cache(maxsize=8)  # users often make several federations from the same parts
+def _compute_needs(
     training: LocalTraining, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]
 ) -> Needs:
-    def kept(leaves: Any) -> Any:
+    def allocate(leaves: Any) -> Any:
         shards = structure.unflatten(leaves)
         params = initial_params(training.model, jax.random.key(0), shards.data)
         batch_size = min(training.batch_size, shards.indices.shape[1])
@@ -114,7 +115,7 @@ def _needs(
         residuals = jax.vjp(lambda params: training.loss(params, x, y, present), params)[1]
         return params, training.init(params), residuals
 
-    params, optimizer, residuals = jax.eval_shape(kept, leaves)
+    params, optimizer, residuals = jax.eval_shape(allocate, leaves)
     sizes = [_num_bytes(tree) for tree in (params, optimizer, residuals)]
     step = 3 * sizes[0] + sizes[1] + sizes[2]
     return Needs(trees.num_parameters(params), sizes[0], sizes[1], step)

@@ -1,8 +1,8 @@
-"""Optimizers: optax's, by the rounds played, with schedules that count what they are told to.
+"""Optimizers: optax's, with learning rates that follow the rounds played.
 
 rate      learning_rate(t)       in round t, or local epoch t
 steps     a schedule within the optimizer counts an agent's own local steps
-rounds    it stands at the number of rounds played, for every agent alike
+rounds    it counts the rounds played, the same for every agent
 """
 
 import warnings
@@ -17,7 +17,7 @@ from fairjax import checks
 from fairjax.types import Params, Scalar
 
 COUNTS = ("steps", "rounds")
-# What functions of users and of optax raise where they are given what they do not take.
+# Errors that functions of users and of optax raise for arguments that they do not accept.
 _MISFITS = (TypeError, ValueError, AttributeError, LookupError)
 
 
@@ -27,8 +27,8 @@ def by_rounds(
     """Returns the optimizer and the learning rate as functions of rounds or epochs played.
 
     Raises:
-      ValueError: the optimizer or the learning rate is of the wrong kind, or does not fit the
-        other, or cannot be compiled.
+      ValueError: the optimizer or the learning rate has the wrong kind, they do not fit each
+        other, or one of them cannot be compiled.
     """
     if learning_rate is None:
         if not isinstance(optimizer, optax.GradientTransformation):
@@ -57,13 +57,13 @@ def check_optimizer(optimizer: Any, params: Params, counts: str | None) -> None:
     """Raises unless an optimizer trains parameters from their gradients; warns of its schedules.
 
     Args:
-      optimizer: of optax.
-      params: of the model, or their shapes.
-      counts: what its schedules were told to count; None: nothing was told.
+      optimizer: an optax optimizer.
+      params: the model's parameters, or their shapes.
+      counts: what the optimizer's schedules shall count; None: the user did not say.
 
     Raises:
-      ValueError: the optimizer needs more than gradients, its state and parameters, or it is to
-        count rounds and holds no schedule.
+      ValueError: the optimizer needs more than gradients, its state and parameters, or `counts`
+        is "rounds" and the optimizer holds no schedule.
     """
 
     def first_step(params: Params) -> Any:
@@ -75,14 +75,14 @@ def check_optimizer(optimizer: Any, params: Params, counts: str | None) -> None:
         changed, state = jax.eval_shape(first_step, params)
     except _MISFITS as error:
         raise ValueError(
-            "`optimizer` must make its step of gradients, its state and the parameters alone: "
-            "optimizers that need the loss or other arguments (line searches, optax.contrib) and "
-            f"optax.lookahead do not. It says: {type(error).__name__}: {error}"
+            "`optimizer` must compute its step from gradients, its state and the parameters only; "
+            "optax.lookahead and optimizers that need the loss or other arguments (line searches, "
+            f"optax.contrib) do not. It says: {type(error).__name__}: {error}"
         ) from error
     wanted, found = (jax.tree.map(jnp.shape, tree) for tree in (params, changed))
     if wanted != found:
         raise ValueError(f"`optimizer` must keep the parameters' shapes {wanted}, got {found}.")
-    schedules = [node for node in _nodes(state) if _is_schedule(node)]
+    schedules = [node for node in _list_nodes(state) if _is_schedule(node)]
     if counts == "rounds" and not schedules:
         raise ValueError(
             '`schedule_counts` must be None or "steps" for an optimizer whose state holds no '
@@ -91,17 +91,16 @@ def check_optimizer(optimizer: Any, params: Params, counts: str | None) -> None:
         )
     if counts is None and schedules:
         warnings.warn(
-            "`optimizer` holds a schedule that counts each agent's own local steps: agents with "
-            "more data take more steps a round, so they are through with it first, and are then "
-            'judged by updates of almost nothing. Say schedule_counts="rounds" to '
-            '`fairjax.federation` if it is to count rounds, or schedule_counts="steps" if it is '
-            "meant as it is.",
+            "`optimizer` holds a schedule that counts each agent's own local steps. Agents with "
+            "more data take more steps a round, so they reach its end first, and are then judged "
+            'by updates of almost zero. Pass schedule_counts="rounds" to `fairjax.federation` to '
+            'count rounds, or schedule_counts="steps" to count steps without this warning.',
             stacklevel=2,
         )
 
 
 def hold_counts(state: Any, count: Scalar) -> Any:
-    """Returns an optimizer's state in which every schedule stands at a count."""
+    """Returns an optimizer's state in which every schedule is at the given count."""
 
     def hold(node: Any) -> Any:
         return type(node)(jnp.asarray(count, node.count.dtype)) if _is_schedule(node) else node
@@ -109,14 +108,14 @@ def hold_counts(state: Any, count: Scalar) -> Any:
     return jax.tree.map(hold, state, is_leaf=_is_schedule)
 
 
-def _nodes(state: Any) -> list[Any]:
+def _list_nodes(state: Any) -> list[Any]:
     return jax.tree.leaves(state, is_leaf=_is_schedule)
 
 
 def _is_schedule(node: Any) -> bool:
     """Says whether a part of an optimizer's state is a count and nothing else.
 
-    Optax's states of schedules are, of learning rates, weight decays and injected numbers.
+    In optax this holds for schedules of learning rates, weight decays and injected numbers.
     """
     return getattr(node, "_fields", None) == ("count",)
 
@@ -128,7 +127,7 @@ def _check_schedule(learning_rate: Callable[[Scalar], Any]) -> None:
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
         raise ValueError(
             "`learning_rate` must be a function that JAX can compile: the number of rounds played "
-            "is not known to `if`, `float`, `range` or an index of a list. Say "
+            "is not known to `if`, `float`, `range` or an index of a list. Write "
             "jnp.where(count < 10, 0.1, 0.01) for a choice, jnp.array(rates)[count] for a table. "
             f"It says: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
@@ -144,7 +143,7 @@ def _check_schedule(learning_rate: Callable[[Scalar], Any]) -> None:
 
 
 def _check_factory(optimizer: Any, optimizer_at: Callable[[Scalar], Any]) -> None:
-    """Raises unless a function makes an optimizer from a learning rate, known or not."""
+    """Raises unless a function makes an optimizer from a learning rate, known or traced."""
     made: Any = None
 
     def make(count: Scalar) -> None:

@@ -1,4 +1,4 @@
-"""Progress: how far a run is, the rows of its rounds, and what the host is to hear of them.
+"""Progress: how far a run is, the rows of its rounds, and events to report on the host.
 
 record_t -> row t of the History          record_t -> Events, carried from round to round
 """
@@ -22,13 +22,13 @@ class History(NamedTuple):
       accuracies: `[T, N]` of the models that agents were paid; nan in rounds not evaluated.
       trained_accuracies: `[T, N]` of the same models after their next local epochs.
       server_accuracies: `[T]` of the server's model.
-      contributions: `[T, N]`; nan where the mechanism does not judge, as the next two.
-      importance: `[T, N]`.
+      contributions: `[T, N]`; nan where the mechanism does not judge.
+      importance: `[T, N]`; nan where the mechanism does not judge.
       fractions: `[T, N]` shares of the aggregate that agents earned, before rounding.
-      excluded: `[T, N]` booleans: whose upload was dropped: not finite, or too large to add.
+      excluded: `[T, N]` booleans: the upload was dropped: not finite, or too large to add.
       servers: the server's parameters at rounds' starts, leaves `[T, ...]`; None unless
-        recorded, as the next.
-      updates: what was uploaded, leaves `[T, N, ...]`.
+        recorded.
+      updates: the uploads, leaves `[T, N, ...]`; None unless recorded.
     """
 
     accuracies: PerRound
@@ -43,7 +43,7 @@ class History(NamedTuple):
 
 
 class Events(NamedTuple):
-    """What the host is to hear of; rounds are -1 where nothing happened.
+    """Events to report on the host; a round is -1 where nothing happened.
 
     Attributes:
       broken: the first round in which the mechanism paid NaN or infinity.
@@ -57,11 +57,11 @@ class Events(NamedTuple):
 
     @classmethod
     def none(cls) -> "Events":
-        """Returns that nothing happened yet."""
+        """Returns the events of a run in which nothing happened yet."""
         return cls(jnp.array(-1), jnp.array(-1), jnp.array(-1))
 
     def after(self, record: Record, number: Scalar) -> "Events":
-        """Returns what happened first, with one more round."""
+        """Returns the first events, including those of one more round."""
         broken = jnp.where(record.broken & (self.broken < 0), number, self.broken)
         is_first = record.unchanged.any() & (self.unchanged < 0)
         unchanged = jnp.where(is_first, number, self.unchanged)
@@ -73,9 +73,9 @@ class Progress(NamedTuple):
     """How far a run is.
 
     Attributes:
-      state: after the last round played.
-      rows: of all rounds played, leaves `[rounds played, ...]`; `trained_accuracies` belong to
-        the round before.
+      state: the state after the last round played.
+      rows: one row for every round played, leaves `[rounds played, ...]`; a row's
+        `trained_accuracies` belong to the round before.
     """
 
     state: State
@@ -83,14 +83,14 @@ class Progress(NamedTuple):
 
     @property
     def num_rounds(self) -> int:
-        """How many rounds have rows; one more than asked for when a run is finished."""
+        """The number of rows; a finished run has one more than rounds were requested."""
         return len(self.rows.server_accuracies)
 
 
 def no_rows(state: State, record_updates: bool) -> History:
-    """Returns a history of no rounds, for a run that begins in a state."""
+    """Returns a history without rounds, in the shapes of a run that begins in `state`."""
 
-    def nothing(tree: Any) -> Any:
+    def no_entries(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), tree)
 
     numbers = jnp.zeros((0, trees.num_agents(state.agents)))
@@ -102,16 +102,16 @@ def no_rows(state: State, record_updates: bool) -> History:
         importance=numbers,
         fractions=numbers,
         excluded=numbers.astype(bool),
-        servers=nothing(state.server) if record_updates else None,
-        updates=nothing(state.agents) if record_updates else None,
+        servers=no_entries(state.server) if record_updates else None,
+        updates=no_entries(state.agents) if record_updates else None,
     )
 
 
 def check_paid(mechanism: str, broken: Scalar) -> None:
-    """Raises where a mechanism paid NaN or infinity; see `play`.
+    """Raises if a mechanism paid NaN or infinity; see `play`.
 
     Raises:
-      ValueError: names the mechanism and the round.
+      ValueError: it did. The message names the mechanism and the round.
     """
     if broken >= 0:
         raise ValueError(
@@ -121,10 +121,11 @@ def check_paid(mechanism: str, broken: Scalar) -> None:
 
 
 def warn_of_unchanged(events: Events) -> bool:
-    """Warns of an honest agent whose update was exactly zero, and says whether there is one.
+    """Warns if an honest agent's update was exactly zero, and says whether that happened.
 
     Args:
-      events: of one run, or of several on leading axes, the first of which is told.
+      events: the events of one run, or of several runs on leading axes; the warning names the
+        first.
     """
     rounds, agents = np.ravel(events.unchanged), np.ravel(events.agent)
     found = np.flatnonzero(rounds >= 0)
@@ -133,7 +134,7 @@ def warn_of_unchanged(events: Events) -> bool:
             f"Agent {agents[found[0]]} trained honestly in round {rounds[found[0]]} and its update "
             "was exactly zero, so it is judged as if it gave nothing. Likely the learning rate has "
             "become so small that parameters no longer change, a schedule within the optimizer "
-            "(`schedule_counts`) is through, or gradients vanish.",
+            "(`schedule_counts`) has ended, or gradients vanish.",
             stacklevel=2,
         )
     return bool(found.size)

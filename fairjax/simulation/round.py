@@ -1,8 +1,8 @@
 """The round: four functions, one after the other.
 
-train    dw_i                 what local epochs change, from where the plan starts agent i
-upload   u_i                  what the behaviour of agent i makes of dw_i; unusable: zero
-judge    v_i, aggregate       what the mechanism makes of all uploads
+train    dw_i                 the change by local epochs, from the parameters that the plan gives
+upload   u_i                  dw_i, or what the behaviour of agent i puts in its place
+judge    v_i, aggregate       what the mechanism pays for all uploads; unusable ones are zero
 pay      w_i + v_i            server:  w + aggregate
 """
 
@@ -23,14 +23,14 @@ from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 
 class Trained(NamedTuple):
-    """What local training came to.
+    """The result of local training.
 
     Attributes:
-      start: parameters that agents trained from, leaves `[N, ...]`.
+      start: parameters from which agents trained, leaves `[N, ...]`.
       params: parameters after the local epochs.
       updates: the difference.
-      optimizer: optimizer states; of an agent whose training broke, as they were before.
-      finite: `[N]` booleans: is the agent's update without NaN and infinity.
+      optimizer: optimizer states; an agent whose training diverged keeps its old state.
+      finite: `[N]` booleans: the agent's update has no NaN or infinity.
       unchanged: `[N]` booleans: the agent trained, and its update is exactly zero.
     """
 
@@ -47,7 +47,7 @@ class Uploads(NamedTuple):
 
     Attributes:
       updates: what the mechanism sees, leaves `[N, ...]`; unusable uploads are zero.
-      usable: `[N]` booleans.
+      usable: `[N]` booleans: the upload is finite and small enough to add.
       memory: what dishonest agents remember, if there are any.
     """
 
@@ -57,12 +57,12 @@ class Uploads(NamedTuple):
 
 
 class Paid(NamedTuple):
-    """What everybody holds after the round.
+    """All parameters after the round.
 
     Attributes:
-      agents: parameters, leaves `[N, ...]`.
-      server: parameters.
-      broken: a boolean: did the mechanism pay NaN or infinity.
+      agents: the agents' parameters, leaves `[N, ...]`.
+      server: the server's parameters.
+      broken: a boolean: the mechanism paid NaN or infinity.
     """
 
     agents: Stacked
@@ -82,7 +82,7 @@ def train(
     agents_at_once: int,
     mesh: Mesh | None = None,
 ) -> Trained:
-    """Returns what agents make of their models on their shards."""
+    """Returns the result of all agents' local training on their shards."""
     start = agents if plan.start is None else plan.start
     keys = jax.random.split(key, shards.num_agents)
     params, states = train_agents(
@@ -99,7 +99,7 @@ def train(
     updates = jax.tree.map(jnp.subtract, params, start)
     finite = trees.finite_rows(updates)
     unchanged = trees.rows_that(lambda leaf: leaf == 0, updates)
-    # An agent whose training broke starts the next round as it started this one.
+    # An agent whose training diverged starts the next round with the same optimizer state.
     states = trees.where(finite, states, optimizer)
     took_part = True if plan.participants is None else plan.participants
     return Trained(start, params, updates, states, finite, unchanged & took_part)
@@ -113,14 +113,14 @@ def upload(
     memory: Memory | None,
     round: Scalar,
 ) -> Uploads:
-    """Returns what agents send in place of their updates, and who sends what can be used.
+    """Returns what agents upload, and which uploads are usable.
 
     Args:
       key: PRNG key.
-      trained: what local training came to.
+      trained: the result of local training.
       server: the server's parameters.
-      behaviours: of agents that are not honest.
-      memory: what they remember, if there are any.
+      behaviours: the behaviours of dishonest agents.
+      memory: what dishonest agents remember, if there are any.
       round: number of the round, from 0.
     """
     updates = uploads = trained.updates
@@ -135,13 +135,13 @@ def upload(
 def judge(
     mechanism: Mechanism, uploads: Stacked, state: Any, context: Context
 ) -> tuple[Outcome, Any]:
-    """Returns what a mechanism decides, and its next state; says how it breaks its protocol."""
+    """Returns what a mechanism decides and its next state; raises if it breaks its protocol."""
     answer = mechanism.update(uploads, state, context)
     return checked_answer(answer, uploads, state, mechanism.name)
 
 
 def pay(trained: Trained, server: Params, outcome: Outcome) -> Paid:
-    """Returns the parameters of agents and server with what the mechanism pays."""
+    """Returns the parameters of agents and server after the mechanism's pay."""
     agents = jax.tree.map(jnp.add, trained.start, outcome.rewards)
     server = jax.tree.map(jnp.add, server, outcome.aggregate)
     # Ignore agents whose training already diverged: other parameters that are not finite come

@@ -3,7 +3,7 @@
     first_state(key, ...)   -> State    every agent and the server hold the same parameters
     round t                 -> State, Record
 
-`lax.scan` stacks records; what is not in the state, no round can depend on.
+`lax.scan` stacks records. A round depends on earlier rounds only through the state.
 """
 
 from typing import Any, NamedTuple
@@ -22,15 +22,15 @@ from fairjax.simulation.optimizers import check_optimizer
 from fairjax.simulation.training import LocalTraining
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
-MOST_ROUNDS = 2**31 - 2  # rounds are counted in int32, and one more is played
+MOST_ROUNDS = 2**31 - 2  # rounds are counted in int32, and one extra round is played
 
 
 class State(NamedTuple):
     """What the next round needs; a pytree of arrays.
 
     Attributes:
-      round: how many rounds were played, int32.
-      num_rounds: how many the whole run has, int32; 0 where that is not known.
+      round: the number of rounds played, int32.
+      num_rounds: the number of rounds of the whole run, int32; 0 where it is unknown.
       key: PRNG key of the run; round t uses `fold_in(key, t)`.
       agents: the agents' parameters, leaves `[N, ...]`.
       server: the server's parameters.
@@ -55,13 +55,13 @@ class Record(NamedTuple):
     Attributes:
       trained: the agents' parameters after their local epochs, leaves `[N, ...]`.
       updates: what local training changed, before any behaviour, leaves `[N, ...]`.
-      uploads: what the mechanism saw: after behaviours, unusable ones as zero.
-      contributions: `[N]`, what the mechanism thinks of each upload.
-      importance: `[N]`, what it thinks of each agent so far.
+      uploads: what the mechanism saw: after behaviours, with unusable uploads as zero.
+      contributions: `[N]`, the mechanism's judgement of each upload.
+      importance: `[N]`, the mechanism's judgement of each agent so far.
       fractions: `[N]` shares of the aggregate that agents earned, before rounding.
-      excluded: `[N]` booleans: whose upload was dropped: not finite, or too large to add.
-      broken: a boolean: did the mechanism pay NaN or infinity.
-      unchanged: `[N]` booleans: who trained and uploads honestly, yet an update of zeros.
+      excluded: `[N]` booleans: the upload was dropped: not finite, or too large to add.
+      broken: a boolean: the mechanism paid NaN or infinity.
+      unchanged: `[N]` booleans: the agent trained and uploads honestly, but its update is zero.
     """
 
     trained: Stacked
@@ -91,12 +91,12 @@ def first_state(
     Args:
       key: PRNG key; everything random follows from it.
       training: what an agent does in a round.
-      mechanism: what judges and pays.
+      mechanism: judges and pays agents.
       shards: who holds which data.
       params: common first parameters; None: drawn by the model from the key.
-      num_rounds: how many rounds there will be; 0: not known.
-      remember: keep what dishonest agents need.
-      mesh: devices that agents are spread over.
+      num_rounds: how many rounds there will be; 0: unknown.
+      remember: whether to keep what dishonest agents need.
+      mesh: devices over which agents are spread.
 
     Raises:
       ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit each
@@ -109,7 +109,7 @@ def first_state(
     check_memory(training, shards, 1 if mesh is None else mesh.size)
     params_key, run_key = jax.random.split(key)
     first = initial_params(training.model, params_key, shards.data)
-    params = first if params is None else _like(first, params)
+    params = first if params is None else _match_params(first, params)
     check_optimizer(training.optimizer_at(0), params, training.schedule_counts)
     num_agents = shards.num_agents
     state = State(
@@ -126,7 +126,7 @@ def first_state(
 
 
 def placed(mesh: Mesh | None, state: State) -> State:
-    """Returns the state on the mesh: what agents hold is spread, the rest is everywhere."""
+    """Returns the state on the mesh: agents' arrays are spread, all others are replicated."""
     if mesh is None:
         return state
     by_agent = devices.by_agent(mesh, trees.num_agents(state.agents))
@@ -152,8 +152,8 @@ def _as_key(key: Any) -> Key:
     return key
 
 
-def _like(first: Params, params: Params) -> Params:
-    """Returns given first parameters with the structure and dtypes of the model's own."""
+def _match_params(first: Params, params: Params) -> Params:
+    """Returns the given first parameters in the dtypes of the model's own."""
     wanted, found = jax.tree.map(jnp.shape, first), jax.tree.map(jnp.shape, params)
     if wanted != found:
         raise ValueError(f"`params` must have the model's shapes {wanted}, got {found}.")

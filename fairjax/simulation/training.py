@@ -3,7 +3,7 @@
     epoch   a fresh shuffle of the shard, cut into batches; the last may be partial
     step    the gradient of the mean cross entropy over a batch's examples
 
-An agent takes ceil(n_i / B) local steps per epoch: more data, more steps. Its padding
+An agent takes ceil(n_i / B) local steps per epoch, so more data means more steps. Padding
 never enters a gradient.
 """
 
@@ -29,18 +29,19 @@ from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LocalTraining(ByContents):
-    """What one agent does with its shard in a round; all static.
+    """What one agent does with its shard in a round; all fields are static.
 
     Attributes:
-      model: what the agent trains.
+      model: the network that the agent trains.
       optimizer_at: maps the number of rounds (or of local epochs, if `decay_per` is "epoch")
         since the start to an optax optimizer.
       local_epochs: passes over the shard.
       batch_size: examples per local step.
       decay_per: "round" or "epoch".
-      local_steps: "all" or, as in the authors' early program, "last_batch": one per local epoch.
-      schedule_counts: what schedules within the optimizer count: "rounds" (or local epochs,
-        as `decay_per` says), or None or "steps", the agent's own local steps.
+      local_steps: "all"; or "last_batch", one step per local epoch, as in the authors' early
+        program.
+      schedule_counts: what schedules within the optimizer count: "rounds" counts rounds (or
+        local epochs, as `decay_per` says); "steps" or None the agent's own local steps.
     """
 
     model: Model
@@ -67,7 +68,7 @@ class LocalTraining(ByContents):
             epoch_key = jax.random.fold_in(key, number)
             count = round * self.local_epochs + number if self.decay_per == "epoch" else round
             optimizer = self.optimizer_at(count)
-            rows = _shuffled(epoch_key, shard, batch_size)
+            rows = _shuffle(epoch_key, shard, batch_size)
 
             def step(batch: Scalar, carry: tuple[Params, Any]) -> tuple[Params, Any]:
                 params, state = carry
@@ -95,7 +96,7 @@ class LocalTraining(ByContents):
 
 
 class Shard(NamedTuple):
-    """One agent's data: row numbers `[M]` into the common data set, of which `size` count."""
+    """One agent's data: row numbers `[M]` of the common data set; the first `size` count."""
 
     data: Dataset
     rows: Array
@@ -119,17 +120,17 @@ def train_agents(
     Args:
       training: what one agent does.
       keys: `[N]` keys.
-      params: leaves `[N, ...]`, where each starts.
+      params: leaves `[N, ...]`, the parameters from which agents start.
       optimizer_states: leaves `[N, ...]`.
       shards: who holds which data.
       round: number of the round, from 0.
       participants: `[N]` booleans, who trains; None: all.
       agents_at_once: how many agents are vectorised; groups take turns. A group takes
-        as many steps as the longest shard in it needs.
-      mesh: devices that agents are spread over.
+        as many steps as its longest shard needs.
+      mesh: devices over which agents are spread.
     """
 
-    def one(agent: Any, shared: tuple[Dataset, Scalar]) -> tuple[Params, Any]:
+    def train_agent(agent: Any, shared: tuple[Dataset, Scalar]) -> tuple[Params, Any]:
         key, own, state, rows, size = agent
         data, round = shared
         return training(key, own, state, Shard(data, rows, size), round)
@@ -138,7 +139,7 @@ def train_agents(
     if participants is not None:
         sizes = jnp.where(participants, sizes, 0)  # no examples, no local steps
     agents = (keys, params, optimizer_states, shards.indices, sizes)
-    return map_agents(one, agents, (shards.data, round), agents_at_once, mesh)
+    return map_agents(train_agent, agents, (shards.data, round), agents_at_once, mesh)
 
 
 def mean_losses(
@@ -151,7 +152,7 @@ def mean_losses(
     """Returns `[N]` mean cross entropies of agents' models on their own shards."""
     batch_size = min(evaluation_batch(), shards.indices.shape[1])
 
-    def one(agent: Any, data: Dataset) -> Scalar:
+    def mean_loss(agent: Any, data: Dataset) -> Scalar:
         own, rows, size = agent
         rows = jnp.pad(rows, (0, -len(rows) % batch_size), mode="edge").reshape(-1, batch_size)
 
@@ -163,11 +164,11 @@ def mean_losses(
         return lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0) / size
 
     agents = (params, shards.indices, shards.sizes)
-    return map_agents(one, agents, shards.data, agents_at_once, mesh)
+    return map_agents(mean_loss, agents, shards.data, agents_at_once, mesh)
 
 
 def classes_held(shards: Shards) -> PerAgent:
-    """Returns `[N]` numbers of classes of which each agent holds an example."""
+    """Returns how many classes occur in each agent's shard, `[N]`."""
     num_agents, width = shards.indices.shape
     held = jnp.zeros((num_agents, shards.data.num_classes), bool)
     present = jnp.arange(width) < jnp.asarray(shards.sizes)[:, None]
@@ -202,8 +203,8 @@ def accuracies(
     mesh: Mesh | None = None,
 ) -> PerAgent:
     """Returns `[N]` shares of the examples that each agent's model classifies correctly."""
-    one = functools.partial(accuracy, model)
-    return map_agents(one, params, data, agents_at_once, mesh)
+    accuracy_of = functools.partial(accuracy, model)
+    return map_agents(accuracy_of, params, data, agents_at_once, mesh)
 
 
 def accuracy(model: Model, params: Params, data: Dataset) -> Scalar:
@@ -211,7 +212,7 @@ def accuracy(model: Model, params: Params, data: Dataset) -> Scalar:
     batch_size = min(evaluation_batch(), len(data.y))
 
     def correct(start: Scalar) -> Scalar:
-        # The last batch is moved back to be full; what it repeats is not counted.
+        # The last batch is moved back to be full; repeated examples are not counted.
         first = jnp.minimum(start, len(data.y) - batch_size)
         rows = first + jnp.arange(batch_size)
         x = lax.dynamic_slice_in_dim(data.x, first, batch_size)
@@ -223,7 +224,7 @@ def accuracy(model: Model, params: Params, data: Dataset) -> Scalar:
 
 
 def evaluation_batch() -> int:
-    """Returns how many examples are evaluated at once: on a CPU, what its caches hold."""
+    """Returns how many examples to evaluate at once; on a CPU, as many as its caches hold."""
     return 100 if jax.default_backend() == "cpu" else 1000
 
 
@@ -232,8 +233,8 @@ def examples(data: Dataset, rows: Array) -> tuple[Array, Array]:
     return jnp.asarray(data.x)[rows], jnp.asarray(data.y)[rows]
 
 
-def _shuffled(key: Key, shard: Shard, batch_size: int) -> Array:
-    """Returns the shard's rows in random order, padding last, in whole batches."""
+def _shuffle(key: Key, shard: Shard, batch_size: int) -> Array:
+    """Returns the shard's rows in random order, padded at the end to whole batches."""
     length = math.ceil(len(shard.rows) / batch_size) * batch_size
     rows = jnp.pad(shard.rows, (0, length - len(shard.rows)), mode="edge")
     places = jax.random.uniform(key, (length,))

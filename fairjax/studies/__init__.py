@@ -1,4 +1,4 @@
-"""Studies: the paper's tables and figures, and questions of ours, each from one command."""
+"""Studies: the paper's tables and figures, and further questions, each from one command."""
 
 from fairjax.studies import (
     altruism,

@@ -1,4 +1,4 @@
-"""Altruism: what the altruism degree beta does to fairness and accuracy."""
+"""Altruism: how the altruism degree beta changes fairness and accuracy."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ ACCURACIES = {
     "mean_%": ("mean", "s"),
     "worst_%": ("worst agent", "^"),
 }
-SHIFTS = (-0.09, 0.0, 0.09)  # so that the bars of accuracies do not hide each other
+SHIFTS = (-0.09, 0.0, 0.09)  # shifts of bars, so that they do not hide each other
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -94,11 +94,12 @@ def draw(found: Mapping[str, Table]) -> Figure:
             top, bottom = axes[:, column]
             for (name, (label, colour)), aside in zip(FAIRNESS.items(), ASIDE, strict=True):
                 add = functools.partial(draw_correlation, aside=aside, marker="o")
-                _line(top, [row[name] for row in rows], 0.0, add, color=colour, label=label)
+                _draw_line(top, [row[name] for row in rows], 0.0, add, color=colour, label=label)
             correlation_axis(top, WORDS["fairness"], upright=True)
             for (name, (label, marker)), shift in zip(ACCURACIES.items(), SHIFTS, strict=True):
                 add = functools.partial(draw_spread, marker=marker)
-                _line(bottom, [row[name] for row in rows], shift, add, color="#d55e00", label=label)
+                line = [row[name] for row in rows]
+                _draw_line(bottom, line, shift, add, color="#d55e00", label=label)
             top.set_title(f"{panel[0]}, {panel[1]} agents, {panel[2].replace('_', ' ')}")
             bottom.set(xlabel="altruism degree beta", xticks=places, xticklabels=labels)
         axes[0, 0].set_ylabel("fairness")
@@ -107,7 +108,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
     return figure
 
 
-def _line(
+def _draw_line(
     axis: Axes, found: Sequence[Spread], shift: float, add: Any, *, color: str, label: str
 ) -> None:
     places = np.arange(len(found)) + shift
@@ -119,11 +120,11 @@ def _line(
 
 
 ALTRUISM = Study(
-    question="What does generosity cost in fairness? CGSV with the paper's altruism degrees: a "
+    question="How much fairness does altruism cost? CGSV with the paper's altruism degrees: a "
     "small beta pays in proportion to importance, a huge one gives everybody everything.",
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks=f"{grid.UNDEFINED_FAIRNESS} It is noise where agents end nearly equal: look at it "
-    "beside the distance of best and worst.",
+    remarks=f"{grid.UNDEFINED_FAIRNESS} Fairness is noise where agents end nearly equal, so "
+    "compare the best and the worst agent too.",
 )

@@ -1,11 +1,14 @@
 """Approximation: how far are estimates of the CGSV from the exact values?
 
     error    sum_i |estimate_i / sum estimate - phi_i / sum phi|
-    uploads  drawn, of four kinds, and recorded in training
+    uploads  drawn, of four kinds, or recorded in training
 
-The four kinds are rows of normal noise z_i; unit vectors along a common direction with
-random strength, plus z_i; unit vectors around three centres with strength 0 to 1; unit
-vectors along a common direction, reversed for a quarter of the agents, plus z_i.
+The four kinds are
+
+    gaussian  normal noise z_i
+    common    a common direction with random strength, plus z_i, at unit length
+    clusters  three centres with strength 0 to 1, plus noise, at unit length
+    reversed  a common direction, reversed for a quarter of the agents, plus z_i, at unit length
 """
 
 import functools
@@ -31,9 +34,9 @@ ESTIMATES = {
     "sampled": "^",
 }
 NUM_PERMUTATIONS = 150
-# The errors of `cosine` in files of the authors' program, corrected for their running means:
-# Gaussian uploads, with 1,000 parameters for 5 to 10 agents, and with 10 agents for 2^10 to
-# 2^15 parameters.
+# Errors of `cosine` from files of the authors' program, corrected for their running means.
+# Uploads are Gaussian: with 1,000 parameters for 5 to 10 agents, and with 10 agents for 2^10
+# to 2^15 parameters.
 AGENTS, PARAMETERS = range(5, 11), [2**power for power in range(10, 16)]
 BY_AGENTS = (0.0092, 0.0082, 0.0113, 0.0120, 0.0100, 0.0101)
 BY_PARAMETERS = (0.0114, 0.0078, 0.0058, 0.0041, 0.0027, 0.0018)
@@ -45,9 +48,9 @@ COLOURS = {"cosine": "#d55e00", "mean_field": "#0072b2", "sampled": "#999999"}
 
 
 class Drawn(NamedTuple):
-    """Uploads of one kind and shape, and what they are to show: an effect of what."""
+    """Drawn uploads of one kind and shape."""
 
-    effect: str
+    effect: str  # what varies in the panel: "agents", "parameters" or "kind"
     kind: str
     num_agents: int
     num_parameters: int
@@ -172,7 +175,7 @@ def _shares(values: PerAgent) -> np.ndarray:
 def tables(rows: Rows) -> dict[str, Table]:
     """Returns one row for every kind and shape of uploads."""
     by = ("effect", "uploads", "num_agents", "num_parameters")
-    # Seeds of drawn and of recorded uploads have nothing in common.
+    # Seeds of drawn and of recorded uploads cannot be compared.
     table = spreads(rows, by, (*ESTIMATES, "correlation"), apart=by)
     for row in table.rows:
         number = row[f"num_{row['effect']}"] if row["effect"] != "kind" else None
@@ -217,13 +220,14 @@ def draw(found: Mapping[str, Table]) -> Figure:
 
 
 APPROXIMATION = Study(
-    question="How far are estimates from exact Shapley values? Those of cosines cost one pass "
-    "over the uploads (cosine, mean-field) or 150 permutations (sampled).",
+    question="How far are estimates from exact Shapley values? Cosine and mean-field cost one "
+    "pass over the uploads, sampled costs 150 permutations.",
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks="Both sides are normalised to sum one. `correlation` is Pearson's of cosine and exact "
-    "values over agents. `authors_cosine` are files of the authors' program, corrected for "
-    "their running means. With equal weights cosine is close; with importance as weights it is "
-    "not, since exact values grow with an agent's weight and the cosine does not.",
+    remarks="Estimates and exact values are normalised to sum one. `correlation` is Pearson's "
+    "correlation of cosine and exact values over agents. `authors_cosine` comes from files of the "
+    "authors' program, corrected for their running means. With equal weights cosine is close; with "
+    "importance as weights it is not, since exact values grow with an agent's weight and the "
+    "cosine does not.",
 )

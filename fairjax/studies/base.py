@@ -1,10 +1,10 @@
-"""What all studies share: a grid of cells, kept on disk one by one, then tables and a figure.
+"""What all studies share: a grid of cells, each saved on disk, then tables and a figure.
 
     cell     runs of one program over several seeds -> rows, one per seed and setting
     tables   means and spreads over seeds
     figure   draws the tables
 
-A study that was stopped goes on with the cells that are missing.
+A stopped study continues with the missing cells.
 """
 
 import dataclasses
@@ -28,34 +28,34 @@ Say = Callable[[str], None]
 
 
 class Cell(NamedTuple):
-    """One part of a study, which is computed, kept and found again as a whole."""
+    """One part of a study, which is computed, saved and loaded as a whole."""
 
     name: str
-    settings: Mapping[str, Any]  # all that its rows follow from, as JSON
+    settings: Mapping[str, Any]  # everything that determines its rows, as JSON
     run: Callable[[], Rows]
-    experiment: Experiment | None = None  # what it runs, from which follows how long it takes
-    num_runs: int = 1  # how many such runs
-    seconds: float = 10.0  # besides, to compile for example
+    experiment: Experiment | None = None  # what it runs, to estimate its time
+    num_runs: int = 1  # how many runs of the experiment
+    seconds: float = 10.0  # further time, for example to compile
 
     @property
     def file(self) -> str:
-        """A name that the same settings always get."""
+        """The name of the cell's file, which its settings determine."""
         text = json.dumps(self.settings, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
 
 
 class Study(NamedTuple):
-    """A question, the cells whose rows answer it, and how the answer is shown."""
+    """A question, the cells with the rows that answer it, and how the answer is shown."""
 
     question: str
     cells: Callable[[bool], Sequence[Cell]]  # quick or not -> cells
-    tables: Callable[[Rows], Mapping[str, Table]]  # the first is the whole, the others are shown
+    tables: Callable[[Rows], Mapping[str, Table]]  # the first has all rows, the others are shown
     draw: Callable[[Mapping[str, Table]], Figure]
-    remarks: str = ""  # how to read it
+    remarks: str = ""  # how to read the tables
 
 
 class Report(NamedTuple):
-    """What a study came to, and where it lies."""
+    """The result of a study, and its files."""
 
     tables: Mapping[str, Table]
     text: str  # Markdown
@@ -65,18 +65,18 @@ class Report(NamedTuple):
 def conduct(
     name: str, study: Study, out: Path, *, quick: bool, resume: bool = True, say: Say = print
 ) -> Report:
-    """Runs what is missing of a study, and writes its CSV, Markdown and figure.
+    """Runs the missing cells of a study, and writes its CSV, Markdown and figure.
 
     Args:
-      name: the study's name, of its files.
+      name: the study's name, also of its files.
       study: the study.
       out: the directory; cells that several studies share are computed once.
-      quick: a small version, for two cores and minutes.
-      resume: False: compute all cells again.
-      say: told what is done, and beforehand how long the rest takes.
+      quick: whether to run a small version, which takes minutes on two cores.
+      resume: whether to keep finished cells; False: compute all cells again.
+      say: called with each message on progress, and with an estimate of the remaining time.
 
     Raises:
-      ValueError: `out` cannot be written, or data are not to be had.
+      ValueError: `out` cannot be written, or a data set is not available.
     """
     cells = study.cells(quick)
     try:
@@ -86,16 +86,17 @@ def conduct(
     missing = [cell for cell in cells if not (resume and (out / "cells" / cell.file).exists())]
     say(f"{name}: {len(cells) - len(missing)} of {len(cells)} cells are done.")
     if not quick and missing:
-        say(f"{name}: the rest takes about {_duration(_seconds(missing))} on this machine.")
+        duration = _format_duration(_estimate_seconds(missing))
+        say(f"{name}: the rest takes about {duration} on this machine.")
     for number, cell in enumerate(missing, len(cells) - len(missing) + 1):
         start = time.monotonic()
         rows = cell.run()
         content = {"settings": cell.settings, "environment": records.environment(), "rows": rows}
         records.write_json(out / "cells" / cell.file, content)
         say(f"{name}: {number} of {len(cells)}, {cell.name}, {time.monotonic() - start:.0f} s")
-    rows = [row for cell in cells for row in _read(out / "cells" / cell.file)]
+    rows = [row for cell in cells for row in _read_rows(out / "cells" / cell.file)]
     tables = study.tables(rows)
-    text = _text(name, study, cells, tables, quick)
+    text = _format_report(name, study, cells, tables, quick)
     files = [out / f"{name}.{ending}" for ending in ("csv", "md", "png")]
     for path, content in zip(files, (next(iter(tables.values())).csv(), text), strict=False):
         with replacing(path) as file:
@@ -104,8 +105,8 @@ def conduct(
     return Report(tables, text, files)
 
 
-def _read(path: Path) -> Rows:
-    """Returns the rows of a cell; a number that was not finite reads as nan."""
+def _read_rows(path: Path) -> Rows:
+    """Returns the rows of a cell; numbers that were not finite become nan."""
     rows = records.read_json(path)["rows"]
     return [
         {name: float("nan") if value is None else value for name, value in row.items()}
@@ -113,7 +114,7 @@ def _read(path: Path) -> Rows:
     ]
 
 
-def _text(
+def _format_report(
     name: str, study: Study, cells: Sequence[Cell], tables: Mapping[str, Table], quick: bool
 ) -> str:
     settings = [dict(cell.settings) for cell in cells]
@@ -129,15 +130,15 @@ def _text(
         study.remarks,
         "## Made by",
         f"`fairjax study {name}{' --quick' * quick}`; means ± standard deviations over seeds; "
-        f"{len(cells)} cells. What all have in common, seeds among it:",
+        f"{len(cells)} cells. All cells share these settings:",
         f"```json\n{json.dumps(common, indent=2)}\n```",
         f"{', '.join(f'{key} {value}' for key, value in records.environment().items())}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _seconds(cells: Sequence[Cell]) -> float:
-    """Returns about how long cells take, from one compiled round of each kind of experiment."""
+def _estimate_seconds(cells: Sequence[Cell]) -> float:
+    """Estimates the time of cells from one compiled round of each kind of experiment."""
     per_round: dict[Any, float] = {}
     total = 0.0
     for cell in cells:
@@ -157,12 +158,12 @@ def _seconds(cells: Sequence[Cell]) -> float:
             sweep(probe, seeds=[0])  # compiles, and loads the data
             start = time.monotonic()
             sweep(probe, seeds=[0])
-            per_round[kind] = (time.monotonic() - start) / 2  # one round more is trained
+            per_round[kind] = (time.monotonic() - start) / 2  # a run trains one extra round
         total += cell.num_runs * full.rounds * per_round[kind]
     return total
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Cost: the time that judging and paying takes in a round, per mechanism."""
+"""Cost: how much time of a round judging and paying take, per mechanism."""
 
 import functools
 import statistics
@@ -44,7 +44,7 @@ def _run(experiment: Experiment) -> Rows:
     mechanism = experiment.make_mechanism()
     state = federation.init(jax.random.key(experiment.seed), shards, None, experiment.rounds)
     step = jax.jit(federation.step)
-    state, record = step(state, shards)  # all that follows is of the second round
+    state, record = step(state, shards)  # all timings are of the second round
 
     @jax.jit
     def judge(uploads, state, shards):
@@ -60,8 +60,8 @@ def _run(experiment: Experiment) -> Rows:
                 "num_agents": experiment.num_agents,
                 "mechanism": experiment.mechanism,
                 "seed": repeat,
-                "judging_ms": _milliseconds(judge, record.uploads, state, shards),
-                "round_ms": _milliseconds(step, state, shards),
+                "judging_ms": _measure_milliseconds(judge, record.uploads, state, shards),
+                "round_ms": _measure_milliseconds(step, state, shards),
             }
         )
     middle = statistics.median(row["judging_ms"] for row in rows)
@@ -69,7 +69,7 @@ def _run(experiment: Experiment) -> Rows:
     return [{**row, "share_%": 100 * middle / whole} for row in rows]
 
 
-def _milliseconds(function, *arguments) -> float:
+def _measure_milliseconds(function, *arguments) -> float:
     start = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return 1000 * (time.perf_counter() - start)
@@ -107,8 +107,9 @@ def draw(found: Mapping[str, Table]) -> Figure:
 
 
 TIME = Study(
-    question="What do contributions and rewards cost? Time of a mechanism's part in a round, and "
-    "of the whole round with local training, compiled, on the device that runs the study.",
+    question="How much time do contributions and rewards take? Time of a mechanism's part in a "
+    "round, and of the whole round with local training, compiled, on the device that runs the "
+    "study.",
     cells=cells,
     tables=tables,
     draw=draw,

@@ -1,4 +1,4 @@
-"""Free-riders: are careless, dishonest and broken agents found, and what are they paid?"""
+"""Free-riders: are careless, dishonest and broken agents found, and how much are they paid?"""
 
 import functools
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from fairjax.tables import Table, spreads
 NUM_AGENTS, NUM_DISHONEST, ROUNDS = 10, 2, 20
 MEASURES = ("cosine", "mean_field")
 VALUES = ("detection_auc", "dishonest_fraction", "honest_%", "dishonest_%")
-WORDS = {name: "all honest" for name in VALUES}  # of seeds without a value
+WORDS = {name: "all honest" for name in VALUES}  # what an undefined value means
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -50,13 +50,13 @@ def _run(experiment: Experiment, name: str) -> Rows:
     measure = dict(experiment.options)["contribution"]
     where = {"dataset": experiment.dataset, "measure": measure, "behaviour": name}
     return [
-        {**where, "seed": one.experiment.seed, **_figures(one)}
+        {**where, "seed": one.experiment.seed, **_measure_detection(one)}
         for one in sweep(experiment, seeds=SEEDS)
     ]
 
 
-def _figures(result: Result) -> dict[str, Any]:
-    """Returns detection, and what dishonest agents are paid as a multiple of the mean of all."""
+def _measure_detection(result: Result) -> dict[str, Any]:
+    """Returns detection, accuracies, and dishonest agents' pay over the mean pay of all."""
     honest = np.array(result.behaviours) == behaviours.HONEST
     fractions, accuracies = result.history.fractions[-1], 100 * result.accuracies
     found = {"detection_auc": result.detection_auc, "honest_%": float(accuracies[honest].mean())}
@@ -110,13 +110,13 @@ def draw(found: Mapping[str, Table]) -> Figure:
 
 
 FREE_RIDERS = Study(
-    question=f"Are dishonest agents found? {NUM_DISHONEST} of {NUM_AGENTS} agents behave so under "
-    "CGSV with a uniform split: the area under the ROC curve of importance against who was "
-    "honest, and what they are paid as a multiple of the mean over all agents.",
+    question=f"Are dishonest agents found? {NUM_DISHONEST} of {NUM_AGENTS} agents are dishonest "
+    "under CGSV with a uniform split. The study shows the area under the ROC curve of importance "
+    "as a test of honesty, and dishonest agents' pay as a multiple of the mean over all agents.",
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks="An area of 1 finds all, of .5 is a guess, of 0 takes the honest for the others: "
-    "colluders agree with each other, so the aggregate agrees with them. `rescale` changes "
-    "nothing, since CGSV rescales all uploads.",
+    remarks="An area of 1 finds all dishonest agents, .5 is a guess, and 0 takes all honest agents "
+    "for dishonest ones. Colluders agree with each other, so the aggregate agrees with them. "
+    "`rescale` changes nothing, since CGSV rescales all uploads.",
 )

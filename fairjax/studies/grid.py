@@ -29,15 +29,15 @@ IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)
 VALUES = ("fairness", "fairness_trained", "best_%", "mean_%", "worst_%")
 UNDEFINED_FAIRNESS = (
     "Rows are compared, so their means are over the same seeds. (3 of 5; 1 all equal) is a mean "
-    "over three of five seeds, those in which no row is undefined; this row is in one, in which "
-    "all agents end equal: no reward for contribution. A row that is undefined in most seeds has "
-    "no mean, and the others keep theirs."
+    "over the three of five seeds in which no row is undefined; in one seed this row is undefined, "
+    "since all agents end equal and contribution is not rewarded. A row that is undefined in most "
+    "seeds has no mean and does not change the means of other rows."
 )
 COLOURS = {"power_law": "#0072b2", "uniform": "#999999", "class_imbalance": "#d55e00"}
 
 
 class Setting(NamedTuple):
-    """One panel: a data set, its number of agents and its splits, and what is not default."""
+    """One panel: a data set, a number of agents, splits, and fields that are not default."""
 
     dataset: str
     num_agents: int
@@ -50,7 +50,7 @@ class Setting(NamedTuple):
         return f"{self.dataset}, {self.num_agents} agents"
 
 
-# Twenty rounds take a greater learning rate and shorter steps than the eighty of the defaults.
+# Twenty rounds need a greater learning rate and shorter steps than the defaults' eighty rounds.
 DIGITS: dict[str, Any] = {
     "rounds": 20, "model": "mlp", "learning_rate": 0.003, "learning_rate_decay": 0.977,
     "alpha": 0.8, "gamma": 0.5,
@@ -70,16 +70,16 @@ PAPER = (
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Returns a cell for every mechanism and setting; in full, for every split too."""
+    """Returns a cell for every mechanism and setting; in the full version also per split."""
     made = []
     for setting in QUICK if quick else PAPER:
         for splits in [setting.splits] if quick else [(split,) for split in setting.splits]:
             for name in mechanisms.REGISTRY:
-                made.append(_cell(setting, name, tuple(splits), quick))
+                made.append(_make_cell(setting, name, tuple(splits), quick))
     return made
 
 
-def _cell(setting: Setting, mechanism: str, splits: tuple[str, ...], quick: bool) -> Cell:
+def _make_cell(setting: Setting, mechanism: str, splits: tuple[str, ...], quick: bool) -> Cell:
     experiment = Experiment(
         dataset=setting.dataset,
         num_agents=setting.num_agents,
@@ -97,7 +97,7 @@ def _cell(setting: Setting, mechanism: str, splits: tuple[str, ...], quick: bool
 
 
 def _run(experiment: Experiment, splits: tuple[str, ...]) -> Rows:
-    alone = _alone(experiment.alone(), splits)
+    alone = _sweep_alone(experiment.alone(), splits)
     result = alone
     if experiment.mechanism != "standalone":
         result = sweep(experiment, seeds=SEEDS, split=splits, standalone=alone)
@@ -110,16 +110,16 @@ def _run(experiment: Experiment, splits: tuple[str, ...]) -> Rows:
 
 
 @functools.lru_cache(maxsize=1)
-def _alone(experiment: Experiment, splits: tuple[str, ...]) -> Sweep:
+def _sweep_alone(experiment: Experiment, splits: tuple[str, ...]) -> Sweep:
     return sweep(experiment, seeds=SEEDS, split=splits)
 
 
 def tables(rows: Rows, shown: Mapping[str, str]) -> dict[str, Table]:
-    """Returns the whole, and per panel one row for every mechanism.
+    """Returns the whole table, and per panel a table with one row for every mechanism.
 
     Args:
-      rows: of the cells.
-      shown: columns of the whole that panels show, and how they call them.
+      rows: the rows of all cells.
+      shown: maps the columns of the whole table that panels show to their names there.
     """
     panel = ("dataset", "num_agents", "split")
     whole = spreads(rows, (*panel, "mechanism"), VALUES, apart=panel, words=WORDS)
@@ -146,7 +146,7 @@ def draw(found: Mapping[str, Table], label: str, filled: str, hollow: str) -> Fi
 
     Args:
       found: what `tables` returned.
-      label: of the horizontal axis.
+      label: the label of the horizontal axis.
       filled: the column of filled markers, with the spread over seeds.
       hollow: the column of hollow markers.
     """
@@ -184,8 +184,9 @@ def _title(row: Mapping[str, Any]) -> str:
 
 
 FAIRNESS = Study(
-    question="Who is better alone, is he paid the better model? Fairness is Pearson's correlation "
-    "of standalone and final test accuracies over agents, per mechanism, data set and split.",
+    question="Does the agent that is better alone receive the better model? Fairness is Pearson's "
+    "correlation of standalone and final test accuracies over agents, per mechanism, data set and "
+    "split.",
     cells=cells,
     tables=functools.partial(
         tables, shown={"fairness": "", "fairness_trained": ", after local epochs"}

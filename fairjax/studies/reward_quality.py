@@ -1,4 +1,4 @@
-"""Rewards: how close is what agents are paid to the aggregate, round by round?
+"""Rewards: how close are agents' rewards to the aggregate, round by round?
 
 distance  |u_N - v_i| / |u_N|          cosine  <v_i, u_N> / (|v_i| |u_N|)
 """
@@ -23,7 +23,7 @@ from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.tables import Table, spreads
 from fairjax.types import Key, PerAgent, PerRound
 
-WORDS = {"distance": "no aggregate", "cosine": "paid nothing"}  # of seeds without a value
+WORDS = {"distance": "no aggregate", "cosine": "paid nothing"}  # what an undefined value means
 MECHANISMS = ("cgsv", "cgsv_released", "rr", "dw", "proportional")
 
 
@@ -51,7 +51,7 @@ def _run(experiment: Experiment) -> Rows:
     runs = [dataclasses.replace(experiment, seed=seed) for seed in SEEDS]
     shards = data.stacked([run.make_shards()[0] for run in runs])
     keys = jnp.stack([jax.random.key(seed) for seed in SEEDS])
-    qualities = jax.jit(jax.vmap(functools.partial(_qualities, experiment)))
+    qualities = jax.jit(jax.vmap(functools.partial(_measure_quality, experiment)))
     distances, cosines = jax.device_get(qualities(shards, keys))
     where = {
         "dataset": experiment.dataset,
@@ -73,7 +73,7 @@ def _run(experiment: Experiment) -> Rows:
     ]
 
 
-def _qualities(experiment: Experiment, shards: Shards, key: Key) -> tuple[PerRound, PerRound]:
+def _measure_quality(experiment: Experiment, shards: Shards, key: Key) -> tuple[PerRound, PerRound]:
     """Returns `[T, N]` distances and cosines of rewards to the aggregate."""
     federation = experiment.federation(shards)
 
@@ -92,7 +92,7 @@ def _qualities(experiment: Experiment, shards: Shards, key: Key) -> tuple[PerRou
 
 
 def tables(rows: Rows) -> dict[str, Table]:
-    """Returns one row per mechanism, round and agent; shown is the last round."""
+    """Returns one row per mechanism, round and agent; tables of the last round are shown."""
     by = ("dataset", "split", "mechanism", "round", "agent")
     whole = spreads(rows, by, tuple(WORDS), apart=by[:2], words=WORDS)
     found = {"all": whole}
@@ -112,7 +112,7 @@ def tables(rows: Rows) -> dict[str, Table]:
 
 
 def draw(found: Mapping[str, Table]) -> Figure:
-    """Draws distances, solid, and cosines, dotted, over rounds: a panel per mechanism."""
+    """Draws distances (solid) and cosines (dotted) over rounds, with a panel per mechanism."""
     whole = found["all"]
     splits = list(dict.fromkeys(row["split"] for row in whole.rows))
     num_agents = 1 + max(row["agent"] for row in whole.rows)
@@ -151,14 +151,14 @@ def draw(found: Mapping[str, Table]) -> Figure:
 
 
 REWARDS = Study(
-    question="How close is what agents are paid to the aggregate? The distance to it, relative to "
+    question="How close are agents' rewards to the aggregate? The distance to it, relative to "
     "its length, and the cosine with it, for every agent and round.",
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks="Agents are numbered by their number of examples or classes, the last has most. A "
-    "reward of part of the entries has cosine |v|/|u|: a small part of the entries can have most "
-    "of the length. rr keeps agents' own updates, so their rewards may point elsewhere, "
+    remarks="Agents are numbered by their number of examples or classes; the last has the most. A "
+    "reward with part of the entries has cosine |v|/|u|, and a small part of the entries can have "
+    "most of the length. rr keeps agents' own updates, so their rewards may point elsewhere, "
     "with a distance above 1. Lines of one split are over the same seeds: (4 of 5) leaves out "
-    "one in which some agent was paid nothing in some round, and has no cosine there.",
+    "a seed in which some agent was paid nothing in some round and has no cosine there.",
 )

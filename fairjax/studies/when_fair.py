@@ -1,8 +1,8 @@
-"""When is CGSV fair? One thing changed at a time, and what it does to every link of the chain.
+"""When is CGSV fair? Change one thing at a time and measure every link of the chain.
 
     standalone accuracy -> contribution -> reward fraction -> accuracy of the paid model
 
-Fairness is the correlation of the first with the last; the links between show where it is
+Fairness is the correlation of the first with the last. The links between them show where it is
 lost.
 """
 
@@ -37,7 +37,7 @@ SPLITS = ("power_law", "class_imbalance")
 FIRST = "as published"
 CORRELATIONS = ("contribution", "fraction", "fairness")
 LINKS = (*CORRELATIONS, "fairness_change", "best_%", "mean_%", "spread_%")
-WORDS = {  # of seeds without a value
+WORDS = {  # what an undefined value means
     "contribution": "not judged",
     "fraction": "all equal",
     "fairness": WORDS["fairness"],
@@ -58,9 +58,9 @@ class Variant(Experiment):
 
     Attributes:
       start: importance before the first round: "zero", as published, or "equal".
-      measured: where uploads are trained from: "own", the paid models; or "server", the
-        server's, which no deployment could hand out.
-      keep_own: agents add their own update to the reward, in place of discarding it.
+      measured: the models from which agents train: "own", the paid models; or "server", the
+        server's model, which a deployment could not give to agents.
+      keep_own: whether agents add their own update to the reward instead of discarding it.
     """
 
     start: str = "zero"
@@ -73,13 +73,13 @@ class Variant(Experiment):
         if self.start == "equal":
             mechanism = mechanism._replace(init=lambda num: jnp.full(num, 1 / num))
         if self.measured == "server":
-            mechanism = _measured_at_server(mechanism)
+            mechanism = _train_from_server(mechanism)
         if self.keep_own:
-            mechanism = _keeping_own(mechanism)
+            mechanism = _keep_own(mechanism)
         return mechanism
 
     def alone(self) -> Experiment:
-        """Returns the experiment without sharing, of which nothing is changed."""
+        """Returns the experiment without sharing and without the changes."""
         alone = super().alone()
         fields = {
             field.name: getattr(alone, field.name) for field in dataclasses.fields(Experiment)
@@ -87,14 +87,15 @@ class Variant(Experiment):
         return Experiment(**fields)
 
 
-def _measured_at_server(mechanism: Mechanism) -> Mechanism:
+def _train_from_server(mechanism: Mechanism) -> Mechanism:
     def plan(state: Any, context: Context) -> Plan:
         held: Any = context.agents
         return Plan(start=trees.broadcast(trees.num_agents(held), context.server))
 
     def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
         outcome, state = mechanism.update(updates, state, context)
-        # Rewards are added to where agents trained from, and belong to what they hold.
+        # The federation adds rewards to the server's model, from which agents trained. Here
+        # they belong to the agents' own models, so correct for the difference.
         paid = jax.tree.map(
             lambda reward, held, server: reward + held - server,
             outcome.rewards,
@@ -106,7 +107,7 @@ def _measured_at_server(mechanism: Mechanism) -> Mechanism:
     return Mechanism(mechanism.init, update, plan)
 
 
-def _keeping_own(mechanism: Mechanism) -> Mechanism:
+def _keep_own(mechanism: Mechanism) -> Mechanism:
     def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
         outcome, state = mechanism.update(updates, state, context)
         paid = jax.tree.map(jnp.add, outcome.rewards, updates)
@@ -116,37 +117,37 @@ def _keeping_own(mechanism: Mechanism) -> Mechanism:
 
 
 def variants(base: Variant) -> dict[str, Experiment]:
-    """Returns what is compared, by name; each differs from the first in one thing."""
+    """Returns the experiments to compare, by name; each differs from the first in one thing."""
     resolved: Any = base.resolved()
     rate, gamma = resolved.learning_rate, resolved.gamma
 
-    def changed(**fields: Any) -> Variant:
+    def change(**fields: Any) -> Variant:
         return dataclasses.replace(base, **fields)
 
     return {
         FIRST: base,
-        "alpha .5": changed(alpha=0.5),
-        "alpha .95": changed(alpha=0.95),
-        "gamma / 4": changed(gamma=_times(gamma, 1 / 4)),
-        "gamma x 4": changed(gamma=_times(gamma, 4)),
-        "learning rate / 4": changed(learning_rate=rate / 4),
-        "learning rate x 4": changed(learning_rate=rate * 4),
-        "1 local epoch": changed(local_epochs=1),
-        "10 local epochs": changed(local_epochs=10),
-        "importance starts equal": changed(start="equal"),
-        "mean-field contributions": changed(options={"contribution": "mean_field"}),
-        "exact contributions": changed(options={"contribution": "shapley"}),
-        "a mask per tensor": changed(options={"mask": "leaf"}),
-        "own update kept": changed(keep_own=True),
-        "measured at the server's model": changed(measured="server"),
-        "as the released program": changed(mechanism="cgsv_released"),
+        "alpha .5": change(alpha=0.5),
+        "alpha .95": change(alpha=0.95),
+        "gamma / 4": change(gamma=_scale_length(gamma, 1 / 4)),
+        "gamma x 4": change(gamma=_scale_length(gamma, 4)),
+        "learning rate / 4": change(learning_rate=rate / 4),
+        "learning rate x 4": change(learning_rate=rate * 4),
+        "1 local epoch": change(local_epochs=1),
+        "10 local epochs": change(local_epochs=10),
+        "importance starts equal": change(start="equal"),
+        "mean-field contributions": change(options={"contribution": "mean_field"}),
+        "exact contributions": change(options={"contribution": "shapley"}),
+        "a mask per tensor": change(options={"mask": "leaf"}),
+        "own update kept": change(keep_own=True),
+        "measured at the server's model": change(measured="server"),
+        "as the released program": change(mechanism="cgsv_released"),
         "proportional, ours": base.with_mechanism("proportional"),
         "fedavg": base.with_mechanism("fedavg"),
     }
 
 
-def _times(gamma: Any, factor: float) -> Any:
-    """Returns a length, or a cosine's, times a factor."""
+def _scale_length(gamma: Any, factor: float) -> Any:
+    """Multiplies a length, or the ends of a cosine, by a factor."""
     if not isinstance(gamma, str):
         return gamma * factor
     shape, *ends = gamma.split(":")
@@ -189,13 +190,13 @@ def _run(name: str, variant: Experiment) -> Rows:
         "variant": name,
     }
     return [
-        {**where, "split": one.experiment.split, "seed": one.experiment.seed, **_links(one)}
+        {**where, "split": one.experiment.split, "seed": one.experiment.seed, **_measure_links(one)}
         for one in sweep(variant, seeds=SEEDS, split=SPLITS)
     ]
 
 
-def _links(result: Result) -> dict[str, float]:
-    """Returns how far the links of the chain follow standalone accuracy, and accuracies in %."""
+def _measure_links(result: Result) -> dict[str, float]:
+    """Returns correlations of the chain's links with standalone accuracy, and accuracies in %."""
     alone, accuracies = result.standalone_accuracies, 100 * result.accuracies
     late = result.history.contributions[-max(1, len(result.history.contributions) // 4) :]
     return {
@@ -209,10 +210,11 @@ def _links(result: Result) -> dict[str, float]:
 
 
 def tables(rows: Rows) -> dict[str, Table]:
-    """Returns the whole, and per data set and split one row for every variant.
+    """Returns the whole table, and per data set and split one row for every variant.
 
-    Few seeds are defined in all variants, so each has its own, and is compared with the first
-    by `fairness_change`: the difference, over the seeds in which both are defined.
+    Few seeds are defined in all variants, so each variant has means over its own seeds. It is
+    compared with the first by `fairness_change`: the difference, over the seeds in which both
+    are defined.
     """
     first = {
         (row["setting"], row["split"], row["seed"]): row["fairness"]
@@ -268,17 +270,17 @@ def draw(found: Mapping[str, Table]) -> Figure:
 
 
 WHEN_FAIR = Study(
-    question="When is CGSV fair? One thing is changed at a time, and the links of the chain from "
-    "standalone accuracy over contribution and reward fraction to final accuracy are correlated "
-    "with its start.",
+    question="When is CGSV fair? The study changes one thing at a time. It correlates standalone "
+    "accuracy with every later link of the chain: contribution, reward fraction and final "
+    "accuracy.",
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks="(3 of 5; 2 all equal) is a mean over three of five seeds; in two all agents end "
-    "equal, no reward for contribution, and fairness is undefined. Variants have their own seeds "
-    f"there: they are compared by `fairness_change`, the difference to {FIRST!r} over the seeds in "
-    "which both are defined. Contributions are means over the last quarter of the rounds. "
-    "`spread_%` is the best less the worst final accuracy: where it is small, fairness is "
-    "noise. Measuring at the server's model hands that model out, and shows what contributions "
-    "would be without the differences that rewards made.",
+    remarks="(3 of 5; 2 all equal) is a mean over three of five seeds; in the other two all agents "
+    "end equal, contribution is not rewarded, and fairness is undefined. Each variant has means "
+    "over its own defined seeds, so compare variants by `fairness_change`, the difference to "
+    f"{FIRST!r} over the seeds in which both are defined. Contributions are means over the last "
+    "quarter of the rounds. `spread_%` is the best less the worst final accuracy: where it is "
+    "small, fairness is noise. Measuring at the server's model gives that model to agents, and "
+    "shows what contributions would be without the differences that rewards made.",
 )
