@@ -73,7 +73,7 @@ def test_a_finished_run_returns_at_once(tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("a round was played")
 
-    monkeypatch.setattr("fairjax.simulation.rounds", never)
+    monkeypatch.setattr("fairjax.simulation.Rounds.stages", never)
     assert_same_result(first, SMALL.run(tmp_path))
 
 

@@ -184,7 +184,7 @@ def test_a_mechanism_works_for_one_and_two_agents(name, num_agents):
 def test_a_mechanism_is_one_file_with_one_factory_of_keyword_arguments(name):
     factory = REGISTRY[name]
     assert factory.__name__ == name
-    assert Path(inspect.getfile(factory)).stem == name
+    assert Path(inspect.getfile(inspect.unwrap(factory))).stem == name
     kinds = {parameter.kind for parameter in inspect.signature(factory).parameters.values()}
     assert kinds <= {inspect.Parameter.KEYWORD_ONLY}
     assert "Examples:" in factory.__doc__

@@ -185,8 +185,9 @@ def test_progress_with_an_nnx_module_survives_a_checkpoint(digits, tmp_path):
         mechanism=fj.mechanisms.shapfed(),
         optimizer=optax.adam(0.01),
     )
-    *_, last = simulation.rounds(jax.random.key(0), federation, shards, test, num_rounds=1)
-    like = simulation.beginning(jax.random.key(0), federation, shards, num_rounds=1)
+    rounds = simulation.Rounds(jax.random.key(0), federation, shards, test, num_rounds=1)
+    *_, last = rounds.stages()
+    like = rounds.beginning()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(last)
         loaded = checkpoints.load(like)

@@ -70,6 +70,7 @@ def test_an_experiment_says_what_its_objects_are():
     assert experiment.name != own_experiment(mechanism=fj.mechanisms.rr(), seed=1).name
 
 
+@pytest.mark.slow
 def test_objects_give_the_bits_that_their_names_give():
     train, test = fj.data.load("digits")
     named = fj.Experiment(
@@ -85,9 +86,9 @@ def test_objects_give_the_bits_that_their_names_give():
 
 
 def test_a_finished_run_is_opened_with_its_objects_and_refused_with_others(tmp_path):
-    experiment = own_experiment()
+    experiment = own_experiment(mechanism="fedavg")
     result = experiment.run(tmp_path, track="csv")
-    again = fj.load_run(tmp_path, own_experiment())
+    again = fj.load_run(tmp_path, own_experiment(mechanism="fedavg"))
     np.testing.assert_array_equal(again.history.accuracies, result.history.accuracies)
     with pytest.raises(ValueError, match=r"holds a run with objects.*dataset=own data.*model=Net"):
         fj.load_run(tmp_path)
@@ -104,8 +105,9 @@ def test_a_finished_run_is_opened_with_its_objects_and_refused_with_others(tmp_p
 
 
 def test_the_report_names_objects_and_how_to_run_them_again(tmp_path):
-    page = report.write_run(own_experiment().run(tmp_path), tmp_path).read_text()
-    assert "cgsv on own data, split power_law" in page
+    result = own_experiment(mechanism="fedavg").run(tmp_path)
+    page = report.write_run(result, tmp_path).read_text()
+    assert "fedavg on own data, split power_law" in page
     assert "Net (an object, fingerprint " in page
     assert "dataset=dataset" in page
     assert "model=model" in page
@@ -115,7 +117,9 @@ def test_the_report_names_objects_and_how_to_run_them_again(tmp_path):
 def test_own_shards_stand_for_the_split():
     train, test = table(200, seed=1), table(50, seed=2)
     shards = fj.data.Shards.from_indices(train, [range(10), range(10, 60), range(60, 200)])
-    experiment = fj.Experiment(dataset=(train, test), shards=shards, rounds=2, model="logistic")
+    experiment = fj.Experiment(
+        dataset=(train, test), shards=shards, rounds=2, mechanism="fedavg", model="logistic"
+    )
     result = experiment.run()
     assert result.shard_sizes.tolist() == [10, 50, 140]
     assert experiment.num_agents == 3
@@ -182,7 +186,7 @@ def test_what_has_no_fingerprint_runs_and_is_not_recorded(tmp_path):
         return x @ params
 
     model = fj.models.Model(lambda key: np.zeros((6, 3), np.float32), apply)
-    experiment = dataclasses.replace(own_experiment(rounds=1), model=model)
+    experiment = dataclasses.replace(own_experiment(mechanism="fedavg"), model=model)
     assert experiment.run().accuracies.shape == (4,)
     with pytest.raises(ValueError, match=r"`model\.apply.*` must have a fingerprint.*gen"):
         experiment.run(tmp_path)

@@ -235,10 +235,10 @@ def test_a_second_process_in_a_folder_is_told_so_until_the_first_is_gone(tmp_pat
 @pytest.fixture
 def progress():
     experiment = dataclasses.replace(SMALL, rounds=1)
-    shards, _ = experiment.make_shards()
-    state, rows = simulation.beginning(
-        jax.random.key(0), experiment.federation(shards), shards, num_rounds=1
-    )
+    shards, test = experiment.make_shards()
+    state, rows = simulation.Rounds(
+        jax.random.key(0), experiment.federation(shards), shards, test, num_rounds=1
+    ).beginning()
     one_row = jax.tree.map(lambda row: np.zeros((1, *row.shape[1:]), row.dtype), rows)
     return simulation.Progress(state, one_row)
 

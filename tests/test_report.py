@@ -244,10 +244,10 @@ def test_a_comparisons_command_is_of_all_its_mechanisms(comparison, monkeypatch)
 def test_a_page_plays_no_round_and_deals_out_data_once(run, monkeypatch):
     result, out, _ = run
     calls = []
-    deal = fj.Experiment.shards
-    monkeypatch.setattr("fairjax.simulation.rounds", lambda *_, **__: calls.append("round"))
+    deal = fj.Experiment.make_shards
+    monkeypatch.setattr("fairjax.simulation.Rounds.stages", lambda *_: calls.append("round"))
     monkeypatch.setattr(
-        fj.Experiment, "shards", lambda self: (calls.append("shards"), deal(self))[1]
+        fj.Experiment, "make_shards", lambda self: (calls.append("shards"), deal(self))[1]
     )
     report.write_run(result, out)
     assert calls == ["shards"]

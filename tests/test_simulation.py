@@ -199,12 +199,11 @@ def test_rounds_without_evaluation_are_nan_and_the_last_is_evaluated(digits):
 def test_a_run_goes_on_from_any_stage_in_the_same_bits(digits):
     shards, test = digits
     federation = digits_federation(shards)
-    stages = list(simulation.rounds(jax.random.key(0), federation, shards, test, num_rounds=45))
+    rounds = simulation.Rounds(jax.random.key(0), federation, shards, test, num_rounds=45)
+    stages = list(rounds.stages())
     assert len(stages) > 10
     for start in (stages[0], stages[7], stages[-2]):
-        *_, last = simulation.rounds(
-            jax.random.key(0), federation, shards, test, num_rounds=45, start=start
-        )
+        *_, last = rounds.stages(start)
         assert_equal(without_key(last.state), without_key(stages[-1].state))
         assert_equal(last.rows, stages[-1].rows)
 
@@ -386,7 +385,8 @@ def test_a_run_of_many_chunks_is_compiled_once(digits):
     shards, test = digits
     loop._compile_play.cache_clear()
     federation, key = digits_federation(shards), jax.random.key(0)
-    chunks = list(simulation.rounds(key, federation, shards, test, num_rounds=30, eval_every=7))
+    rounds = simulation.Rounds(key, federation, shards, test, num_rounds=30, eval_every=7)
+    chunks = list(rounds.stages())
     assert len(chunks) > 3
     program = loop._compile_play(federation, 2, False, memory.shapes((shards, test)))
     assert loop._compile_play.cache_info().misses == program._cache_size() == 1

@@ -13,8 +13,9 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,18 +23,17 @@ from fairjax.data import text
 from fairjax.data.dataset import Dataset
 from fairjax.data.tfds_images import decoded, unknown
 
-DATASETS = {
-    "digits": "1,797 handwritten digits of 8x8 pixels, embedded",
-    "blobs": "2,500 points around ten centres in 16 dimensions, synthetic",
-    "mnist": "70,000 handwritten digits, padded to 32x32, by TFDS",
-    "fashion_mnist": "70,000 pictures of clothes, padded to 32x32, by TFDS",
-    "cifar10": "60,000 photographs of ten kinds of objects, 32x32, by TFDS",
-    "rt_polarity": "10,662 sentences of film reviews, half of them positive (MR)",
-    "sst_fine": "10,754 sentences of film reviews in five classes (SST)",
-}
 NUM_DIGITS_TEST = 360
 NAME = re.compile(r"[A-Za-z0-9_](?!.*\.\.)[\w./:+=,-]{0,199}", re.ASCII)
 SMALL, BORDER = (28, 28, 1), 2  # images of this shape get a border, as in the paper
+
+
+class Source(NamedTuple):
+    """One data set."""
+
+    words: str  # what it holds
+    load: Callable[[str, Any], tuple[Dataset, Dataset]]  # from its name and a TFDS data directory
+    paper: Mapping[str, Any] | None = None  # fields of an `Experiment` that the paper has for it
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
@@ -85,25 +85,64 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
         raise ValueError(
             f'`name` must be the name of a data set, such as "digits", got {name!r:.100}.'
         )
-    if name == "digits":
-        from sklearn import datasets
+    source = DATASETS.get(name, OTHER)
+    return source.load(name, data_dir)
 
-        x, y = map(np.asarray, datasets.load_digits(return_X_y=True))
-        return _split_off_test(x.reshape(-1, 8, 8, 1) / 16, y, NUM_DIGITS_TEST)
-    if name == "blobs":
-        from sklearn import datasets
 
-        x, y, *_ = datasets.make_blobs(
-            2500, n_features=16, centers=10, cluster_std=4.0, random_state=0
-        )
-        return _split_off_test(x / x.std(), y, 500)
-    data_dir = _data_dir(data_dir)
+def _load_digits(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
+    from sklearn import datasets
+
+    x, y = map(np.asarray, datasets.load_digits(return_X_y=True))
+    return _split_off_test(x.reshape(-1, 8, 8, 1) / 16, y, NUM_DIGITS_TEST)
+
+
+def _load_blobs(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
+    from sklearn import datasets
+
+    x, y, *_ = datasets.make_blobs(2500, n_features=16, centers=10, cluster_std=4.0, random_state=0)
+    return _split_off_test(x / x.std(), y, 500)
+
+
+def _load_text(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
+    return text.tokenised(name, _load_sentences(name, _data_dir(data_dir)))
+
+
+def _load_images(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
+    folder, ours = _data_dir(data_dir), tuple(DATASETS)
     if not NAME.fullmatch(name):
-        raise unknown(name, data_dir, tuple(DATASETS))
-    if name in text.CLEANING:
-        return text.tokenised(name, _load_sentences(name, data_dir))
-    ours = tuple(DATASETS)
-    return _standardise(_load_arrays(name, data_dir, lambda: decoded(name, data_dir, ours)))
+        raise unknown(name, folder, ours)
+    return _standardise(_load_arrays(name, folder, lambda: decoded(name, folder, ours)))
+
+
+MNIST = {"model": "mnist_cnn", "samples_per_agent": 600, "eval_every": 5}
+# Evaluating all agents on 10,000 images takes longer than a round of training, hence every 5.
+CIFAR = {
+    "model": "cifar_cnn", "samples_per_agent": 2000, "learning_rate": 0.015, "batch_size": 128,
+    "gamma": 0.15, "eval_every": 5,
+}  # fmt: skip
+SENTENCES = {"model": "text_cnn", "optimizer": "adam", "gamma": 1.0}
+DATASETS = {
+    "digits": Source("1,797 handwritten digits of 8x8 pixels, embedded", _load_digits),
+    "blobs": Source("2,500 points around ten centres in 16 dimensions, synthetic", _load_blobs),
+    "mnist": Source("70,000 handwritten digits, padded to 32x32, by TFDS", _load_images, MNIST),
+    "fashion_mnist": Source(
+        "70,000 pictures of clothes, padded to 32x32, by TFDS", _load_images, MNIST
+    ),
+    "cifar10": Source(
+        "60,000 photographs of ten kinds of objects, 32x32, by TFDS", _load_images, CIFAR
+    ),
+    "rt_polarity": Source(
+        "10,662 sentences of film reviews, half of them positive (MR)",
+        _load_text,
+        {**SENTENCES, "learning_rate": 5e-5, "batch_size": 128},
+    ),
+    "sst_fine": Source(
+        "10,754 sentences of film reviews in five classes (SST)",
+        _load_text,
+        {**SENTENCES, "learning_rate": 1e-4, "batch_size": 256},
+    ),
+}
+OTHER = Source("an image-classification set of TensorFlow Datasets", _load_images)
 
 
 def _data_dir(given: str | os.PathLike | None) -> Path:

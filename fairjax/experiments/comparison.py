@@ -10,6 +10,7 @@ from fairjax.experiments.experiment import Experiment, load_run
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
 from fairjax.files import DamagedError
+from fairjax.mechanisms import REGISTRY
 
 
 def compare(
@@ -73,6 +74,8 @@ def load_comparison(out: str | Path) -> dict[str, Result] | None:
     if not path.exists():
         return None
     names = records.read_json(path, ("mechanisms",))["mechanisms"]
-    if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
+    # The name of an object is known by its run alone.
+    known = {*REGISTRY, *(run.name for run in path.parent.iterdir())}
+    if not isinstance(names, list) or not names or not set(map(str, names)) <= known:
         raise DamagedError(f"{path} is damaged: it does not name mechanisms, got {names!r:.100}.")
     return {name: load_run(path.parent / name) for name in names}

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from fairjax import checks, devices, simulation
 from fairjax.experiments import fields, histories, objects, records, tracking
-from fairjax.experiments.loading import load, result_of, rounds_of
+from fairjax.experiments.loading import load, result_of, run_of
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
 from fairjax.experiments.setup import Setup
@@ -27,9 +27,11 @@ from fairjax.files import DamagedError
 @fields.documented
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Experiment(Setup):
-    """A federation on a data set, described by values that JSON can hold.
+    """A federation on a data set, described by names, numbers and objects.
 
-    Fields that are None are chosen by the preset; `resolved()` says which values.
+    Fields that are None are chosen by the preset; `resolved()` says which values. `dataset`,
+    `shards`, `model`, `mechanism` and `optimizer` may be objects of your own. Records keep a
+    fingerprint of their contents, so a run goes on, or is opened, with the same objects only.
 
     Attributes: those of `Description`.
 
@@ -41,6 +43,11 @@ class Experiment(Setup):
       >>> result = experiment.run()
       >>> result.accuracies.shape, result.history.importance.shape
       ((3,), (2, 3))
+      >>> import optax
+      >>> import fairjax as fj
+      >>> data = fj.data.load("blobs")
+      >>> Experiment(dataset=data, model=fj.models.mlp(data[0]), optimizer=optax.adamw(1e-3))
+      Experiment(dataset=<own data>, model=<MLP>, optimizer=<chain>)
     """
 
     def run(
@@ -126,8 +133,8 @@ class Experiment(Setup):
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
         name, described = (self.name, record["experiment"]) if tools else ("", {})
         with tracking.opened(tools, out, name, described, resume) as tracker:
-            rounds = rounds_of(self, federation, shards, test)
-            last = rounds.play(out, resume, clock, tracker, watch)
+            run = run_of(self, federation, shards, test)
+            last = run.play(out, resume, clock, tracker, watch)
             history = simulation.history(last, self.rounds)
             alone = None if standalone is None else standalone.accuracies
             result = result_of(self, history, last.state, shards, alone)

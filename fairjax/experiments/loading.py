@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from fairjax import simulation
 from fairjax.data import Dataset, Shards
 from fairjax.experiments import histories, records
 from fairjax.experiments.checkpoints import Checkpoints
-from fairjax.experiments.playing import Rounds
+from fairjax.experiments.playing import Run
 from fairjax.experiments.results import Result
 from fairjax.experiments.setup import Setup
 from fairjax.files import DamagedError
-from fairjax.simulation import Federation, History, Progress, State, names
+from fairjax.simulation import Federation, History, Progress, Rounds, State, names
 
 
 def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
@@ -29,7 +30,7 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
     """
     shards, test = experiment.make_shards()
     federation = experiment.federation(shards, record.get("agents_at_once"))
-    beginning = rounds_of(experiment, federation, shards, test).beginning()
+    beginning = run_of(experiment, federation, shards, test).rounds.beginning()
     with Checkpoints(out) as checkpoints:
         last = checkpoints.final(beginning, experiment.rounds + 1)
     history = _history(out, experiment, beginning, last)
@@ -48,18 +49,18 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
     return result
 
 
-def rounds_of(experiment: Setup, federation: Federation, shards: Shards, test: Dataset) -> Rounds:
-    """Returns the rounds of an experiment, which can be played."""
-    return Rounds(
-        name=experiment.label("mechanism"),
-        federation=federation,
-        shards=shards,
-        test=test,
-        seed=experiment.seed,
-        num_rounds=experiment.rounds,
+def run_of(experiment: Setup, federation: Federation, shards: Shards, test: Dataset) -> Run:
+    """Returns the run of an experiment, which can be played."""
+    rounds = Rounds(
+        jax.random.key(experiment.seed),
+        federation,
+        shards,
+        test,
+        experiment.rounds,
         eval_every=experiment.resolved().eval_every or 1,
         record_updates=experiment.record_updates,
     )
+    return Run(experiment.label("mechanism"), rounds)
 
 
 def result_of(

@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 from jax.experimental import multihost_utils
 
 from fairjax import simulation
-from fairjax.data import Dataset, Shards
 from fairjax.experiments import records
 from fairjax.experiments.checkpoints import Checkpoints
 from fairjax.experiments.tracking import Tracker
-from fairjax.simulation import Federation, Progress
+from fairjax.simulation import Progress, Rounds
 
 CHECKPOINT_SECONDS = 2.0
 
@@ -24,27 +22,11 @@ WATCHES = "watch(name, rounds played, their number)"
 Watcher = Callable[[str, int, int], None]  # what runs, rounds played, rounds in all
 
 
-class Rounds(NamedTuple):
-    """The rounds of a run: all that their bits follow from."""
+class Run(NamedTuple):
+    """One run: its rounds, under a name that a watcher is told."""
 
-    name: str  # that a watcher is told
-    federation: Federation
-    shards: Shards
-    test: Dataset
-    seed: int
-    num_rounds: int
-    eval_every: int
-    record_updates: bool
-
-    def beginning(self) -> Progress:
-        """Returns the progress before the first round."""
-        return simulation.beginning(
-            jax.random.key(self.seed),
-            self.federation,
-            self.shards,
-            num_rounds=self.num_rounds,
-            record_updates=self.record_updates,
-        )
+    name: str
+    rounds: Rounds
 
     def play(
         self,
@@ -67,7 +49,7 @@ class Rounds(NamedTuple):
             *_, last = self._stages(None, clock, tracker, watch)
             return last
         with Checkpoints(out) as checkpoints:
-            beginning, start = self.beginning(), None
+            beginning, start = self.rounds.beginning(), None
             with clock.part("records"):
                 if resume:
                     start = checkpoints.load(beginning)
@@ -76,7 +58,7 @@ class Rounds(NamedTuple):
             progress = beginning if start is None else start
             saved = time.monotonic()
             for progress in self._stages(start, clock, tracker, watch):
-                finished = progress.num_rounds > self.num_rounds
+                finished = progress.num_rounds > self.rounds.num_rounds
                 # All processes save together, when the first one's clock says so.
                 due = multihost_utils.broadcast_one_to_all(
                     time.monotonic() - saved > CHECKPOINT_SECONDS
@@ -96,22 +78,14 @@ class Rounds(NamedTuple):
         watch: Watcher | None,
     ) -> Iterator[Progress]:
         """Yields progress from a start on, and tells clock, watcher and tracker."""
+        num_rounds = self.rounds.num_rounds
         if watch is not None and start is None:  # compiling takes a while
-            watch(self.name, 0, self.num_rounds)
+            watch(self.name, 0, num_rounds)
         began = time.monotonic()
-        for progress in simulation.rounds(
-            jax.random.key(self.seed),
-            self.federation,
-            self.shards,
-            self.test,
-            num_rounds=self.num_rounds,
-            eval_every=self.eval_every,
-            record_updates=self.record_updates,
-            start=start,
-        ):
+        for progress in self.rounds.stages(start):
             clock.chunk(time.monotonic() - began)
             if watch is not None:
-                watch(self.name, min(progress.num_rounds, self.num_rounds), self.num_rounds)
+                watch(self.name, min(progress.num_rounds, num_rounds), num_rounds)
             # How the last round's models are once trained, the next round shows.
             tracker.rounds(simulation.history(progress, progress.num_rounds - 1))
             yield progress

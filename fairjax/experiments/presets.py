@@ -18,6 +18,8 @@ They were chosen on digits with a power law, 3 to 10 agents, 20 to 160 rounds an
 
 from typing import NamedTuple
 
+from fairjax.data import DATASETS
+
 PRESETS = ("fairjax", "paper")
 LAST_RATE = 0.155  # share of the learning rate that is left after the last round
 FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0, and Gamma_T of so many rounds
@@ -42,18 +44,6 @@ FAIRJAX = Settings(
     optimizer="adam", learning_rate=1e-3, learning_rate_decay=None, alpha=0.5, gamma=None
 )
 PROGRAM = Settings()
-# Evaluating all agents on 10,000 images takes longer than a round of training, hence every 5.
-MNIST = Settings("mnist_cnn", 600, eval_every=5)
-CIFAR = Settings("cifar_cnn", 2000, learning_rate=0.015, batch_size=128, gamma=0.15, eval_every=5)
-MR = Settings("text_cnn", None, "adam", 5e-5, batch_size=128, gamma=1.0)
-SST = Settings("text_cnn", None, "adam", 1e-4, batch_size=256, gamma=1.0)
-PAPER = {
-    "mnist": MNIST,
-    "fashion_mnist": MNIST,
-    "cifar10": CIFAR,
-    "rt_polarity": MR,
-    "sst_fine": SST,
-}
 
 
 def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Settings:
@@ -72,7 +62,9 @@ def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Set
       >>> settings("digits", "paper", num_rounds=80, num_decays=80).gamma
       0.5
     """
-    chosen = PAPER.get(dataset, PROGRAM if preset == "paper" else FAIRJAX)
+    chosen, source = PROGRAM if preset == "paper" else FAIRJAX, DATASETS.get(dataset)
+    if source is not None and source.paper is not None:
+        chosen = PROGRAM._replace(**source.paper)
     if chosen.learning_rate_decay is None:
         chosen = chosen._replace(learning_rate_decay=LAST_RATE ** (1 / num_decays))
     if chosen.gamma is None:

@@ -212,8 +212,8 @@ def _dishonest(result: Result) -> Section:
         ]
         pieces.append(page.table(("agent", "behaviour", "importance", "final %"), rows))
         names = dict.fromkeys(result.behaviours[agent] for agent in dishonest)
-        says = {**DATA, **UPLOADS}
-        pieces += [page.text(f"{name}: {says[name]}.", soft=True) for name in names]
+        kinds = {**DATA, **UPLOADS}
+        pieces += [page.text(f"{name}: {kinds[name].words}.", soft=True) for name in names]
         pieces.append(
             page.text(
                 f"Detection AUC: {number(result.detection_auc)}, the chance that an honest agent's "

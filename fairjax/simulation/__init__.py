@@ -1,6 +1,7 @@
 """Simulation: agents that train, upload, are judged and paid, round by round.
 
-    behaviours   who is dishonest, and how much; `dishonest_data`, `dishonest_uploads` apply it
+    behaviours   who is dishonest, and how much; `dishonest_data` and `dishonest_uploads` hold
+                 one function per behaviour
     training     what an agent does on its own data: local epochs of an optax optimizer
     round        train, upload, judge, pay: the four functions of a round
     federations  model, mechanism and optimizer -> Federation(init, step)
@@ -17,14 +18,15 @@ from fairjax.simulation.behaviours import (
     HONEST,
     UPLOADS,
     Behaviour,
+    Memory,
     assign,
+    change_data,
+    change_uploads,
     listed,
     names,
 )
-from fairjax.simulation.dishonest_data import change_data
-from fairjax.simulation.dishonest_uploads import Memory, change_uploads
 from fairjax.simulation.federations import Federation, federation
-from fairjax.simulation.loop import PROGRAMS, beginning, history, play, rounds, run
+from fairjax.simulation.loop import PROGRAMS, Rounds, history, play, run
 from fairjax.simulation.memory import spare_maps
 from fairjax.simulation.optimizers import COUNTS
 from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_unchanged
@@ -33,7 +35,7 @@ from fairjax.simulation.training import accuracy
 
 __all__ = [
     "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
-    "History", "Memory", "Progress", "Record", "State", "accuracy", "assign", "beginning",
+    "History", "Memory", "Progress", "Record", "Rounds", "State", "accuracy", "assign",
     "behaviours", "change_data", "change_uploads", "check_paid", "federation", "history", "listed",
-    "names", "play", "rounds", "run", "spare_maps", "warn_of_unchanged",
+    "names", "play", "run", "spare_maps", "warn_of_unchanged",
 ]  # fmt: skip

@@ -1,51 +1,28 @@
-"""Behaviours: who is careless, dishonest or broken, and how much.
+"""Behaviours: who is careless, dishonest or broken, how much, and what follows.
 
     data      an agent trains on its own rows, which are changed once before the first round
     uploads   an agent trains honestly, but uploads something else than its update
 
-Agents without a behaviour are honest. Each behaviour has one `strength`; see `STRENGTHS`.
+Agents without a behaviour are honest. `DATA` and `UPLOADS` map names to what they do (`Kind`).
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks
-from fairjax.types import Scalar
+from fairjax import checks, trees
+from fairjax.data import Shards
+from fairjax.simulation.dishonest_data import DATA
+from fairjax.simulation.dishonest_uploads import UPLOADS, Seen
+from fairjax.simulation.kinds import ANY
+from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 HONEST = "honest"
-DATA = {
-    "label_flip": "trains on the class C - 1 - y in place of y, at a rate",
-    "label_flip_1_7": "trains on ones as sevens, and sevens as ones, at a rate",
-    "label_noise": "trains on random classes, at a rate",
-    "feature_noise": "trains on examples with normal noise, or on random tokens",
-}
-UPLOADS = {
-    "free_rider_zero": "uploads zeros",
-    "free_rider_noise": "uploads noise, uniform between plus and minus a bound",
-    "free_rider_stale": "uploads its first update again and again",
-    "free_rider_copy": "uploads the last aggregate, plus noise of a relative length",
-    "sign_flip": "uploads its update reversed, times a factor",
-    "rescale": "uploads its update times a factor",
-    "collude": "uploads what the first such agent does, plus relative noise",
-    "broken_nan": "uploads NaN",
-    "broken_inf": "uploads infinity",
-}
-# Default strengths of behaviours that have one: a rate, a standard deviation, a factor, a length.
-STRENGTHS = {
-    "label_flip": 1.0,
-    "label_flip_1_7": 1.0,
-    "label_noise": 0.5,
-    "feature_noise": 1.0,
-    "free_rider_noise": 1.0,
-    "free_rider_copy": 0.1,
-    "sign_flip": 1.0,
-    "rescale": 10.0,
-    "collude": 0.0,
-}
-MOST_STRENGTH = 3.4e38  # what float32 holds
-RATES = ("label_flip", "label_flip_1_7", "label_noise")
+KINDS = {**DATA, **UPLOADS}
 
 
 class Behaviour(NamedTuple):
@@ -53,7 +30,14 @@ class Behaviour(NamedTuple):
 
     agent: Scalar  # the agent's number; traced where runs of several seeds are one program
     name: str
-    strength: float | None = None  # None: the default in `STRENGTHS`
+    strength: float | None = None  # None: the default of its `Kind`
+
+
+class Memory(NamedTuple):
+    """What dishonest uploads need from earlier rounds."""
+
+    first: Stacked  # every agent's first update
+    aggregate: Params  # the last aggregate
 
 
 def assign(
@@ -102,7 +86,7 @@ def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, fl
         )
     found, total = [], 0
     for name, value in behaviours.items():
-        checks.choice("behaviour", name, (*DATA, *UPLOADS))
+        checks.choice("behaviour", name, KINDS)
         pair: Any = value if isinstance(value, tuple | list) else (value, None)
         if len(pair) != 2:
             raise ValueError(
@@ -129,10 +113,11 @@ def names(behaviours: Sequence[Behaviour], num_agents: int) -> tuple[str, ...]:
 
 def strength_of(name: str, strength: Scalar | None = None) -> Scalar:
     """Returns the given strength of a behaviour after a check, or the default for its name."""
+    kind = KINDS[name]
     if strength is None:
-        return STRENGTHS.get(name, 0.0)
-    checks.between(f"strength of {name}", strength, 0, 1 if name in RATES else MOST_STRENGTH)
-    if name not in STRENGTHS and checks.is_known(strength) and strength != 0:
+        return kind.strength
+    checks.between(f"strength of {name}", strength, 0, kind.most or ANY)
+    if not kind.most and checks.is_known(strength) and strength != 0:
         raise ValueError(f"`{name}` takes no strength, got {strength!r}.")
     return strength
 
@@ -149,7 +134,7 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
     chosen: tuple[Behaviour, ...] = tuple(behaviours)
     seen: dict[int, str] = {}
     for agent, name, strength in chosen:
-        checks.choice("behaviour", name, (*DATA, *UPLOADS))
+        checks.choice("behaviour", name, KINDS)
         strength_of(name, strength)
         if not checks.is_known(agent):
             continue  # numbers of agents are traced where runs of several seeds are one program
@@ -170,3 +155,105 @@ def check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
             raise ValueError(
                 f"`behaviours` must name agents 0 to {num_agents - 1}, got {name} of {agent}."
             )
+
+
+def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) -> Shards:
+    """Returns shards in which agents with dishonest data train on changed copies of their rows.
+
+    Args:
+      shards: who holds which data; rows of other agents do not change.
+      behaviours: the behaviours of dishonest agents.
+      seed: seed of the changes.
+
+    Raises:
+      ValueError: there is no such agent, or it has two behaviours; the data do not have the
+        classes 1 and 7; or `feature_noise` is given for whole numbers that are not tokens, for
+        a share of tokens above 1, or with a strength that float32 cannot hold.
+
+    Examples:
+      >>> from fairjax.data import Dataset
+      >>> data = Dataset(x=np.zeros((4, 2)), y=[0, 1, 2, 2], num_classes=3)
+      >>> shards = Shards.from_indices(data, [[0, 1], [2, 3]])
+      >>> changed = change_data(shards, [Behaviour(0, "label_flip", 1.0)])
+      >>> [changed.data.y[changed.rows(agent)].tolist() for agent in range(2)]
+      [[2, 1], [2, 2]]
+    """
+    checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
+    checks.count("seed", seed, least=0, most=2**63 - 1)
+    check_agents(behaviours, shards.num_agents)
+    changing = {one.agent: one for one in behaviours if one.name in DATA}
+    rng = np.random.default_rng([seed, 1])
+    x, y = [np.asarray(shards.data.x)], [np.asarray(shards.data.y)]
+    rows, end = [], len(y[0])
+    for agent in range(shards.num_agents):
+        own = shards.rows(agent)
+        if agent in changing:
+            name, strength = changing[agent].name, changing[agent].strength
+            examples, labels = DATA[name].change(
+                rng, shards.data.take(own), strength_of(name, strength)
+            )
+            x.append(examples)
+            y.append(labels)
+            own = np.arange(end, end + len(own))
+            end += len(own)
+        rows.append(own)
+    if end == len(y[0]):
+        return shards
+    data = dataclasses.replace(shards.data, x=np.concatenate(x), y=np.concatenate(y))
+    return dataclasses.replace(Shards.from_indices(data, rows), validation=shards.validation)
+
+
+def change_uploads(
+    key: Key, updates: Stacked, memory: Memory, round: Scalar, behaviours: Sequence[Behaviour]
+) -> Stacked:
+    """Returns what agents upload instead of their updates.
+
+    The first colluder uploads its own update, so a single colluder is in effect honest.
+
+    Args:
+      key: PRNG key of the round.
+      updates: leaves `[N, ...]`, honest.
+      memory: what dishonest agents remember of earlier rounds.
+      round: number of the round, from 0.
+      behaviours: the behaviours of dishonest agents; those in `DATA` upload honestly.
+
+    Raises:
+      ValueError: there is no such agent, or it has two behaviours.
+
+    Examples:
+      >>> updates = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> memory = Memory(updates, updates[0])
+      >>> flip = [Behaviour(1, "sign_flip", 1.0)]
+      >>> print(change_uploads(jax.random.key(0), updates, memory, 0, flip))
+      [[ 1.  2.]
+       [-3. -4.]]
+    """
+    checks.kind("memory", memory, Memory, "`fairjax.simulation.Memory(first, aggregate)`")
+    updates, memory = jax.tree.map(jnp.asarray, (updates, memory))
+    check_agents(behaviours, trees.num_agents(updates))
+    leader = next((one.agent for one in behaviours if one.name == "collude"), None)
+
+    def row(tree: Stacked, agent: Scalar) -> Params:
+        return jax.tree.map(lambda leaf: leaf[agent], tree)
+
+    for agent, name, strength in behaviours:
+        if name not in UPLOADS:
+            continue
+        seen = Seen(
+            round=round,
+            first=row(memory.first, agent),
+            aggregate=memory.aggregate,
+            # Compare by identity, since a traced number of an agent has no value to compare.
+            leader=None if leader is None or leader is agent else row(updates, leader),
+        )
+        upload = UPLOADS[name].change(
+            jax.random.fold_in(key, agent), row(updates, agent), seen, strength_of(name, strength)
+        )
+        updates = jax.tree.map(lambda leaf, one, i=agent: leaf.at[i].set(one), updates, upload)
+    return updates
+
+
+def changing_uploads(behaviours: Sequence[Behaviour], num_agents: int) -> PerAgent:
+    """Returns `[N]` booleans: the agent uploads something else than its update."""
+    agents = [one.agent for one in behaviours if one.name in UPLOADS]
+    return jnp.zeros(num_agents, bool).at[jnp.array(agents, int)].set(True)

@@ -1,87 +1,82 @@
-"""Dishonest uploads: what agents upload instead of their updates."""
+"""Dishonest uploads: what an agent uploads in place of its update.
 
-from collections.abc import Sequence
+key, own update, what it has seen, strength  ->  upload
+"""
+
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fairjax import checks, trees
-from fairjax.simulation.behaviours import UPLOADS, Behaviour, check_agents, strength_of
-from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
+from fairjax import trees
+from fairjax.simulation.kinds import ANY, Kind, register
+from fairjax.types import Array, Key, Params, Scalar
+
+UPLOADS: dict[str, Kind] = {}
 
 
-class Memory(NamedTuple):
-    """What dishonest uploads need from earlier rounds."""
+class Seen(NamedTuple):
+    """What a dishonest agent has seen besides its own update."""
 
-    first: Stacked  # every agent's first update
-    aggregate: Params  # the last aggregate
-
-
-def change_uploads(
-    key: Key, updates: Stacked, memory: Memory, round: Scalar, behaviours: Sequence[Behaviour]
-) -> Stacked:
-    """Returns what agents upload instead of their updates.
-
-    The first colluder uploads its own update, so a single colluder is in effect honest.
-
-    Args:
-      key: PRNG key of the round.
-      updates: leaves `[N, ...]`, honest.
-      memory: what dishonest agents remember of earlier rounds.
-      round: number of the round, from 0.
-      behaviours: the behaviours of dishonest agents; those in `DATA` upload honestly.
-
-    Raises:
-      ValueError: there is no such agent, or it has two behaviours.
-
-    Examples:
-      >>> updates = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-      >>> memory = Memory(updates, updates[0])
-      >>> flip = [Behaviour(1, "sign_flip", 1.0)]
-      >>> print(change_uploads(jax.random.key(0), updates, memory, 0, flip))
-      [[ 1.  2.]
-       [-3. -4.]]
-    """
-    checks.kind("memory", memory, Memory, "`fairjax.simulation.Memory(first, aggregate)`")
-    updates, memory = jax.tree.map(jnp.asarray, (updates, memory))
-    check_agents(behaviours, trees.num_agents(updates))
-    leader = next((one.agent for one in behaviours if one.name == "collude"), None)
-    for agent, name, given in behaviours:
-        if name not in UPLOADS:
-            continue
-        strength = strength_of(name, given)
-        agent_key = jax.random.fold_in(key, agent)
-        own = jax.tree.map(lambda leaf, i=agent: leaf[i], updates)
-        if name == "free_rider_zero":
-            upload = jax.tree.map(jnp.zeros_like, own)
-        elif name == "free_rider_noise":
-            noise = _draw_noise(agent_key, own, jax.random.uniform, minval=-1, maxval=1)
-            upload = jax.tree.map(lambda leaf, f=strength: f * leaf, noise)
-        elif name == "free_rider_stale":
-            first = jax.tree.map(lambda leaf, i=agent: leaf[i], memory.first)
-            upload = jax.tree.map(lambda a, b: jnp.where(round == 0, a, b), own, first)
-        elif name == "free_rider_copy":
-            upload = _add_noise(agent_key, memory.aggregate, strength)
-        elif name == "collude":
-            copied = jax.tree.map(lambda leaf: leaf[leader], updates)
-            # Compare by identity, since a traced number of an agent has no value to compare.
-            upload = own if agent is leader else _add_noise(agent_key, copied, strength)
-        else:
-            value = {"broken_nan": jnp.nan, "broken_inf": jnp.inf}.get(name)
-            factor = -strength if name == "sign_flip" else strength
-            upload = jax.tree.map(
-                lambda leaf, f=factor, v=value: f * leaf if v is None else jnp.full_like(leaf, v),
-                own,
-            )
-        updates = jax.tree.map(lambda leaf, one, i=agent: leaf.at[i].set(one), updates, upload)
-    return updates
+    round: Scalar  # from 0
+    first: Params  # its own first update
+    aggregate: Params  # the last one
+    leader: Params | None  # the update of the first colluder; None: this agent is the first
 
 
-def changing_uploads(behaviours: Sequence[Behaviour], num_agents: int) -> PerAgent:
-    """Returns `[N]` booleans: the agent uploads something else than its update."""
-    agents = [one.agent for one in behaviours if one.name in UPLOADS]
-    return jnp.zeros(num_agents, bool).at[jnp.array(agents, int)].set(True)
+@register(UPLOADS)
+def free_rider_zero(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads zeros."""
+    return jax.tree.map(jnp.zeros_like, own)
+
+
+@register(UPLOADS, strength=1.0, most=ANY)
+def free_rider_noise(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads noise, uniform between plus and minus a bound."""
+    noise = _draw_noise(key, own, jax.random.uniform, minval=-1, maxval=1)
+    return jax.tree.map(lambda leaf: strength * leaf, noise)
+
+
+@register(UPLOADS)
+def free_rider_stale(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads its first update again and again."""
+    return jax.tree.map(lambda a, b: jnp.where(seen.round == 0, a, b), own, seen.first)
+
+
+@register(UPLOADS, strength=0.1, most=ANY)
+def free_rider_copy(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads the last aggregate, plus noise of a relative length."""
+    return _add_noise(key, seen.aggregate, strength)
+
+
+@register(UPLOADS, strength=1.0, most=ANY)
+def sign_flip(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads its update reversed, times a factor."""
+    return jax.tree.map(lambda leaf: -strength * leaf, own)
+
+
+@register(UPLOADS, strength=10.0, most=ANY)
+def rescale(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads its update times a factor."""
+    return jax.tree.map(lambda leaf: strength * leaf, own)
+
+
+@register(UPLOADS, most=ANY)
+def collude(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads what the first such agent does, plus relative noise."""
+    return own if seen.leader is None else _add_noise(key, seen.leader, strength)
+
+
+@register(UPLOADS)
+def broken_nan(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads NaN."""
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), own)
+
+
+@register(UPLOADS)
+def broken_inf(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads infinity."""
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.inf), own)
 
 
 def _draw_noise(key: Key, like: Params, draw: Any, **options: Any) -> Params:

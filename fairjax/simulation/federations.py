@@ -20,9 +20,8 @@ from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.mechanisms import Context, Mechanism, Plan
 from fairjax.models import Model
-from fairjax.simulation.behaviours import DATA, UPLOADS, Behaviour
+from fairjax.simulation.behaviours import DATA, UPLOADS, Behaviour, changing_uploads
 from fairjax.simulation.behaviours import checked as checked_behaviours
-from fairjax.simulation.dishonest_uploads import changing_uploads
 from fairjax.simulation.memory import bytes_per_agent, pick_agents_at_once
 from fairjax.simulation.optimizers import COUNTS, by_rounds
 from fairjax.simulation.round import judge, pay, train, upload

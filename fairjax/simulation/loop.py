@@ -8,7 +8,7 @@
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,78 +80,65 @@ def run(
       >>> history.accuracies.shape, float(history.importance[-1].sum().round(3))
       ((2, 3), 1.0)
     """
-    stages = rounds(
-        key,
-        federation,
-        shards,
-        test,
-        num_rounds=num_rounds,
-        params=params,
-        eval_every=eval_every,
-        record_updates=record_updates,
-    )
-    *_, last = stages
+    rounds = Rounds(key, federation, shards, test, num_rounds, params, eval_every, record_updates)
+    *_, last = rounds.stages()
     return last.state, history(last, num_rounds)
 
 
-def rounds(
-    key: Key,
-    federation: Federation,
-    shards: Shards,
-    test: Dataset,
-    *,
-    num_rounds: int,
-    params: Params | None = None,
-    eval_every: int = 1,
-    record_updates: bool = False,
-    start: Progress | None = None,
-) -> Iterator[Progress]:
-    """Yields the progress of a run after every chunk of rounds; see `run`.
+class Rounds(NamedTuple):
+    """The rounds of a run: all that its numbers follow from; see the arguments of `run`."""
 
-    A run that continues from a `start` yielded before ends with exactly the same numbers.
-    """
-    checks.kind("federation", federation, Federation, "`fairjax.federation`")
-    checks.count("num_rounds", num_rounds, most=MOST_ROUNDS)
-    checks.count("eval_every", eval_every, most=MOST_ROUNDS)
-    checks.flag("record_updates", record_updates)
-    checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
-    checks.kind("test", test, Dataset, "`fairjax.data.load`")
-    shards.data.check_alike("test", test)
-    shards, test = devices.everywhere(federation.mesh, jax.device_put((shards, test)))
-    progress = start
-    if progress is None:
-        progress = beginning(
-            key, federation, shards, params, num_rounds=num_rounds, record_updates=record_updates
-        )
-    # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
-    # and nothing else of it is kept.
-    length = math.ceil((num_rounds + 1) / CHUNKS)
-    program = _compile_play(federation, length, record_updates, shapes((shards, test)))
-    warned = False
-    while progress.num_rounds <= num_rounds:
-        (state, events), rows = program(
-            progress.state, shards, test, num_rounds, eval_every, progress.num_rounds
-        )
-        check_paid(federation.mechanism.name, events.broken)
-        warned = warned or warn_of_unchanged(events)
-        played = min(length, num_rounds + 1 - progress.num_rounds)
-        rows = jax.tree.map(lambda row, played=played: np.asarray(row[:played]), rows)
-        progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
-        yield progress
+    key: Key
+    federation: Federation
+    shards: Shards
+    test: Dataset
+    num_rounds: int
+    params: Params | None = None
+    eval_every: int = 1
+    record_updates: bool = False
 
+    def beginning(self) -> Progress:
+        """Returns the progress before the first round."""
+        state = self.federation.init(self.key, self.shards, self.params, self.num_rounds)
+        return Progress(state, jax.tree.map(np.asarray, no_rows(state, self.record_updates)))
 
-def beginning(
-    key: Key,
-    federation: Federation,
-    shards: Shards,
-    params: Params | None = None,
-    *,
-    num_rounds: int,
-    record_updates: bool = False,
-) -> Progress:
-    """Returns the progress of a run that has played no round yet."""
-    state = federation.init(key, shards, params, num_rounds)
-    return Progress(state, jax.tree.map(np.asarray, no_rows(state, record_updates)))
+    def stages(self, start: Progress | None = None) -> Iterator[Progress]:
+        """Yields the progress after every chunk of rounds.
+
+        A run that continues from a `start` yielded before ends with exactly the same numbers.
+
+        Raises:
+          ValueError: as `run`.
+        """
+        federation, num_rounds = self.federation, self.num_rounds
+        self._check()
+        shards, test = devices.everywhere(federation.mesh, jax.device_put((self.shards, self.test)))
+        progress = self._replace(shards=shards).beginning() if start is None else start
+        # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
+        # and nothing else of it is kept.
+        length = math.ceil((num_rounds + 1) / CHUNKS)
+        program = _compile_play(federation, length, self.record_updates, shapes((shards, test)))
+        warned = False
+        while progress.num_rounds <= num_rounds:
+            (state, events), rows = program(
+                progress.state, shards, test, num_rounds, self.eval_every, progress.num_rounds
+            )
+            check_paid(federation.mechanism.name, events.broken)
+            warned = warned or warn_of_unchanged(events)
+            played = min(length, num_rounds + 1 - progress.num_rounds)
+            rows = jax.tree.map(lambda row, played=played: np.asarray(row[:played]), rows)
+            progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
+            yield progress
+
+    def _check(self) -> None:
+        """Raises unless every field is of its kind, and they fit each other."""
+        checks.kind("federation", self.federation, Federation, "`fairjax.federation`")
+        checks.count("num_rounds", self.num_rounds, most=MOST_ROUNDS)
+        checks.count("eval_every", self.eval_every, most=MOST_ROUNDS)
+        checks.flag("record_updates", self.record_updates)
+        checks.kind("shards", self.shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
+        checks.kind("test", self.test, Dataset, "`fairjax.data.load`")
+        self.shards.data.check_alike("test", self.test)
 
 
 def history(progress: Progress, num_rounds: int) -> History:

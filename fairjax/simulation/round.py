@@ -16,8 +16,7 @@ from jax.sharding import Mesh
 from fairjax import trees
 from fairjax.data import Shards
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_answer
-from fairjax.simulation.behaviours import Behaviour
-from fairjax.simulation.dishonest_uploads import Memory, change_uploads
+from fairjax.simulation.behaviours import Behaviour, Memory, change_uploads
 from fairjax.simulation.training import LocalTraining, train_agents
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 

@@ -16,7 +16,7 @@ from fairjax import checks, devices, trees
 from fairjax.data import Shards
 from fairjax.mechanisms import Mechanism
 from fairjax.models import initial_params
-from fairjax.simulation.dishonest_uploads import Memory
+from fairjax.simulation.behaviours import Memory
 from fairjax.simulation.memory import check_memory
 from fairjax.simulation.optimizers import check_optimizer
 from fairjax.simulation.training import LocalTraining
