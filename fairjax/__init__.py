@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairjax import contributions, data, devices, mechanisms, metrics, models, rewards
 from fairjax.experiments import Experiment, ProgressBar, Result, Sweep, compare, load_run, sweep
+from fairjax.models import load_params, save_params
 from fairjax.simulation import Federation, History, Record, State, federation, run
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ __all__ = [
     "devices",
     "federation",
     "figures",
+    "load_params",
     "load_run",
     "mechanisms",
     "metrics",
     "models",
     "rewards",
     "run",
+    "save_params",
     "sweep",
 ]
 

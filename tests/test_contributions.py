@@ -45,6 +45,26 @@ def test_exact_values_equal_enumeration_in_double_precision(num_agents, kind):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", twin.KINDS)
+def test_the_cosine_game_has_the_utility_of_every_coalition(kind):
+    updates, weights = twin.uploads(kind, 5, 300, seed=3), random_weights(5)
+    weighted = weights[:, None] * updates
+    everybody = weighted.sum(0)
+    with jax.enable_x64(True):
+        game = contributions.cosine_game(updates, weights)
+        assert game.shape == (32,)
+        for index in range(1, 32):
+            joint = weighted[(index >> np.arange(5) & 1) > 0].sum(0)
+            cosine = joint @ everybody / np.linalg.norm(joint) / np.linalg.norm(everybody)
+            assert game[index] == pytest.approx(cosine, abs=1e-9)
+        assert game[0] == 0
+        np.testing.assert_allclose(
+            contributions.shapley(game), contributions.cosine_shapley(updates, weights), atol=1e-12
+        )
+    with pytest.raises(ValueError, match="`updates` must be of at most 25 agents .* got 26"):
+        contributions.cosine_game(np.eye(26))
+
+
 @pytest.mark.parametrize("kept", [1.0, 0.1, 0.04])
 def test_exact_values_hold_in_single_precision_while_uploads_do_not_cancel(kept):
     updates = normal(12, 3000)

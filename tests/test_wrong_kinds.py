@@ -27,6 +27,7 @@ RAW = (
 
 CALLS = {  # the required arguments
     "contributions.cosine": {"updates": "np.eye(3)"},
+    "contributions.cosine_game": {"updates": "np.eye(3)"},
     "contributions.cosine_shapley": {"updates": "np.eye(3)"},
     "contributions.mean_field_cosine_shapley": {"updates": "np.eye(3)"},
     "contributions.sampled_cosine_shapley": {"key": "jax.random.key(0)", "updates": "np.eye(3)"},
@@ -80,6 +81,8 @@ CALLS = {  # the required arguments
     "models.text_cnn": {"vocabulary_size": "20", "num_classes": "2"},
     "models.from_flax": {"module": "flax.linen.Dense(3)"},
     "models.initial_params": {"model": "model", "key": "jax.random.key(0)", "data": "train"},
+    "models.save_params": {"path": "'params'", "params": "{'a': np.ones(3)}"},
+    "models.load_params": {"path": "'params'"},
     "models.computing_in": {"model": "model", "dtype": "jnp.bfloat16"},
     **{f"mechanisms.{name}": {} for name in fj.mechanisms.REGISTRY},
     "figures.partition": {"shards": "shards"},

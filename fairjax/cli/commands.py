@@ -15,7 +15,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from fairjax import checks, data, mechanisms, models, report
+from fairjax import checks, data, mechanisms, models
 from fairjax.cli import endings, flags
 from fairjax.cli.terminal import (
     output,
@@ -27,7 +27,6 @@ from fairjax.cli.terminal import (
 from fairjax.devices import start
 from fairjax.experiments import ProgressBar, Result, compare, load_comparison, load_run, records
 from fairjax.simulation import DATA, UPLOADS
-from fairjax.studies import STUDIES, conduct
 from fairjax.tables import first_line
 
 Nested = tyro.conf.arg(name="")  # groups of flags stand under their own names
@@ -156,6 +155,8 @@ def _study(
       out: directory for the results and their parts; by default one below runs/.
       resume: go on with a study that was stopped; False: start over.
     """
+    from fairjax.studies import STUDIES, conduct
+
     checks.choice("study", name, STUDIES)
     out = out or Path("runs") / ("study-quick" if quick else "study")
     log, console = Console(stderr=True), output()
@@ -186,6 +187,8 @@ def _show(
 
 def _list() -> None:
     """List mechanisms, data sets, splits, behaviours, studies and models, a line each."""
+    from fairjax.studies import STUDIES
+
     console = output()
     console.print("[bold]Mechanisms[/bold]  --mechanism")
     print_lines({name: first_line(factory) for name, factory in mechanisms.REGISTRY.items()})
@@ -204,6 +207,8 @@ def _list() -> None:
 
 def _leave(results: Result | Mapping[str, Result], out: Path) -> None:
     """Prints a result, or those of a comparison, and leaves page and figures in `out`."""
+    from fairjax import report  # with matplotlib, which help does not need
+
     if isinstance(results, Result):
         print_result(results)
         path = report.write_run(results, out)

@@ -16,7 +16,7 @@ from fairjax.contributions.cosine import (
     measure,
     sampled_cosine_shapley,
 )
-from fairjax.contributions.gram import checked, coalition_cosines, products_of
+from fairjax.contributions.gram import checked, coalition_cosines, cosine_game, products_of
 from fairjax.contributions.models import gtg_shapley, model_utilities
 from fairjax.contributions.recorded import (
     federated_shapley,
@@ -32,6 +32,7 @@ __all__ = [
     "checked",
     "coalition_cosines",
     "cosine",
+    "cosine_game",
     "cosine_shapley",
     "federated_shapley",
     "gtg_shapley",

@@ -28,14 +28,13 @@ from fairjax.contributions import coalitions
 from fairjax.contributions.gram import (
     above_rounding,
     all_cosines,
+    check_enumerable,
     checked,
     cosine_of,
     everybody,
     products_of,
 )
 from fairjax.types import Array, Key, PerAgent, Scalar, Stacked
-
-MAX_EXACT_AGENTS = 25
 
 
 class Estimate(NamedTuple):
@@ -98,7 +97,7 @@ def cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgen
       [0.399 0.399 0.202]
     """
     updates, weights = checked(updates, weights)
-    _check_enumerable(trees.num_agents(updates))
+    check_enumerable(trees.num_agents(updates))
     return _shapley(updates, weights)
 
 
@@ -197,17 +196,8 @@ def measure(
     """
     uploads, weights = checked({"model": uploads}, weights)
     if name == "shapley":
-        _check_enumerable(trees.num_agents(uploads))
+        check_enumerable(trees.num_agents(uploads))
     return MEASURES[name](uploads, weights, at_one_length=at_one_length)
-
-
-def _check_enumerable(num_agents: int) -> None:
-    if num_agents > MAX_EXACT_AGENTS:
-        raise ValueError(
-            f"`cosine_shapley` is exact, for at most {MAX_EXACT_AGENTS} agents, got {num_agents}. "
-            "Use `mean_field_cosine_shapley` (one pass over the updates) or "
-            "`sampled_cosine_shapley` (unbiased, with standard errors)."
-        )
 
 
 @functools.partial(jax.jit, static_argnames="at_one_length")

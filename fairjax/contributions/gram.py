@@ -16,6 +16,8 @@ from fairjax import inputs, trees
 from fairjax.contributions import coalitions
 from fairjax.types import Array, Params, PerAgent, PerCoalition, Scalar, Stacked
 
+MAX_EXACT_AGENTS = 25
+
 
 class Products(NamedTuple):
     """Inner products of weighted uploads a_i = w_i x_i.
@@ -107,6 +109,46 @@ def products_of(
     return trees.in_safe_units(products, updates)
 
 
+def cosine_game(updates: Stacked, weights: PerAgent | None = None) -> PerCoalition:
+    """Returns the utility of every coalition: the cosine of its update with that of all agents.
+
+    `shapley` of it is `cosine_shapley`. Take it for `banzhaf`, for interactions, or for values of
+    your own.
+
+    Args:
+      updates: leaves `[N, ...]`, with N at most 25.
+      weights: `[N]` importance coefficients r, not negative; None: equal.
+
+    Returns:
+      `[2**N]` cosines, in the dtype of the updates (float32 at least); bit i of the index says
+      whether agent i is in the coalition.
+
+    Raises:
+      ValueError: N is above 25, shapes disagree, or known weights are negative.
+
+    References:
+      Xu et al., NeurIPS 2021, definition of the CGSV.
+
+    Examples:
+      >>> print(cosine_game(jnp.array([[1.0, 0.0], [0.0, 1.0]])).round(3))
+      [0.    0.707 0.707 1.   ]
+    """
+    updates, weights = checked(updates, weights)
+    check_enumerable(trees.num_agents(updates))
+    return _game(updates, weights)
+
+
+def check_enumerable(num_agents: int) -> None:
+    """Raises where there are too many agents to enumerate their coalitions."""
+    if num_agents > MAX_EXACT_AGENTS:
+        raise ValueError(
+            f"`updates` must be of at most {MAX_EXACT_AGENTS} agents where all coalitions are "
+            f"enumerated, got {num_agents}. "
+            "Use `mean_field_cosine_shapley` (one pass over the updates) or "
+            "`sampled_cosine_shapley` (unbiased, with standard errors)."
+        )
+
+
 @jax.jit
 def coalition_cosines(products: Products, members: Array) -> Array:
     """Returns the utilities nu(S) of some coalitions, at O(N^2) each.
@@ -156,6 +198,11 @@ def all_cosines(products: Products) -> PerCoalition:
     squares = above_rounding(squares + 2 * between, sums(products.squares), num_agents)
     cosines = cosine_of(sums(products.with_aggregate), squares, products.total)
     return cosines.reshape(-1).at[-1].set(everybody(products))
+
+
+@jax.jit
+def _game(updates: Stacked, weights: PerAgent) -> PerCoalition:
+    return all_cosines(products_of(updates, weights, with_gram=True))
 
 
 def cosine_of(inner: Array, squares: Array, total: Scalar) -> Array:

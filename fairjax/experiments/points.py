@@ -47,15 +47,22 @@ def play_points(
     coefficients = [{**given, **one} for one in combinations]
     # Sweeps that differ in traced values only are one program.
     common = dataclasses.replace(resolved, seed=0, **dict.fromkeys(coefficients[0], 0.5))
+    first = jax.tree.map(lambda leaf: leaf[0], shards)
+    federation = common.federation(first)
+    # Outside of the program, as a single run draws them.
+    params = [
+        simulation.first_params(jax.random.key(one.seed), federation.training.model, first.data)
+        for one in on
+    ]
     runs = {
         "shards": shards,
+        "params": jax.tree.map(lambda *leaves: np.stack(leaves), *params),
         "key": np.stack([jax.random.key_data(jax.random.key(one.seed)) for one in on]),
         "places": np.array([[who.agent for who in one.assigned_behaviours()] for one in on]),
     }
     values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
     if points_at_once is None:
-        first = jax.tree.map(lambda leaf: leaf[0], shards)
-        points_at_once = _pick_points_at_once(common.federation(first), first)
+        points_at_once = _pick_points_at_once(federation, first)
     num_values = min(len(coefficients), points_at_once)
     num_runs = min(len(on), max(1, points_at_once // num_values))
     test = jax.device_put(test)
@@ -116,7 +123,7 @@ def _play(
             ],
         )
         key = jax.random.wrap_key_data(run["key"])
-        state = federation.init(key, shards, None, num_rounds)
+        state = federation.init(key, shards, run["params"], num_rounds)
         (state, events), rows = simulation.play(
             federation,
             num_rounds + 1,

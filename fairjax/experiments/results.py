@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax import metrics
+from fairjax import checks, metrics
 from fairjax.simulation import HONEST, History, State
+from fairjax.types import Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -81,6 +82,23 @@ class Result:
     def detection_auc(self) -> float:
         """How well the last importance tells who was honest; nan where all were, or none."""
         return metrics.detection_auc(self.history.importance[-1], self._honest)
+
+    def agent(self, number: int) -> Params:
+        """Returns the parameters of the model that an agent was paid in the end.
+
+        Args:
+          number: the agent, in [0, N).
+
+        Raises:
+          ValueError: there is no such agent, or the result has no final state, as a sweep's.
+        """
+        checks.count("number", number, least=0, most=len(self.shard_sizes) - 1)
+        if self.state is None:
+            raise ValueError(
+                "`agent` needs the final state, which this result does not have: that of a sweep "
+                "is not kept, and that of a run is in its last checkpoint."
+            )
+        return jax.tree.map(lambda leaf: leaf[number], self.state.agents)
 
     @property
     def _honest(self) -> np.ndarray:

@@ -53,8 +53,8 @@ class Setup(Description):
         if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
             chosen["model"] = "text_cnn"
         takes = factories.takes(self.mechanism)
-        # An object holds its coefficients, or its learning rate, already.
-        kept = COEFFICIENTS if isinstance(self.mechanism, Mechanism) else ()
+        # Objects have their own coefficients, or their own learning rate.
+        kept = () if isinstance(self.mechanism, str) else COEFFICIENTS
         if isinstance(self.optimizer, optax.GradientTransformation):
             kept = (*kept, "learning_rate", "learning_rate_decay")
         chosen = {

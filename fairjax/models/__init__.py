@@ -3,6 +3,7 @@
 from fairjax.models.base import Model, computing_in, initial_params
 from fairjax.models.modules import from_flax
 from fairjax.models.named import REGISTRY, cifar_cnn, logistic, mlp, mnist_cnn, text_cnn
+from fairjax.models.saving import load_params, save_params
 
 __all__ = [
     "REGISTRY",
@@ -11,8 +12,10 @@ __all__ = [
     "computing_in",
     "from_flax",
     "initial_params",
+    "load_params",
     "logistic",
     "mlp",
     "mnist_cnn",
+    "save_params",
     "text_cnn",
 ]

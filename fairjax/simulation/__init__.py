@@ -30,12 +30,12 @@ from fairjax.simulation.loop import PROGRAMS, Rounds, history, play, run
 from fairjax.simulation.memory import spare_maps
 from fairjax.simulation.optimizers import COUNTS
 from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_unchanged
-from fairjax.simulation.states import Record, State
+from fairjax.simulation.states import Record, State, first_params
 from fairjax.simulation.training import accuracy
 
 __all__ = [
     "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
     "History", "Memory", "Progress", "Record", "Rounds", "State", "accuracy", "assign",
-    "behaviours", "change_data", "change_uploads", "check_paid", "federation", "history", "listed",
-    "names", "play", "run", "spare_maps", "warn_of_unchanged",
+    "behaviours", "change_data", "change_uploads", "check_paid", "federation", "first_params",
+    "history", "listed", "names", "play", "run", "spare_maps", "warn_of_unchanged",
 ]  # fmt: skip

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fairjax import checks, devices, trees
-from fairjax.data import Shards
+from fairjax.data import Dataset, Shards
 from fairjax.mechanisms import Mechanism
-from fairjax.models import initial_params
+from fairjax.models import Model, initial_params
 from fairjax.simulation.behaviours import Memory
 from fairjax.simulation.memory import check_memory
 from fairjax.simulation.optimizers import check_optimizer
@@ -107,9 +107,12 @@ def first_state(
     if checks.is_known(num_rounds):
         checks.count("num_rounds", num_rounds, least=0, most=MOST_ROUNDS)
     check_memory(training, shards, 1 if mesh is None else mesh.size)
-    params_key, run_key = jax.random.split(key)
-    first = initial_params(training.model, params_key, shards.data)
-    params = first if params is None else _match_params(first, params)
+    _, run_key = jax.random.split(key)
+    if params is None:
+        params = first_params(key, training.model, shards.data)
+    else:
+        like = jax.eval_shape(lambda: first_params(key, training.model, shards.data))
+        params = _match_params(like, params)
     check_optimizer(training.optimizer_at(0), params, training.schedule_counts)
     num_agents = shards.num_agents
     state = State(
@@ -123,6 +126,12 @@ def first_state(
         memory=Memory(trees.broadcast(num_agents, params), params) if remember else None,
     )
     return placed(mesh, state)
+
+
+def first_params(key: Key, model: Model, data: Dataset) -> Params:
+    """Returns the first parameters of a run with this key, which all agents have in common."""
+    params_key, _ = jax.random.split(_as_key(key))
+    return initial_params(model, params_key, data)
 
 
 def placed(mesh: Mesh | None, state: State) -> State:

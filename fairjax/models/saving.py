@@ -1,0 +1,81 @@
+"""Saving: parameters as a safetensors file, which other programs read without fairjax.
+
+nested dicts of arrays  <->  arrays by name, such as "hidden/kernel"
+"""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from fairjax import checks, files
+from fairjax.types import Params
+
+SEPARATOR = "/"
+
+
+def save_params(path: str | os.PathLike, params: Params) -> None:
+    """Writes parameters to a safetensors file, completely or not at all.
+
+    Args:
+      path: the file, such as "agent_2.safetensors"; one that exists is replaced.
+      params: nested dicts of arrays, as models of Flax modules have them.
+
+    Raises:
+      ValueError: `params` are not nested dicts of arrays whose keys are texts without "/".
+      OSError: the file cannot be written.
+
+    Examples:
+      >>> import tempfile
+      >>> params = {"head": {"kernel": jnp.ones((4, 3))}}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save_params(folder + "/model.safetensors", params)
+      ...     print(jax.tree.map(jnp.shape, load_params(folder + "/model.safetensors")))
+      {'head': {'kernel': (4, 3)}}
+    """
+    from safetensors import flax
+
+    file = checks.path("path", path)
+    tensors = flax.save(_flatten(params))
+    with files.replacing(file) as opened:
+        opened.write(tensors)
+
+
+def load_params(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the parameters in a safetensors file as nested dicts of arrays.
+
+    Args:
+      path: the file, from `save_params` or from another program.
+
+    Raises:
+      ValueError: the file cannot be read, or is not a safetensors file.
+
+    Examples:
+      See `save_params`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = checks.path("path", path)
+    try:
+        with safe_open(file, "flax") as opened:
+            found = {name: opened.get_tensor(name) for name in opened.keys()}
+    except OSError as error:
+        raise ValueError(f"`path` must be a file to read, got {file}: {error}.") from error
+    except SafetensorError as error:
+        raise ValueError(f"`path` must be a safetensors file, got {file}: {error}.") from error
+    return traverse_util.unflatten_dict(found, sep=SEPARATOR)
+
+
+def _flatten(params: Any) -> dict[str, jax.Array]:
+    """Returns arrays by name, or raises where names or arrays are missing."""
+    flat = traverse_util.flatten_dict(params) if isinstance(params, dict) else {}
+    names = [name for path in flat for name in path]
+    are_texts = all(isinstance(name, str) and SEPARATOR not in name for name in names)
+    if not flat or not are_texts or not all(hasattr(leaf, "dtype") for leaf in flat.values()):
+        raise ValueError(
+            "`params` must be nested dicts of arrays, with keys that are texts without '/', "
+            f"got {checks.shown(params)}."
+        )
+    return {SEPARATOR.join(path): jnp.asarray(leaf) for path, leaf in flat.items()}
