@@ -114,10 +114,10 @@ def check_dataset(name: str, value: Any) -> None:
     train.check_alike(f"{name}[1]", test)
 
 
-def leave_out(described: Any, by: str, hint: str = "", **defaults: Any) -> None:
+def leave_out(description: Any, by: str, hint: str = "", **defaults: Any) -> None:
     """Raises if a field is given although the object in the field `by` sets it."""
     for name, default in defaults.items():
-        value = getattr(described, name)
+        value = getattr(description, name)
         if value != default:
             raise ValueError(
                 f"`{name}` must be left out where `{by}` is an object, which sets it already, "
