@@ -1,4 +1,4 @@
-"""Objects where names are: a user's own data, network, mechanism and optimizer in an experiment."""
+"""Experiments with objects in place of names: own data, network, mechanism and optimizer."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ class Net(nnx.Module):
 
 
 def table(num_examples, seed):
-    """Returns a table of patients, say: six numbers each, and which of three they have."""
+    """Returns a data set of six numbers per example, in three classes."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(num_examples, 6)).astype(np.float32)
     y = (x @ np.random.default_rng(0).normal(size=(6, 3))).argmax(1)
@@ -50,7 +50,7 @@ def own_experiment(rounds=3, **fields):
 
 
 def mine(scale=1.0):
-    """Pays everybody the mean, times a scale."""
+    """Pays every agent the mean of the updates, times a scale."""
 
     def update(updates, state, context):
         outcome, _ = fj.mechanisms.fedavg().update(updates, (), context)
@@ -140,7 +140,7 @@ def test_a_sweep_varies_what_objects_do_not_hold():
     experiment, seeds = own_experiment(), range(3)
     alone = fj.sweep(experiment.alone(), seeds=seeds)
     assert len(fj.sweep(experiment, seeds=seeds, beta=[0.5, 2.0], standalone=alone)) == 6
-    # What `fairjax.mechanisms` made can be made again, with other coefficients.
+    # A mechanism of `fairjax.mechanisms` can be made again with other coefficients.
     made = dataclasses.replace(experiment, mechanism=fj.mechanisms.cgsv(alpha=0.5, gamma=0.4))
     swept = fj.sweep(made, seeds=[0], beta=[0.5, 2.0], standalone=alone)
     mechanism = fj.mechanisms.cgsv(alpha=0.5, gamma=0.4, beta=2.0)
@@ -148,7 +148,7 @@ def test_a_sweep_varies_what_objects_do_not_hold():
     np.testing.assert_allclose(
         swept[1].history.fractions, single.history.fractions, rtol=1e-3, atol=1e-4
     )
-    # A factory of one's own is swept like a name.
+    # A sweep takes a user's factory like a name.
     factory = dataclasses.replace(experiment, mechanism=mine, options={"scale": 0.5})
     assert len(fj.sweep(factory, seeds=[0, 1], standalone=alone)) == 2
 

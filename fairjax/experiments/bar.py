@@ -17,7 +17,7 @@ from rich.text import Text
 from fairjax import checks
 
 BAR_LINE = 75  # characters that a line with bar, rounds, speed and time needs
-SPEED_SECONDS = 3600.0  # the speed is estimated over the last so many seconds
+SPEED_SECONDS = 3600.0  # the speed is an average over this time
 
 
 class ProgressBar:

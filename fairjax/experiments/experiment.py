@@ -182,13 +182,13 @@ def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
         )
     record = records.read_experiment(out)
     if experiment is None:
-        experiment = _from_description(out, record["experiment"])
+        experiment = _read_description(out, record["experiment"])
     else:
         records.check_same(out, record, experiment.description())
     return load(out, experiment, record)
 
 
-def _from_description(out: Path, description: dict[str, Any]) -> Experiment:
+def _read_description(out: Path, description: dict[str, Any]) -> Experiment:
     """Returns the experiment that a record describes; raises if it held objects."""
     held = [
         f"{name}={objects.shown(value)}"

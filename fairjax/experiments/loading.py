@@ -42,7 +42,7 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
         alone = _standalone_accuracies(out, experiment, history)
         if alone is None:
             raise
-        warnings.warn(f"{damage} It is made anew from the history.", stacklevel=2)
+        warnings.warn(f"{damage} It is rewritten from the history.", stacklevel=2)
     result = result_of(experiment, history, state, shards, alone)
     with contextlib.suppress(OSError):  # the folder may be read-only
         records.write_json(out / records.RESULT, result.summary())
@@ -88,7 +88,7 @@ def _history(out: Path, experiment: Setup, like: Progress, last: Progress | None
     except DamagedError as damage:
         if last is None:
             raise
-        warnings.warn(f"{damage} It is made anew from the last checkpoint.", stacklevel=3)
+        warnings.warn(f"{damage} It is rewritten from the last checkpoint.", stacklevel=3)
     history = simulation.history(last, experiment.rounds)
     with contextlib.suppress(OSError):  # the folder may be read-only
         histories.write(out, history)

@@ -22,11 +22,7 @@ from fairjax.data import DATASETS
 
 PRESETS = ("fairjax", "paper")
 LAST_RATE = 0.155  # share of the learning rate left after the last round
-FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = (
-    2.5,
-    0.3,
-    20,
-)  # Gamma_0; Gamma_T up to so many rounds
+FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0; Gamma_T for T up to SHORT_RUN
 
 
 class Settings(NamedTuple):

@@ -79,7 +79,10 @@ class Sweep:
     def rows(self) -> list[dict[str, Any]]:
         """Returns one row per point: its values of the axes, and its figures."""
         return [
-            {**{axis: getattr(one.experiment, axis) for axis in self.axes}, **_summarise(one)}
+            {
+                **{axis: getattr(one.experiment, axis) for axis in self.axes},
+                **_summarise_result(one),
+            }
             for one in self
         ]
 
@@ -95,7 +98,7 @@ class Sweep:
         return spreads(rows, self.axes[:-1], values, apart=apart, words=WORDS)
 
 
-def _summarise(result: Result) -> dict[str, float]:
+def _summarise_result(result: Result) -> dict[str, float]:
     """Returns the figures of a run, by name.
 
     Accuracies are in percent: best, mean and worst of the agents.
