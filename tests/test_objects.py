@@ -60,7 +60,7 @@ def mine(scale=1.0):
     return Mechanism(lambda num_agents: (), update)
 
 
-def test_an_experiment_says_what_its_objects_are():
+def test_an_experiment_shows_the_labels_of_its_objects():
     experiment = own_experiment(mechanism=fj.mechanisms.rr())
     shown = repr(experiment)
     for part in ("dataset=<own data>", "model=<Net>", "optimizer=<chain>", "mechanism=<rr>"):
@@ -114,7 +114,7 @@ def test_the_report_names_objects_and_how_to_run_them_again(tmp_path):
     assert "fairjax run" not in page
 
 
-def test_own_shards_stand_for_the_split():
+def test_own_shards_replace_the_split():
     train, test = table(200, seed=1), table(50, seed=2)
     shards = fj.data.Shards.from_indices(train, [range(10), range(10, 60), range(60, 200)])
     experiment = fj.Experiment(
@@ -136,7 +136,7 @@ def test_own_shards_stand_for_the_split():
 
 
 @pytest.mark.slow
-def test_a_sweep_varies_what_objects_do_not_hold():
+def test_a_sweep_varies_fields_that_no_object_sets():
     experiment, seeds = own_experiment(), range(3)
     alone = fj.sweep(experiment.alone(), seeds=seeds)
     assert len(fj.sweep(experiment, seeds=seeds, beta=[0.5, 2.0], standalone=alone)) == 6
@@ -160,7 +160,7 @@ def test_a_sweep_varies_what_objects_do_not_hold():
         ({"learning_rate": [0.1]}, "`learning_rate` must be left out where `optimizer` is an obj"),
     ],
 )
-def test_a_sweep_says_what_cannot_be_varied(axes, message):
+def test_a_sweep_refuses_fields_that_an_object_sets(axes, message):
     with pytest.raises(ValueError, match=message):
         fj.sweep(own_experiment(mechanism=mine()), seeds=[0], **axes)
 
@@ -179,7 +179,7 @@ def test_a_comparison_takes_names_and_objects(tmp_path):
         fj.compare(experiment, ["cgsv", fj.mechanisms.cgsv()])
 
 
-def test_what_has_no_fingerprint_runs_and_is_not_recorded(tmp_path):
+def test_an_object_without_a_fingerprint_runs_but_is_not_recorded(tmp_path):
     numbers = (number for number in [0.1])
 
     def apply(params, x, key=None, scale=numbers):

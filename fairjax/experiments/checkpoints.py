@@ -131,7 +131,7 @@ class Checkpoints:
         self._keep_only(())
 
     def _keep_only(self, names: Iterable[str]) -> None:
-        """Deletes all of the folder but some names; only the first process does so."""
+        """Deletes everything in the folder except `names`; only the first process does so."""
         kept = set(names)
         if jax.process_index() == 0 and self._folder.is_dir():
             for entry in self._folder.iterdir():

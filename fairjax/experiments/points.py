@@ -27,7 +27,7 @@ from fairjax.simulation import (
 )
 
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
-CACHE_BYTES = 2**25  # of a CPU, shared by the local steps of all points
+CACHE_BYTES = 2**25  # cache of a CPU, shared by the local steps of all points
 DEVICE_BYTES = 2**34  # memory of an accelerator that does not report it
 
 
