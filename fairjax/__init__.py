@@ -39,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports figures, and matplotlib with them, on first use."""
+    """Imports `fairjax.figures`, which imports matplotlib, on first use."""
     if name == "figures":
         return importlib.import_module("fairjax.figures")
     raise AttributeError(f"module 'fairjax' has no attribute {name!r}")

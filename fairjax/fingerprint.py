@@ -1,14 +1,14 @@
-"""Fingerprints: a digest of what a value is made of, the same in every process.
+"""Fingerprints: digests of the contents of values, the same in every process.
 
     number, text, bytes        kind and contents
-    array                      kind, dtype, shape and contents; a PRNG key by its data
-    tuple, dict, dataclass     kind, and the fingerprints of what it holds
-    function                   code, constants, defaults, closure, and the globals that it names
+    array                      kind, dtype, shape and contents; a PRNG key: its data
+    tuple, dict, dataclass     kind, and the fingerprints of its parts
+    function                   code, constants, defaults, closure, and the globals that it uses
     class                      name, bases and methods
-    of an installed package    the name alone, for a class, module or function that has one
+    of an installed package    only the name of a class, module or function
 
-Two values with one fingerprint compute the same. No address, order of a set or hash of Python's
-enters. Other objects are read as pickle does; what that refuses has no fingerprint.
+Two values with the same fingerprint compute the same. Addresses, the order of sets and Python's
+hashes do not matter. Other objects are read as by pickle; what pickle refuses has no fingerprint.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ _BUILTINS = (
     types.MemberDescriptorType, np.ufunc,
 )  # fmt: skip
 
-Part = tuple[str, Any]  # where something is, as seen from what holds it; and what it is
+Part = tuple[str, Any]  # the place of a part in its owner, and the part
 
 
 def fingerprint(value: Any, name: str = "value") -> str:
-    """Returns the hexadecimal digest of what a value is made of.
+    """Returns the hexadecimal digest of a value's contents.
 
     Args:
-      value: anything but what is being traced, or open.
-      name: what the value is called in messages.
+      value: any value that holds no traced value and no open file.
+      name: name of the value in messages.
 
     Raises:
-      ValueError: something in the value has no fingerprint; says where, what and why.
+      ValueError: a part of the value has no fingerprint; the message says which part, and why.
 
     Examples:
       >>> scale = 2.0
@@ -59,11 +59,11 @@ def fingerprint(value: Any, name: str = "value") -> str:
 
 
 class ByContents:
-    """What is equal to all that have its fingerprint; without one, to itself alone."""
+    """Objects that are equal if their fingerprints are; without one, only to themselves."""
 
     @functools.cached_property
     def fingerprint(self) -> str | None:
-        """The digest of what this is made of; None where it holds what has none."""
+        """The digest of the contents; None if a part has no fingerprint."""
         try:
             return fingerprint(self)
         except ValueError:
@@ -79,15 +79,15 @@ class ByContents:
 
 
 class _Reader:
-    """Digests of one value and of all that it holds, each made once."""
+    """Computes the digests of a value and of all its parts, each once."""
 
     def __init__(self) -> None:
-        self.done: dict[int, tuple[Any, bytes]] = {}  # by id; what is kept here keeps its id
-        self.open: list[int] = []  # ids of what is being read, outermost first
+        self.done: dict[int, tuple[Any, bytes]] = {}  # by id; a stored value keeps its id
+        self.open: list[int] = []  # ids of values that are being read, outermost first
         self.path: list[str] = []
 
     def digest(self, where: str, value: Any) -> bytes:
-        """Returns the digest of a value that is found at a place in what is being read."""
+        """Returns the digest of a value that is at a place `where` in its owner."""
         if type(value) in _ATOMS:
             return _hash(type(value).__name__, repr(value))
         if id(value) in self.done:
@@ -106,7 +106,7 @@ class _Reader:
         return self.done[id(value)][1]
 
     def describe(self, value: Any) -> tuple[str | bytes, Iterable[Part]]:
-        """Returns the kind of a value, with what is not a part of it, and its parts."""
+        """Returns a text or digest for the kind of a value, and its parts."""
         kind = type(value)
         if isinstance(value, jax.core.Tracer):
             self.refuse(value, "it has no value while a function is being compiled")
@@ -132,8 +132,8 @@ class _Reader:
             return f"class {value.__qualname__}", _parts_of_class(value)
         if isinstance(value, types.FunctionType):
             return f"function {value.__qualname__}", _parts_of_function(value)
-        if hasattr(value, "__wrapped__"):  # by `jax.jit`, `functools.lru_cache` and the like
-            return "wrapped", [("type", kind), ("__wrapped__", value.__wrapped__), *_own(value)]
+        if hasattr(value, "__wrapped__"):  # by `jax.jit` or `functools.lru_cache`, for example
+            return "wrapped", [("type", kind), ("__wrapped__", value.__wrapped__), *_get_own(value)]
         if isinstance(value, set | frozenset):
             return "set", [("type", kind), *(("{}", entry) for entry in value)]
         if isinstance(value, tuple | list):
@@ -148,7 +148,7 @@ class _Reader:
         return self.describe_object(value)
 
     def describe_array(self, value: Any) -> tuple[str | bytes, Iterable[Part]]:
-        """Returns all of an array as its kind."""
+        """Returns an array as a digest of its kind and contents, without parts if possible."""
         if isinstance(value, jax.Array):
             if not value.is_fully_addressable:
                 self.refuse(value, "other processes hold a part of it")
@@ -165,7 +165,7 @@ class _Reader:
         return _hash(head, array.tobytes()), ()
 
     def describe_object(self, value: Any) -> tuple[str | bytes, Iterable[Part]]:
-        """Returns the parts of an object as a pytree, or as pickle would store them."""
+        """Returns the parts of an object as pickle would store them."""
         if isinstance(value, types.MethodType):
             return "method", [("", value.__func__), (".__self__", value.__self__)]
         if isinstance(value, functools.partial):
@@ -177,7 +177,7 @@ class _Reader:
         try:
             stored = value.__reduce_ex__(4)
         except (TypeError, pickle.PicklingError, NotImplementedError) as error:
-            self.refuse(value, f"what it is made of is not known ({error})")
+            self.refuse(value, f"its contents cannot be read ({error})")
         if isinstance(stored, str):
             return f"{type(value).__module__} {stored}", ()
         names = ("<made by>", "", "", "<items>", "<entries>", "<set by>")
@@ -185,7 +185,7 @@ class _Reader:
         return "object", zip(names, held, strict=False)
 
     def refuse(self, value: Any, why: str) -> None:
-        """Raises: the value that is being read has no fingerprint."""
+        """Raises the error for a value without a fingerprint."""
         path = "".join(self.path)
         raise ValueError(f"`{path}` must have a fingerprint, got {type(value).__name__}: {why}.")
 
@@ -208,7 +208,7 @@ def _is_installed(module: str | None) -> bool:
 
 
 def _is_known_by_name(value: Any) -> bool:
-    """Says whether a value is what an installed module's name stands for."""
+    """Says whether a value can be imported by its name from an installed package."""
     module, name = (getattr(value, what, None) for what in ("__module__", "__qualname__"))
     if not (isinstance(module, str) and isinstance(name, str) and _is_installed(module)):
         return False
@@ -227,12 +227,12 @@ def _places(entries: Any) -> list[str]:
 
 
 def _entry(item: tuple[Any, Any]) -> Part:
-    """Returns an entry of a mapping by its key; with its key, where that is no plain value."""
+    """Returns an entry of a mapping at its key; if the key is no plain value, with the key."""
     key, entry = item
     return (f"[{key!r}]", entry) if type(key) in _ATOMS else (f"[{type(key).__name__}]", item)
 
 
-def _own(value: Any) -> list[Part]:
+def _get_own(value: Any) -> list[Part]:
     """Returns the attributes that were set on an object."""
     held = getattr(value, "__dict__", {})
     return [(f".{name}", held[name]) for name in sorted(held) if not name.startswith("__")]
@@ -255,21 +255,21 @@ def _parts_of_function(function: types.FunctionType) -> Iterator[Part]:
     yield "<code>", function.__code__
     yield "<defaults>", function.__defaults__
     yield "<keyword defaults>", function.__kwdefaults__
-    yield from _own(function)
+    yield from _get_own(function)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield f".<closure {name}>", cell.cell_contents
-        except ValueError:  # a name that got no value yet
+        except ValueError:  # the name has no value yet
             yield f".<closure {name}>", "<empty>"
     if not _is_installed(function.__module__):
-        for name, all_names in _globals_named(function.__code__):
+        for name, all_names in _list_globals(function.__code__):
             if name in function.__globals__:
                 value = function.__globals__[name]
                 yield from _parts_of_global(f".<global {name}>", value, all_names)
 
 
-def _globals_named(code: types.CodeType) -> list[tuple[str, frozenset[str]]]:
-    """Returns the globals that a code names, and all that its attributes may be called."""
+def _list_globals(code: types.CodeType) -> list[tuple[str, frozenset[str]]]:
+    """Returns the globals that code uses, each with all names that may be attributes of it."""
     codes = [code]
     for one in codes:
         codes += [constant for constant in one.co_consts if isinstance(constant, types.CodeType)]
@@ -281,7 +281,7 @@ def _globals_named(code: types.CodeType) -> list[tuple[str, frozenset[str]]]:
 
 
 def _parts_of_global(where: str, value: Any, names: frozenset[str]) -> Iterator[Part]:
-    """Yields a global; of a user's module, those attributes that a code names."""
+    """Yields a global; if it is a user's module, also the attributes that the code uses."""
     yield where, value
     if isinstance(value, types.ModuleType) and not _is_installed(value.__name__):
         for name in sorted(names & set(vars(value))):
@@ -289,7 +289,7 @@ def _parts_of_global(where: str, value: Any, names: frozenset[str]) -> Iterator[
 
 
 def _parts_of_class(value: type) -> Iterator[Part]:
-    """Yields bases, methods and constants; what Python adds by itself is left out."""
+    """Yields bases, methods and constants, without the attributes that Python adds."""
     yield "<bases>", value.__bases__
     for name, entry in sorted(vars(value).items()):
         is_method = isinstance(entry, types.FunctionType | property | staticmethod | classmethod)

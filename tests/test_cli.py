@@ -226,7 +226,7 @@ def test_shells_complete_flags_and_names(tmp_path):
         (["run", "--num-processes", "x"], "`num_processes` must be a whole number"),
         (["show"], "Missing from fairjax show: DIR the directory of the run"),
         (["show", "nowhere", "else"], "Unexpected 'else' after `fairjax show`."),
-        (["study"], "Missing from fairjax study: NAME of the study"),
+        (["study"], "Missing from fairjax study: NAME the name of the study"),
         (["show", "of:smile:[red]"], "got of:smile:[red], which holds none"),
     ],
 )

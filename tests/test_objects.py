@@ -1,4 +1,4 @@
-"""Objects where names are: a user's own data, network, mechanism and optimizer in an experiment."""
+"""Experiments with objects in place of names: own data, network, mechanism and optimizer."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ class Net(nnx.Module):
 
 
 def table(num_examples, seed):
-    """Returns a table of patients, say: six numbers each, and which of three they have."""
+    """Returns a data set of six numbers per example, in three classes."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(num_examples, 6)).astype(np.float32)
     y = (x @ np.random.default_rng(0).normal(size=(6, 3))).argmax(1)
@@ -50,7 +50,7 @@ def own_experiment(rounds=3, **fields):
 
 
 def mine(scale=1.0):
-    """Pays everybody the mean, times a scale."""
+    """Pays every agent the mean of the updates, times a scale."""
 
     def update(updates, state, context):
         outcome, _ = fj.mechanisms.fedavg().update(updates, (), context)
@@ -60,7 +60,7 @@ def mine(scale=1.0):
     return Mechanism(lambda num_agents: (), update)
 
 
-def test_an_experiment_says_what_its_objects_are():
+def test_an_experiment_shows_the_labels_of_its_objects():
     experiment = own_experiment(mechanism=fj.mechanisms.rr())
     shown = repr(experiment)
     for part in ("dataset=<own data>", "model=<Net>", "optimizer=<chain>", "mechanism=<rr>"):
@@ -114,7 +114,7 @@ def test_the_report_names_objects_and_how_to_run_them_again(tmp_path):
     assert "fairjax run" not in page
 
 
-def test_own_shards_stand_for_the_split():
+def test_own_shards_replace_the_split():
     train, test = table(200, seed=1), table(50, seed=2)
     shards = fj.data.Shards.from_indices(train, [range(10), range(10, 60), range(60, 200)])
     experiment = fj.Experiment(
@@ -136,11 +136,11 @@ def test_own_shards_stand_for_the_split():
 
 
 @pytest.mark.slow
-def test_a_sweep_varies_what_objects_do_not_hold():
+def test_a_sweep_varies_fields_that_no_object_sets():
     experiment, seeds = own_experiment(), range(3)
     alone = fj.sweep(experiment.alone(), seeds=seeds)
     assert len(fj.sweep(experiment, seeds=seeds, beta=[0.5, 2.0], standalone=alone)) == 6
-    # What `fairjax.mechanisms` made can be made again, with other coefficients.
+    # A mechanism of `fairjax.mechanisms` can be made again with other coefficients.
     made = dataclasses.replace(experiment, mechanism=fj.mechanisms.cgsv(alpha=0.5, gamma=0.4))
     swept = fj.sweep(made, seeds=[0], beta=[0.5, 2.0], standalone=alone)
     mechanism = fj.mechanisms.cgsv(alpha=0.5, gamma=0.4, beta=2.0)
@@ -148,7 +148,7 @@ def test_a_sweep_varies_what_objects_do_not_hold():
     np.testing.assert_allclose(
         swept[1].history.fractions, single.history.fractions, rtol=1e-3, atol=1e-4
     )
-    # A factory of one's own is swept like a name.
+    # A sweep takes a user's factory like a name.
     factory = dataclasses.replace(experiment, mechanism=mine, options={"scale": 0.5})
     assert len(fj.sweep(factory, seeds=[0, 1], standalone=alone)) == 2
 
@@ -160,7 +160,7 @@ def test_a_sweep_varies_what_objects_do_not_hold():
         ({"learning_rate": [0.1]}, "`learning_rate` must be left out where `optimizer` is an obj"),
     ],
 )
-def test_a_sweep_says_what_cannot_be_varied(axes, message):
+def test_a_sweep_refuses_fields_that_an_object_sets(axes, message):
     with pytest.raises(ValueError, match=message):
         fj.sweep(own_experiment(mechanism=mine()), seeds=[0], **axes)
 
@@ -179,7 +179,7 @@ def test_a_comparison_takes_names_and_objects(tmp_path):
         fj.compare(experiment, ["cgsv", fj.mechanisms.cgsv()])
 
 
-def test_what_has_no_fingerprint_runs_and_is_not_recorded(tmp_path):
+def test_an_object_without_a_fingerprint_runs_but_is_not_recorded(tmp_path):
     numbers = (number for number in [0.1])
 
     def apply(params, x, key=None, scale=numbers):

@@ -155,7 +155,7 @@ def test_a_damaged_file_of_a_finished_run_gives_the_same_bits_or_one_sentence(se
 @pytest.mark.parametrize("name", [records.RESULT, records.HISTORY])
 def test_what_can_be_rebuilt_is_rebuilt(name, runs, finished):
     (finished / name).write_bytes(b"{}")
-    with pytest.warns(UserWarning, match=f"{name} .* is made anew"):
+    with pytest.warns(UserWarning, match=f"{name} .* is rewritten"):
         first = fj.load_run(finished)
     assert_same(fj.load_run(runs / "finished"), first)
     assert_same(first, fj.load_run(finished))
@@ -283,7 +283,7 @@ def test_a_signal_ends_a_command_with_a_sentence_that_promises_no_more_than_ther
     for out, said in ((stopped, "from the last checkpoint"), (tmp_path / "new", "no checkpoint")):
         with (
             pytest.raises(SystemExit) as ended,
-            endings.told(),
+            endings.end_with_sentence(),
             endings.resumable(out, resume=True),
         ):
             signal.raise_signal(number)
@@ -302,7 +302,7 @@ def test_a_signal_that_falls_into_a_finalizer_is_not_lost(capsys):
         Falls()
         time.sleep(10)
 
-    with pytest.raises(SystemExit) as ended, endings.told():
+    with pytest.raises(SystemExit) as ended, endings.end_with_sentence():
         fall()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "fairjax: stopped.\n"
@@ -319,7 +319,7 @@ def test_output_that_cannot_be_written_gives_one_sentence(capsys, monkeypatch):
 
 
 def test_a_warning_is_told_as_a_sentence(capsys):
-    with endings.told():
+    with endings.end_with_sentence():
         warnings.simplefilter("always")
         warnings.warn("time.json is damaged.", stacklevel=1)
     assert capsys.readouterr().err == "fairjax: time.json is damaged.\n"

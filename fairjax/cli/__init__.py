@@ -1,6 +1,7 @@
-"""The command line: commands, their flags, and how they speak and end.
+"""The command line: commands, their flags, their output and their exit codes.
 
-`fairjax --tyro-write-completion bash FILE` writes a file that lets TAB complete flags and names.
+`fairjax --tyro-write-completion bash FILE` writes a file for the shell; with it, TAB
+completes flags and names.
 """
 
 from fairjax.cli.commands import main

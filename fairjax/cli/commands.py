@@ -1,7 +1,7 @@
-"""The command line: run an experiment, compare mechanisms, conduct studies, show and list.
+"""Commands: run an experiment, compare mechanisms, conduct a study, show a run, list names.
 
-Tables go to standard output, progress to standard error. A mistake ends with one
-sentence and exit code 2.
+Tables go to standard output, progress to standard error. A user's mistake ends the command
+with one sentence and exit code 2.
 """
 
 import os
@@ -29,7 +29,7 @@ from fairjax.experiments import ProgressBar, Result, compare, load_comparison, l
 from fairjax.simulation import DATA, UPLOADS
 from fairjax.tables import first_line
 
-Nested = tyro.conf.arg(name="")  # groups of flags stand under their own names
+Nested = tyro.conf.arg(name="")  # `--help` shows groups of flags under their own names
 if TYPE_CHECKING:
     RunFlags = Any
     CompareFlags = Any
@@ -46,7 +46,7 @@ Tools = Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(defau
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line; exits with 2 and one sentence where the user made a mistake."""
+    """Runs the command line; a user's mistake gives one sentence and exit code 2."""
     commands = {
         "run": _run,
         "compare": _compare,
@@ -55,12 +55,12 @@ def main(arguments: list[str] | None = None) -> None:
         "list": _list,
     }
     _keep_programs()
-    with endings.told():
+    with endings.end_with_sentence():
         flags.parse(commands, sys.argv[1:] if arguments is None else arguments)()
 
 
 def _keep_programs() -> None:
-    """Lets JAX keep compiled programs in the user's cache, unless it is told where already."""
+    """Makes JAX cache compiled programs in the user's cache, unless another folder is set."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"
         jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
@@ -80,13 +80,15 @@ def _run(
 
     Args:
       described: the experiment.
-      out: directory for records and figures; by default one below runs/ for the experiment.
+      out: directory for records and figures; by default below runs/, named after the experiment.
       resume: go on with a run that was stopped; False: start over.
-      track: csv, tensorboard or wandb, or several with commas: get every round's scalars.
-      devices: how many of each process agents are spread over; by default all, of a CPU one.
-      coordinator: the first of several processes, which all give the same command.
-      num_processes: how many processes run, at least 1.
-      process_id: which of them this is, from 0; the first writes and prints.
+      track: tools that receive every round's scalars: csv, tensorboard, wandb, or several with
+        commas.
+      devices: number of devices of each process that share the agents; by default all, or 1 on a
+        CPU.
+      coordinator: address of the first of several processes, the same in all commands.
+      num_processes: number of processes, at least 1.
+      process_id: number of this process, from 0; the first one writes and prints.
     """
     try:
         mesh = start(
@@ -94,7 +96,7 @@ def _run(
         )
     except TimeoutError as error:
         endings.complain(str(error))
-        os._exit(2)  # at an orderly exit XLA would tell of it, too
+        os._exit(2)  # a normal exit would let XLA print the error, too
     experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name
     if track and resume and (out / records.RESULT).exists():
@@ -105,14 +107,14 @@ def _run(
         with endings.resumable(out, resume), ProgressBar() as watch:
             result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)
     except (RuntimeError, ValueError) as error:
-        # What comes of XLA begins with the name of a status, whatever its type.
+        # Errors of XLA begin with the name of a status; they have several types.
         if num_processes is None or not re.match("[A-Z_]+: ", str(error)):
             raise
         endings.complain(
             f"another process of this run was lost ({str(error).splitlines()[0]}). Start all "
-            "again with the same commands: they go on from the last checkpoint."
+            "processes again with the same commands. They go on from the last checkpoint."
         )
-        # An orderly exit would wait for the one that is lost.
+        # A normal exit would wait for the lost process.
         os._exit(1)
     if jax.process_index() == 0:
         _leave(result, out)
@@ -128,13 +130,13 @@ def _compare(
 
     Args:
       described: the experiment.
-      mechanisms: names, separated by commas.
-      out: directory with one run per mechanism below it; by default below runs/.
+      mechanisms: names of mechanisms, separated by commas.
+      out: directory that gets one folder per mechanism; by default below runs/.
       resume: go on with runs that were stopped; False: start over.
     """
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
     experiment = flags.experiment(described)
-    # Other mechanisms are another comparison, whose page must not replace this one's.
+    # Name the folder after the mechanisms, so that comparisons do not replace each other's pages.
     out = out or Path("runs") / f"compare-{experiment.name}" / "-".join(names)
     with endings.resumable(out, resume), ProgressBar() as watch:
         results = compare(experiment, names, out, resume, watch=watch)
@@ -150,9 +152,9 @@ def _study(
     """Conduct a study: a table with means and spreads over seeds, and a figure.
 
     Args:
-      name: of the study; `fairjax list` explains them.
-      quick: a small version, for two cores and minutes.
-      out: directory for the results and their parts; by default one below runs/.
+      name: the name of the study; `fairjax list` explains all studies.
+      quick: conduct a small version, which takes minutes on two cores.
+      out: directory for the results and their parts; by default below runs/.
       resume: go on with a study that was stopped; False: start over.
     """
     from fairjax.studies import STUDIES, conduct
@@ -186,7 +188,7 @@ def _show(
 
 
 def _list() -> None:
-    """List mechanisms, data sets, splits, behaviours, studies and models, a line each."""
+    """List mechanisms, data sets, splits, behaviours, studies and models, one per line."""
     from fairjax.studies import STUDIES
 
     console = output()
@@ -206,7 +208,7 @@ def _list() -> None:
 
 
 def _leave(results: Result | Mapping[str, Result], out: Path) -> None:
-    """Prints a result, or those of a comparison, and leaves page and figures in `out`."""
+    """Prints a result or a comparison, and writes its page and figures to `out`."""
     from fairjax import report  # with matplotlib, which help does not need
 
     if isinstance(results, Result):

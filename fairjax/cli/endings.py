@@ -1,10 +1,10 @@
-"""Endings: how a command of the command line ends, in one sentence and an exit code.
+"""Endings: end a command with one sentence and an exit code.
 
     a user's mistake, a full disk, no permission   2
     SIGINT, SIGTERM                                128 + the signal's number
-    a reader of standard output that has left      128 + SIGPIPE, without a sentence
+    the reader of standard output is gone          128 + SIGPIPE, without a sentence
 
-Warnings are told as sentences too. All goes to standard error.
+Warnings are printed as sentences, too. All sentences go to standard error.
 """
 
 import contextlib
@@ -21,35 +21,35 @@ from rich.console import Console
 
 from fairjax.experiments import records
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that stop a command
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # signals that stop a command
 REPEAT_SECONDS = 0.1
-BROKEN_PIPE = 128 + 13  # SIGPIPE, which not all systems have
+BROKEN_PIPE = 128 + 13  # SIGPIPE; some systems do not define it
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Ends the process with a sentence and a code where a block does not end well."""
+def end_with_sentence() -> Iterator[None]:
+    """Ends the process with a sentence and an exit code if a block fails."""
     try:
-        with _stopped_by_signals(), _told_warnings():
+        with _stop_on_signals(), _print_warnings():
             yield
     except ValueError as error:
-        complain(_with_notes(str(error), error))
+        complain(_add_notes(str(error), error))
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
-        complain(_with_notes("stopped.", stop))
+        complain(_add_notes("stopped.", stop))
         number = stop.args[0] if stop.args else signal.SIGINT
         raise SystemExit(128 + number) from None
     except BrokenPipeError:
         _drop_output()
         raise SystemExit(BROKEN_PIPE) from None
     except OSError as error:
-        complain(_with_notes(_describe(error), error))
+        complain(_add_notes(_describe(error), error))
         _drop_output()
         raise SystemExit(2) from None
 
 
 class Saved(NamedTuple):
-    """What a command leaves below its directory to go on from."""
+    """Files from which a stopped command can go on, and words for them."""
 
     pattern: str
     words: str
@@ -64,7 +64,7 @@ CELLS = Saved("cells/*.json", "the cells that are done", "No cell is done yet")
 
 @contextlib.contextmanager
 def resumable(out: Path, resume: bool, saved: Saved = CHECKPOINTS) -> Iterator[None]:
-    """Adds to what stops a command from where the same command goes on."""
+    """Adds a note about where the same command goes on, if a block is stopped or fails."""
     try:
         yield
     except (KeyboardInterrupt, OSError) as stop:
@@ -72,12 +72,12 @@ def resumable(out: Path, resume: bool, saved: Saved = CHECKPOINTS) -> Iterator[N
         if any(out.rglob(saved.pattern)):
             stop.add_note(f"{command} goes on from {saved.words}.")
         else:
-            stop.add_note(f"{saved.absent}: the same command begins anew.")
+            stop.add_note(f"{saved.absent}: the same command starts over.")
         raise
 
 
 def complain(sentence: str) -> None:
-    """Prints a sentence to standard error; if that cannot be written, nothing."""
+    """Prints a sentence to standard error, if that can be written."""
     with contextlib.suppress(OSError):
         Console(stderr=True).print(
             f"fairjax: {sentence}", style="red", markup=False, emoji=False, highlight=False,
@@ -86,14 +86,14 @@ def complain(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Has each signal end a block by a KeyboardInterrupt that holds the signal's number."""
+def _stop_on_signals() -> Iterator[None]:
+    """Makes signals raise a KeyboardInterrupt with the signal's number in a block."""
 
     def stop(number: int, _: Any) -> None:
         raise KeyboardInterrupt(number)
 
     def repeat(unraisable: Any) -> None:
-        """Sends a signal again that was raised where Python drops exceptions, as in a finalizer."""
+        """Sends a signal again if Python dropped its exception, for example in a finalizer."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
             number = unraisable.exc_value.args[0]
             threading.Timer(REPEAT_SECONDS, os.kill, (os.getpid(), number)).start()
@@ -102,7 +102,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
     report = sys.unraisablehook
     main = threading.current_thread() is threading.main_thread()
-    # Shells have commands in the background ignore SIGINT; what is ignored stays so.
+    # Shells make commands in the background ignore SIGINT; keep ignored signals ignored.
     numbers = [one for one in SIGNALS if main and signal.getsignal(one) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in numbers}
     sys.unraisablehook = repeat
@@ -115,8 +115,8 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_warnings() -> Iterator[None]:
-    """Tells warnings as sentences, but for JAX's that it cannot keep a compiled program."""
+def _print_warnings() -> Iterator[None]:
+    """Prints warnings as sentences, without JAX's warnings about its cache of programs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
         warnings.showwarning = lambda message, *_, **__: complain(str(message))
@@ -124,17 +124,17 @@ def _told_warnings() -> Iterator[None]:
 
 
 def _describe(error: OSError) -> str:
-    """Returns what the system says, with the file that it is about."""
+    """Returns the system's message, with the name of the file."""
     if error.strerror is None:
         return str(error)
     return f"{error.strerror}: {error.filename or 'standard output'}."
 
 
-def _with_notes(sentence: str, error: BaseException) -> str:
+def _add_notes(sentence: str, error: BaseException) -> str:
     return " ".join([sentence, *getattr(error, "__notes__", ())])
 
 
 def _drop_output() -> None:
-    """Forgets what could not be written, or Python would try once more at its exit."""
+    """Redirects standard output to nowhere, so that Python does not fail again at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

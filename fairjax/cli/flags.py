@@ -1,9 +1,9 @@
-"""Flags: what describes an experiment on the command line, in groups.
+"""Flags: the fields of an experiment as flags of the command line, in groups.
 
-    fields of Experiment  ->  dataclasses, of which tyro makes flags  ->  an Experiment
-    words of a command line  ->  a command with its arguments, or a sentence
+    fields of Experiment     ->  dataclasses  ->  flags, made by tyro  ->  an Experiment
+    words of a command line  ->  a command with its arguments, or an error of one sentence
 
-A field brings its group, its help, and the names that it may be.
+Each field of `Experiment` has its group, its help text and the names that it may hold.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from rich.text import Text
 from fairjax import checks, data
 from fairjax.experiments import ONLY_PYTHON, Experiment, objects
 
-DATASETS = {"dataset": tuple(data.DATASETS)}  # that have a line; others are known to TFDS
+DATASETS = {"dataset": tuple(data.DATASETS)}  # names in `fairjax list`; TFDS has more
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
 LENGTH = "FLOAT|cosine[:START[:END]]"
 
@@ -32,11 +32,11 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
 
     Args:
       commands: functions by name, whose parameters are flags.
-      words: of the command line.
+      words: words of the command line.
 
     Raises:
-      ValueError: there is no such command or flag, or a flag has no value or too many.
-      SystemExit: it asks for help, which is printed.
+      ValueError: the command or a flag is unknown, or a flag has no value or too many.
+      SystemExit: the command line asks for help, which was printed.
 
     Examples:
       >>> def greet(times: int = 1) -> None:
@@ -50,7 +50,7 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
             f"A command must be given, one of {names}. `fairjax --help` explains them."
         )
     name, options = words[0], (tyro.conf.OmitArgPrefixes,)
-    later = {command: _put_off(function) for command, function in commands.items()}
+    later = {command: _defer_call(function) for command, function in commands.items()}
     if name not in commands:
         if name in ("-h", "--help") or name.startswith("--tyro-"):  # for completion
             description = "Fair collaborative learning: agents train together and are paid fairly."
@@ -75,7 +75,7 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
 
 
 def _read(text: str) -> Any:
-    """Returns the number that a text is, or None, or the text: then its rule says what is wrong."""
+    """Returns a number, None, or the text itself; `Experiment` refuses a wrong text."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
@@ -92,10 +92,10 @@ AS_READ = tyro.constructors.PrimitiveConstructorSpec(
 
 
 def flags(*without: str) -> Any:
-    """Returns a dataclass of groups with the fields of `Experiment`, for tyro to make flags of.
+    """Returns a dataclass of groups of the fields of `Experiment`, which tyro turns into flags.
 
     Args:
-      *without: fields that are left out.
+      *without: names of fields that are left out.
 
     Examples:
       >>> group = next(field for field in dataclasses.fields(flags()) if field.name == "computing")
@@ -103,9 +103,9 @@ def flags(*without: str) -> Any:
       ['compute_dtype', 'agents_at_once']
     """
     groups: dict[str, list[Any]] = {}
-    for field in _flagged():
+    for field in _list_flag_fields():
         if field.name not in without:
-            made = (field.name, _annotated(field), field.default)
+            made = (field.name, _annotate_type(field), field.default)
             groups.setdefault(field.metadata["group"], []).append(made)
     made = [
         (title, dataclasses.make_dataclass(title, fields, namespace={"__doc__": " "}))
@@ -118,24 +118,25 @@ def experiment(described: Any) -> Experiment:
     """Returns the experiment that flags describe.
 
     Raises:
-      ValueError: a value breaks its rule.
+      ValueError: `Experiment` does not allow a value, or an option or a behaviour has not the
+        form NAME=VALUE or NAME=NUMBER[:STRENGTH].
     """
     fields = {
         name: value for group in vars(described).values() for name, value in vars(group).items()
     }
-    for name, parsed in (("options", _option), ("behaviours", _behaviour)):
+    for name, parsed in (("options", _parse_option), ("behaviours", _parse_behaviour)):
         fields[name] = tuple(map(parsed, fields.get(name, ())))
     return Experiment(**fields)
 
 
-def _flagged() -> list[dataclasses.Field]:
+def _list_flag_fields() -> list[dataclasses.Field]:
     """Returns the fields that are flags."""
     found = dataclasses.fields(Experiment)
     return [field for field in found if field.metadata["group"] != ONLY_PYTHON]
 
 
-def _annotated(field: dataclasses.Field) -> Any:
-    """Returns a field's type, with what its flag says."""
+def _annotate_type(field: dataclasses.Field) -> Any:
+    """Returns a field's type, annotated with the help and the default of its flag."""
     explained, _, instead = field.metadata["words"].partition("; None: ")
     explained = explained.partition("; or, in Python, ")[0]
     default = field.default
@@ -153,7 +154,7 @@ def _annotated(field: dataclasses.Field) -> Any:
         settings["metavar"] = PAIRS[field.name]
     elif names := DATASETS.get(field.name, getattr(field.metadata.get("check"), "names", ())):
         settings["metavar"] = "NAME" if len(names) > 2 else f"{{{','.join(names)}}}"
-        # Shells are to know the names, but a wrong name is better explained by `Experiment`.
+        # Shells complete these names. Otherwise take any name: `Experiment` explains a wrong one.
         if "--tyro-write-completion" in sys.argv:
             known: Any = Literal[names]
             kind = known | None if field.default is None else known
@@ -165,7 +166,7 @@ def _annotated(field: dataclasses.Field) -> Any:
     return Annotated[kind, tyro.conf.arg(**settings)]
 
 
-def _behaviour(text: str) -> tuple[str, Any]:
+def _parse_behaviour(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     number, colon, strength = value.partition(":")
     try:
@@ -176,15 +177,15 @@ def _behaviour(text: str) -> tuple[str, Any]:
         ) from None
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _parse_option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise ValueError(f"`options` must be of the form NAME=VALUE, got {text!r}.")
     return name, _read(value)
 
 
-def _put_off(command: Callable) -> Callable:
-    """Returns a function with the same flags that returns the call, so that parsing comes first."""
+def _defer_call(command: Callable) -> Callable:
+    """Returns a function with the same flags that returns the call instead of making it."""
 
     @functools.wraps(command)
     def later(*values: Any, **given: Any) -> Callable[[], Any]:
@@ -194,18 +195,18 @@ def _put_off(command: Callable) -> Callable:
 
 
 def _read_box(box: str) -> str:
-    """Returns what stands in a box of tyro's between its title and its next rule, as one line."""
+    """Returns the text of one of tyro's boxes, from its title to its next rule, as one line."""
 
     def is_rule(line: str) -> bool:
         return not line.strip("╰─-╯")
 
     lines = [line.strip("│ ") for line in Text.from_ansi(box).plain.splitlines()[1:]]
-    said = itertools.dropwhile(is_rule, lines)
-    return " ".join(itertools.takewhile(lambda line: not is_rule(line), said))
+    content = itertools.dropwhile(is_rule, lines)
+    return " ".join(itertools.takewhile(lambda line: not is_rule(line), content))
 
 
 def _explain_unknown(word: str, name: str, command: Callable) -> str:
-    """Returns what is wrong with a word that a command does not know."""
+    """Returns a sentence about a word that a command does not know."""
     if not word.startswith("-"):
         return (
             f"Unexpected {word!r} after `fairjax {name}`. Several names are separated by commas, "
@@ -214,7 +215,7 @@ def _explain_unknown(word: str, name: str, command: Callable) -> str:
     flag = word.partition("=")[0].replace("_", "-")
     known = dict(inspect.signature(command).parameters)
     if known.pop("described", None):
-        known |= {field.name: field for field in _flagged()}
+        known |= {field.name: field for field in _list_flag_fields()}
     names = [f"--{parameter.replace('_', '-')}" for parameter in known]
     nearest = checks.suggestion(flag, [name for name in names if name != flag])
     return f"Unknown flag {flag!r}.{nearest} `fairjax {name} --help` explains all."

@@ -1,7 +1,4 @@
-"""Terminal: results and progress as people read them, printed by the command line.
-
-Tables go to standard output, progress to standard error.
-"""
+"""Terminal: prints results as tables and sentences to standard output."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,11 +9,11 @@ from fairjax.experiments import Result
 from fairjax.simulation import HONEST
 from fairjax.tables import number
 
-FILE_WIDTH = 1000  # characters of a line that goes to a file
+FILE_WIDTH = 1000  # characters of a line in a file
 
 
 def output() -> Console:
-    """Returns standard output, as wide as any table where it is not a terminal."""
+    """Returns standard output; if it is not a terminal, lines are wide enough for any table."""
     console = Console(emoji=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
@@ -29,13 +26,13 @@ def print_table(
     rows: Iterable[Sequence[str]],
     words: int = 1,
 ) -> None:
-    """Prints a table, or a block per row where the terminal is too narrow for it.
+    """Prints a table, or one block per row if the terminal is too narrow.
 
     Args:
-      title: above it.
-      headings: of the columns; the first one names a row.
-      rows: a text per column.
-      words: how many columns, from the first, hold words and not numbers.
+      title: title above the table.
+      headings: headings of the columns; the first column names the row.
+      rows: one text per column.
+      words: number of first columns that hold words instead of numbers.
     """
     table = Table(title=title, title_justify="left")
     for place, heading in enumerate(headings):
@@ -54,7 +51,7 @@ def print_table(
 
 
 def print_lines(lines: Mapping[str, str]) -> None:
-    """Prints names and what is to be said of them, aligned."""
+    """Prints names and the line that explains each, aligned."""
     table = Table.grid(padding=(0, 2))
     for name, line in lines.items():
         table.add_row(f"  {name}", line)
@@ -62,7 +59,7 @@ def print_lines(lines: Mapping[str, str]) -> None:
 
 
 def print_result(result: Result) -> None:
-    """Prints what every agent gave and got."""
+    """Prints what every agent contributed and received."""
     experiment, history, console = result.experiment, result.history, output()
     title = (
         f"{experiment.label('mechanism')} on {experiment.where}, "

@@ -1,6 +1,6 @@
-"""Sources: where data sets come from, by name.
+"""Sources: load data sets by name.
 
-digits, blobs            from scikit-learn: no file and no network needed
+digits, blobs            from scikit-learn, without files or network
 rt_polarity, sst_fine    sentences: bytes, cached -> int32 tokens, padded
 any other name           an image-classification set of TensorFlow Datasets: bytes,
                          cached -> float32, standardised, small images padded
@@ -31,9 +31,9 @@ SMALL, BORDER = (28, 28, 1), 2  # images of this shape get a border, as in the p
 class Source(NamedTuple):
     """One data set."""
 
-    words: str  # what it holds
-    load: Callable[[str, Any], tuple[Dataset, Dataset]]  # from its name and a TFDS data directory
-    paper: Mapping[str, Any] | None = None  # fields of an `Experiment` that the paper has for it
+    words: str  # a description for `fairjax list`
+    load: Callable[[str, Any], tuple[Dataset, Dataset]]  # takes the name and a TFDS data directory
+    paper: Mapping[str, Any] | None = None  # the paper's fields of an `Experiment`
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
@@ -115,7 +115,7 @@ def _load_images(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
 
 
 MNIST = {"model": "mnist_cnn", "samples_per_agent": 600, "eval_every": 5}
-# Evaluating all agents on 10,000 images takes longer than a round of training, hence every 5.
+# Evaluate only every 5 rounds: for all agents on 10,000 images it takes longer than a round.
 CIFAR = {
     "model": "cifar_cnn", "samples_per_agent": 2000, "learning_rate": 0.015, "batch_size": 128,
     "gamma": 0.15, "eval_every": 5,
@@ -169,7 +169,7 @@ def _split_off_test(x: np.ndarray, y: np.ndarray, num_test: int) -> tuple[Datase
 
 
 def _standardise(arrays: dict[str, np.ndarray]) -> tuple[Dataset, Dataset]:
-    """Returns images as float32, (x / 255 - mean) / std by channel, from a table of 256 entries."""
+    """Returns images as float32, (x / 255 - mean) / std by channel, by a table of 256 values."""
     images = arrays["x_train"]
     values = np.arange(256) / 255
     tables = np.empty((images.shape[-1], 256), np.float32)
@@ -193,7 +193,7 @@ def _standardise(arrays: dict[str, np.ndarray]) -> tuple[Dataset, Dataset]:
 
 
 def _count_bytes(images: np.ndarray) -> np.ndarray:
-    """Returns `[256]` counts of the bytes, piece by piece, since numpy copies them to int64."""
+    """Returns `[256]` counts of bytes; works in pieces, since numpy copies bytes to int64."""
     pieces = np.array_split(images, max(1, images.size // 2**20))
     return sum((np.bincount(piece.reshape(-1), minlength=256) for piece in pieces), np.zeros(256))
 
@@ -234,7 +234,7 @@ def _load_arrays(
 
 
 def _read_cache(cached: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file in the cache, or none if it is damaged or of another kind."""
+    """Returns the arrays of a file in the cache, or none if the file is damaged or no archive."""
     # Errors besides OSError that zipfile and numpy raise for damaged files.
     damages = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
     try:

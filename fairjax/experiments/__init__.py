@@ -1,15 +1,17 @@
 """Experiments: runs that are described, recorded, resumed, repeated and compared.
 
-description  the fields of an experiment, each with its rule, group and help (`fields`)
-presets      what a description leaves open, chosen for its data set
-objects      what a field may hold in place of a name; `factories` make mechanisms of it
-setup        what follows from a description: data, shards, federation
+description  the fields of an experiment, each with its check, group and help (`fields`)
+presets      values for fields that are left open, by data set
+objects      objects that a field may hold instead of a name
+factories    makes a mechanism from a name, a function or an object
+setup        makes data, shards and the federation from a description
 experiment   a description that can be run
-playing      rounds with checkpoints, watched and tracked
-results      what a run came to; `loading` reads it from disk
-sweeps       many runs as one program, which is in `points`
+playing      plays the rounds of a run, with checkpoints, progress and tracking
+results      the result of a run and its figures; `loading` reads a result from disk
+sweeps       many runs as one program, which `points` compiles and plays
 comparison   several mechanisms on the same shards
-records, histories, checkpoints, tracking     what is on disk, and who else is told
+records, histories, checkpoints   the files of a run
+tracking     sends the scalars of each round to other tools
 """
 
 from fairjax.experiments import factories, objects, records

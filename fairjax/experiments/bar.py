@@ -16,18 +16,19 @@ from rich.text import Text
 
 from fairjax import checks
 
-BAR_LINE = 75  # characters that a bar, rounds, speed and time need
-SPEED_SECONDS = 3600.0  # over which the speed of rounds is estimated
+BAR_LINE = 75  # characters that a line with bar, rounds, speed and time needs
+SPEED_SECONDS = 3600.0  # the speed is an average over this time
 
 
 class ProgressBar:
     """Shows how far runs are, how fast, and the time left; a watcher for `Experiment.run`.
 
-    One line per run: rounds, their speed without the time to compile, and an estimate of what
-    is left. On standard error in a terminal, below the cell in a notebook (by ipywidgets).
+    Each run has one line: its rounds, their speed without the time to compile, and the estimated
+    time left. Lines go to standard error, or below the cell of a notebook (with ipywidgets).
 
     Raises:
-      ValueError: it is called outside of its `with`, or with something else than a name and counts.
+      ValueError: the bar is called outside its `with` block, `name` is no text, or `done` or
+        `total` is no whole number of at least 0.
 
     Examples:
       >>> import fairjax as fj
@@ -59,7 +60,7 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self._entered = False
         if self._tasks:
-            self._progress.refresh()  # a notebook would keep what it drew last
+            self._progress.refresh()  # otherwise a notebook keeps an outdated line
             self._progress.stop()
 
     def __call__(self, name: str, done: int, total: int) -> None:
@@ -72,14 +73,15 @@ class ProgressBar:
                 "A progress bar must be entered: "
                 "`with fj.ProgressBar() as bar: experiment.run(watch=bar)`."
             )
-        self._progress.start()  # at the first call: where a run fails before, nothing is shown
+        # Start at the first call, so that a run that fails before it shows no bar.
+        self._progress.start()
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done)
 
 
 class _Speed(ProgressColumn):
-    """Rounds per second, or seconds per round where they are slow."""
+    """Shows rounds per second, or seconds per round if a round takes over a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.speed

@@ -1,10 +1,10 @@
-"""Checkpoints: the last two states of a run and its rows so far, as Orbax keeps them.
+"""Checkpoints: the last two states of a run and its rows so far, saved by Orbax.
 
     checkpoint/240             the state and the rows after 240 rounds
-    checkpoint/240/files.json  the SHA-256 of each of its files
-    checkpoint/partial         one that is being written, and is renamed when it is whole
+    checkpoint/240/files.json  the SHA-256 of each file in it
+    checkpoint/partial         a checkpoint that is being written; it is renamed when complete
 
-Sums are compared before Orbax reads a checkpoint, so what a disk damaged never reaches it.
+The sums are compared before Orbax reads a checkpoint, so Orbax never reads damaged files.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Checkpoints:
         self._folder = (out / records.CHECKPOINT).resolve()
         import orbax.checkpoint as ocp
 
-        # A folder per array rather than a database: half the time for states of usual sizes.
+        # One folder per array takes half the time of a database for states of usual sizes.
         self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
 
     def __enter__(self) -> "Checkpoints":
@@ -52,37 +52,37 @@ class Checkpoints:
         self._orbax.close()
 
     def save(self, progress: Progress) -> None:
-        """Saves the progress of a run, and keeps the checkpoint before it.
+        """Saves the progress of a run, and keeps the previous checkpoint.
 
-        A signal that comes meanwhile takes effect afterwards.
+        A signal that arrives meanwhile takes effect afterwards.
 
         Raises:
-          OSError: there is no room, or no permission; the checkpoints before are left.
+          OSError: the disk is full, or permission is missing. Earlier checkpoints remain.
         """
         partial = self._folder / PARTIAL
         import orbax.checkpoint as ocp
 
-        with _deferred_signals():
+        with _delay_signals():
             try:
-                with _silent_orbax():
-                    self._keep(map(str, self.rounds()))
-                    self._orbax.save(partial, args=ocp.args.PyTreeSave(_plain(progress)))
+                with _silence_orbax():
+                    self._keep_only(map(str, self.rounds()))
+                    self._orbax.save(partial, args=ocp.args.PyTreeSave(_as_dicts(progress)))
                 self._commit(partial, progress.num_rounds)
             except (OSError, ValueError) as error:
                 with contextlib.suppress(OSError):
-                    self._keep(map(str, self.rounds()))
+                    self._keep_only(map(str, self.rounds()))
                 raise _as_os_error(error, self._folder) from error
 
     def load(self, like: Progress) -> Progress | None:
-        """Returns the last progress that can be read, or None where none was saved.
+        """Returns the progress of the last readable checkpoint, or None if none was saved.
 
-        A warning tells of those that cannot be read.
+        A warning names the later checkpoints that cannot be read.
 
         Args:
-          like: progress of the same experiment, of any number of rounds; gives shapes.
+          like: progress of the same experiment after any number of rounds, for its shapes.
 
         Raises:
-          DamagedError: checkpoints were saved, and none can be read.
+          DamagedError: checkpoints were saved, but none can be read.
         """
         unread = []
         for num_rounds in self.rounds():
@@ -91,7 +91,7 @@ class Checkpoints:
                 if unread:
                     warnings.warn(
                         f"The checkpoint after {unread[0]} rounds in {self._folder} cannot be "
-                        f"read. The run goes on from the one after {num_rounds} rounds.",
+                        f"read. The run goes on from the checkpoint after {num_rounds} rounds.",
                         stacklevel=2,
                     )
                 return progress
@@ -104,9 +104,9 @@ class Checkpoints:
         return None
 
     def final(self, like: Progress, num_rounds: int) -> Progress | None:
-        """Returns the progress after a number of rounds, or None.
+        """Returns the progress saved after a number of rounds, or None if there is none.
 
-        Where it was saved and cannot be read, a warning says so.
+        A checkpoint that cannot be read gives a warning and None.
         """
         if num_rounds not in self.rounds():
             return None
@@ -120,18 +120,18 @@ class Checkpoints:
         return progress
 
     def rounds(self) -> list[int]:
-        """Returns after how many rounds there are checkpoints, the last first."""
+        """Returns the numbers of rounds after which there are checkpoints, the largest first."""
         if not self._folder.is_dir():
             return []
         names = [entry.name for entry in self._folder.iterdir() if entry.is_dir()]
         return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def delete(self) -> None:
-        """Drops what was saved."""
-        self._keep(())
+        """Deletes all checkpoints."""
+        self._keep_only(())
 
-    def _keep(self, names: Iterable[str]) -> None:
-        """Drops all but some names from the folder; of several processes, the first does."""
+    def _keep_only(self, names: Iterable[str]) -> None:
+        """Deletes everything in the folder except `names`; only the first process does so."""
         kept = set(names)
         if jax.process_index() == 0 and self._folder.is_dir():
             for entry in self._folder.iterdir():
@@ -139,18 +139,18 @@ class Checkpoints:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _commit(self, partial: Path, num_rounds: int) -> None:
-        """Makes what Orbax has written the last checkpoint; the first process does."""
+        """Makes the partial checkpoint the last one; only the first process does so."""
         if jax.process_index() > 0:
             return
-        records.write_json(partial / SUMS, {"files": _sums(partial)})
+        records.write_json(partial / SUMS, {"files": _hash_files(partial)})
         before = [str(rounds) for rounds in self.rounds() if rounds < num_rounds]
-        # Those of later rounds are damaged, since the run has gone on from one before them.
-        self._keep([PARTIAL, *before])
+        # Checkpoints of later rounds are damaged, since the run went on from an earlier one.
+        self._keep_only([PARTIAL, *before])
         partial.rename(self._folder / str(num_rounds))
-        self._keep([str(num_rounds), *before[: NUM_KEPT - 1]])
+        self._keep_only([str(num_rounds), *before[: NUM_KEPT - 1]])
 
     def _restore(self, num_rounds: int, like: Progress) -> Progress | None:
-        """Returns the progress after some rounds, or None where it cannot be read."""
+        """Returns the progress saved after some rounds, or None if it cannot be read."""
         import orbax.checkpoint as ocp
 
         folder = self._folder / str(num_rounds)
@@ -159,21 +159,21 @@ class Checkpoints:
         rows = jax.tree.map(
             lambda row: jax.ShapeDtypeStruct((num_rounds, *row.shape[1:]), row.dtype), like.rows
         )
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like._replace(rows=None)))
-        target = {**target, "rows": _present(rows)}
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dicts(like._replace(rows=None)))
+        target = {**target, "rows": _drop_unrecorded(rows)}
         how = ocp.checkpoint_utils.construct_restore_args(target)
         try:
-            with _silent_orbax():
+            with _silence_orbax():
                 saved = self._orbax.restore(folder, ocp.args.PyTreeRestore(target, how))
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # whole, and of another version of fairjax
+            return None  # complete, but written by another version of fairjax
         key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
         state = State(key=key, **saved["state"])
         return Progress(state, History(**jax.tree.map(np.asarray, saved["rows"])))
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file in a folder, by its path there."""
+def _hash_files(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file below a folder, by relative path."""
     sums = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -184,20 +184,20 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Says whether a checkpoint has the files that were written, unchanged."""
+    """Says whether a checkpoint has all files that were written, unchanged."""
     try:
         saved = records.read_json(folder / SUMS, ("files",))["files"]
-        found = _sums(folder)
+        found = _hash_files(folder)
     except (OSError, DamagedError):
         return False
     return isinstance(saved, dict) and {**found, **saved} == found
 
 
 @contextlib.contextmanager
-def _silent_orbax() -> Iterator[None]:
-    """Keeps Orbax and TensorStore from printing what is raised here.
+def _silence_orbax() -> Iterator[None]:
+    """Keeps Orbax and TensorStore from printing errors that are raised in a block.
 
-    Where a block fails they stay silent, since their threads report the failure later.
+    If the block fails they stay silent, since their threads report the failure later.
     """
     logger, report = logging.getLogger("absl"), sys.unraisablehook
 
@@ -205,50 +205,50 @@ def _silent_orbax() -> Iterator[None]:
         if str(unraisable.exc_value) != "Event loop is closed":
             report(unraisable)
 
-    logger.addFilter(_is_not_of_orbax)
+    logger.addFilter(_is_not_from_orbax)
     sys.unraisablehook = report_others
     yield
     sys.unraisablehook = report
-    logger.removeFilter(_is_not_of_orbax)
+    logger.removeFilter(_is_not_from_orbax)
 
 
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
 
 @contextlib.contextmanager
-def _deferred_signals() -> Iterator[None]:
-    """Holds back what would interrupt a block until the block is done."""
-    came: list[int] = []
+def _delay_signals() -> Iterator[None]:
+    """Delays SIGINT and SIGTERM until a block is done."""
+    arrived: list[int] = []
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, lambda number, _: came.append(number))
+                before[number] = signal.signal(number, lambda number, _: arrived.append(number))
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came:
+        for number in arrived:
             signal.raise_signal(number)
 
 
 def _as_os_error(error: OSError | ValueError, folder: Path) -> Exception:
-    """Returns the system's error of which TensorStore tells in words; others as they are."""
+    """Returns the system's error that TensorStore describes in text, or the error unchanged."""
     found = re.search(r"os_error_code='(\d+)'", str(error))
     number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
     return error if number is None else OSError(number, os.strerror(number), str(folder))
 
 
-def _plain(progress: Progress) -> dict[str, Any]:
+def _as_dicts(progress: Progress) -> dict[str, Any]:
     """Returns progress as nested dicts of arrays; a PRNG key becomes its data."""
     state = progress.state._asdict()
     key = jax.random.key_data(state.pop("key"))
-    rows = {} if progress.rows is None else _present(progress.rows)
+    rows = {} if progress.rows is None else _drop_unrecorded(progress.rows)
     return {"state": state, "key": key, "rows": rows}
 
 
-def _present(rows: History) -> dict[str, Any]:
-    """Returns what is recorded, by name."""
+def _drop_unrecorded(rows: History) -> dict[str, Any]:
+    """Returns the recorded arrays of a history, by name."""
     return {name: value for name, value in rows._asdict().items() if value is not None}

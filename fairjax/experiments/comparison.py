@@ -1,4 +1,4 @@
-"""Comparison: several mechanisms on the same shards, each beside one standalone run."""
+"""Comparison: several mechanisms and one standalone run, all on the same shards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ def compare(
     Args:
       experiment: the experiment; its mechanism and options are replaced, and alpha, beta
         and gamma go to the mechanisms that take them.
-      names: of mechanisms in `fairjax.mechanisms.REGISTRY`; or a `Mechanism`, or a function
-        that makes one, as in the field `mechanism`, whose own name then stands for it.
-      out: a directory with one run per mechanism below it; None: nothing is written.
+      names: mechanisms, each a name in `fairjax.mechanisms.REGISTRY`, a `Mechanism`, or a
+        function that makes one, as in the field `mechanism`. Objects use their own names.
+      out: a directory that gets one folder per mechanism; None: nothing is written.
       resume: as in `Experiment.run`.
       watch: as in `Experiment.run`.
 
     Raises:
-      ValueError: a name is unknown or occurs twice, or as in `Experiment.run`.
+      ValueError: a name is unknown or occurs twice, or for a reason given in `Experiment.run`.
 
     Examples:
       >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic")
@@ -46,7 +46,10 @@ def compare(
     compared = fields.different("mechanisms", names, "names", experiment.with_mechanism)
     runs = {(run := experiment.with_mechanism(one)).label("mechanism"): run for one in compared}
     if len(runs) < len(compared):
-        raise ValueError(f"`mechanisms` must have different names, got some of {', '.join(runs)}.")
+        raise ValueError(
+            f"`mechanisms` must have different names, got {len(compared)} mechanisms with only the "
+            f"names {', '.join(runs)}."
+        )
     out = None if out is None else checks.path("out", out)
     if out is not None and (out / records.EXPERIMENT).exists():
         raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
@@ -65,17 +68,19 @@ def compare(
 
 
 def load_comparison(out: str | Path) -> dict[str, Result] | None:
-    """Returns the results of a finished comparison from its directory, or None if it holds none.
+    """Returns the results of a finished comparison from its directory, or None if there is none.
 
     Raises:
-      ValueError: one of its runs is not finished, or not there, or `comparison.json` is damaged.
+      ValueError: a run is missing or not finished, or `comparison.json` is damaged.
     """
     path = checks.path("out", out) / records.COMPARISON
     if not path.exists():
         return None
     names = records.read_json(path, ("mechanisms",))["mechanisms"]
-    # The name of an object is known by its run alone.
+    # A mechanism that is an object is not in the registry; only its folder has its name.
     known = {*REGISTRY, *(run.name for run in path.parent.iterdir())}
     if not isinstance(names, list) or not names or not set(map(str, names)) <= known:
-        raise DamagedError(f"{path} is damaged: it does not name mechanisms, got {names!r:.100}.")
+        raise DamagedError(
+            f"{path} is damaged: `mechanisms` must be names of mechanisms, got {names!r:.100}."
+        )
     return {name: load_run(path.parent / name) for name in names}

@@ -1,4 +1,4 @@
-"""Description: the fields of an experiment, names or objects, and their rules."""
+"""Description: the fields of an experiment, what they may hold, and their checks."""
 
 import dataclasses
 import functools
@@ -10,103 +10,105 @@ import optax
 from fairjax import checks, data, models
 from fairjax.data import Dataset, Shards
 from fairjax.experiments import factories, fields, objects
-from fairjax.experiments.fields import described
+from fairjax.experiments.fields import describe_field
 from fairjax.experiments.presets import PRESETS
 from fairjax.mechanisms import Mechanism
 from fairjax.models import Model
 from fairjax.simulation import COUNTS, listed
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
-COEFFICIENTS = ("alpha", "beta", "gamma")  # fields that go to mechanisms which take them
+COEFFICIENTS = ("alpha", "beta", "gamma")  # fields for mechanisms that take them
 FLOATS = (*COEFFICIENTS, "learning_rate", "learning_rate_decay")
-MAPPINGS = ("behaviours", "options")  # fields that are kept as pairs, which are hashable
-ONLY_PYTHON = "only Python"  # the group of fields that are no flags
+MAPPINGS = ("behaviours", "options")  # fields that are stored as pairs, so that they are hashable
+ONLY_PYTHON = "only Python"  # the group of fields without a flag
 DEFAULT_AGENTS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Description:
-    """The fields of an `Experiment`; those that are None follow from others."""
+    """The fields of an `Experiment`; fields that are None get values from its other fields."""
 
-    dataset: str | tuple[Dataset, Dataset] = described(
+    dataset: str | tuple[Dataset, Dataset] = describe_field(
         "digits",
         "data",
         objects.check_dataset,
-        "a name of `fairjax.data.load`; `fairjax list` explains all names; or, in Python, "
+        "a name that `fairjax.data.load` knows; `fairjax list` explains all; or, in Python, "
         "training and test data.",
     )
-    split: str = described(
+    split: str = describe_field(
         "power_law",
         "data",
         fields.one_of(data.SPLITS),
-        'how data are shared out: "power_law", "uniform", "class_imbalance" or "dirichlet".',
+        'how agents get training data: "power_law", "uniform", "class_imbalance" or "dirichlet".',
     )
-    num_agents: int = described(
+    num_agents: int = describe_field(
         DEFAULT_AGENTS, "data", checks.count, "number of agents N, 1 to 1,000,000."
     )
-    shards: Shards | None = described(
+    shards: Shards | None = describe_field(
         None,
         ONLY_PYTHON,
         fields.of_kind(Shards, "`fairjax.data.Shards.from_indices(train, rows)`"),
-        "who holds which of your own training data, in place of `split`, `num_agents` and "
-        "`samples_per_agent`; `dataset` then gives the test data; None: the split says.",
+        "your own training data of each agent. They replace `split`, `num_agents` and "
+        "`samples_per_agent`, and `dataset` gives the test data; None: `split` makes shards.",
     )
-    samples_per_agent: int | None = described(
+    samples_per_agent: int | None = describe_field(
         None,
         "data",
         checks.count,
         "examples per agent on average, at least 1; None: the paper's number for the data "
-        "set, else all data.",
+        "set if it has one, else all data.",
     )
-    model: str | Model | None = described(
+    model: str | Model | None = describe_field(
         None,
         "training",
         objects.name_or(models.REGISTRY, Model, "a Model such as `fairjax.models.from_flax` makes"),
-        "what every agent trains, a name of `fairjax.models.REGISTRY`; or, in Python, a `Model`.",
+        "model of every agent, a name in `fairjax.models.REGISTRY`; or, in Python, a `Model`.",
     )
-    mechanism: str | Mechanism | Callable[..., Mechanism] = described(
+    mechanism: str | Mechanism | Callable[..., Mechanism] = describe_field(
         "cgsv",
         "mechanism",
         factories.check,
-        "what judges and pays agents, a name of `fairjax.mechanisms.REGISTRY`; or, in Python, a "
-        "`Mechanism`, or a function that makes one from coefficients.",
+        "mechanism that judges and pays agents, a name in `fairjax.mechanisms.REGISTRY`; or, in "
+        "Python, a `Mechanism`, or a function that makes one from coefficients.",
     )
-    preset: str = described(
+    preset: str = describe_field(
         "fairjax",
         "mechanism",
         fields.one_of(PRESETS),
-        'what chooses open fields, "fairjax": the paper\'s constants on its data sets, and '
-        'elsewhere what holds for 3 to 10 agents and 20 to 160 rounds; or "paper": the '
-        "paper's constants, and elsewhere those of its program.",
+        "values of fields that are left open. Both presets use the paper's constants on its "
+        'data sets. On others, "fairjax" uses values chosen for 3 to 10 agents and 20 to 160 '
+        'rounds, and "paper" uses those of the paper\'s program.',
     )
-    beta: float | None = described(
+    beta: float | None = describe_field(
         None,
         "mechanism",
         fields.positive,
-        "altruism degree, above 0: the larger, the more alike rewards are; None: the "
+        "altruism degree, above 0: the larger it is, the more alike are rewards; None: the "
         "mechanism's own.",
     )
-    alpha: float | None = described(
-        None, "mechanism", fields.share, "memory of importance from round to round, in [0, 1]."
+    alpha: float | None = describe_field(
+        None, "mechanism", fields.share, "share of importance kept from round to round, in [0, 1]."
     )
-    gamma: float | str | Callable[[Any], Any] | tuple[float, ...] | None = described(
+    gamma: float | str | Callable[[Any], Any] | tuple[float, ...] | None = describe_field(
         None,
         "mechanism",
         None,
-        'length of rescaled uploads, above 0; or "cosine:START:END", half a cosine over the '
-        "run; or an optax schedule over rounds, which is kept as its values `[T]`.",
+        'length that uploads are rescaled to, above 0; or "cosine:START:END", which follows half '
+        "a cosine over the run; or an optax schedule over rounds, stored as its values `[T]`.",
     )
-    rounds: int = described(80, "training", checks.count, "number of rounds T, 1 to 1,000,000.")
-    local_epochs: int = described(
+    rounds: int = describe_field(
+        80, "training", checks.count, "number of rounds T, 1 to 1,000,000."
+    )
+    local_epochs: int = describe_field(
         3,
         "training",
         checks.count,
         "passes over its shard that an agent makes per round, at least 1.",
     )
-    batch_size: int | None = described(
+    batch_size: int | None = describe_field(
         None, "training", checks.count, "examples per local step, at least 1."
     )
-    optimizer: Any = described(
+    optimizer: Any = describe_field(
         None,
         "training",
         objects.name_or(
@@ -116,85 +118,86 @@ class Description:
             "such as optax.adamw",
             or_function=True,
         ),
-        'of local steps, "sgd" or "adam"; or optax\'s, such as optax.adamw(1e-3), which holds its '
-        "own learning rate, or a function of the learning rate, such as optax.adamw.",
+        'optimizer of local steps, "sgd" or "adam"; or one of optax, such as optax.adamw(1e-3), '
+        "which has its own learning rate, or a function of the learning rate, such as optax.adamw.",
     )
-    schedule_counts: str | None = described(
+    schedule_counts: str | None = describe_field(
         None,
         ONLY_PYTHON,
         fields.one_of(COUNTS),
-        'what a schedule within an `optimizer` counts, "steps" or "rounds", as in '
+        'unit that a schedule inside `optimizer` counts, "steps" or "rounds", as in '
         "`fairjax.federation`; None: steps, with a warning.",
     )
-    learning_rate: float | None = described(
-        None, "training", fields.positive, "at the start, above 0."
+    learning_rate: float | None = describe_field(
+        None, "training", fields.positive, "learning rate at the start, above 0."
     )
-    learning_rate_decay: float | None = described(
+    learning_rate_decay: float | None = describe_field(
         None,
         "training",
         fields.factor,
-        "factor per round or local epoch, in (0, 1]; None: the preset's, over the run to "
-        '15.5% of the learning rate where that is "fairjax" and the paper has none.',
+        "factor on the learning rate per round or local epoch, in (0, 1]; None: the preset's. "
+        'On data sets without settings of the paper, "fairjax" decays to 15.5% over the run.',
     )
-    decay_per: str = described(
+    decay_per: str = describe_field(
         "round",
         "training",
         fields.one_of(("round", "epoch")),
-        'what the decay counts, "round" or "epoch".',
+        'unit that `learning_rate_decay` counts, "round" or "epoch".',
     )
-    local_steps: str = described(
+    local_steps: str = describe_field(
         "all",
         "training",
         fields.one_of(("all", "last_batch")),
-        '"all", or "last_batch" as in early versions of the authors\' program.',
+        'which local steps are taken: "all"; or "last_batch", one per local epoch, as in early '
+        "versions of the authors' program.",
     )
-    eval_every: int | None = described(
+    eval_every: int | None = describe_field(
         None,
         "evaluation",
         checks.count,
-        "evaluate after every so many rounds, at least 1, and after the last.",
+        "rounds between evaluations, at least 1; the last round is always evaluated.",
     )
-    eval_examples: int | None = described(
+    eval_examples: int | None = describe_field(
         None,
         "evaluation",
         checks.count,
-        "how many of the test examples models are evaluated on, at least 1, the same ones "
-        "always; None: all.",
+        "number of test examples in an evaluation, at least 1; they are always the same ones; "
+        "None: all.",
     )
-    compute_dtype: str = described(
+    compute_dtype: str = describe_field(
         "float32",
         "computing",
         fields.one_of(("float32", "bfloat16")),
-        'what networks compute in, "float32" or "bfloat16". Parameters, updates and losses '
+        'dtype that networks compute in, "float32" or "bfloat16". Parameters, updates and losses '
         "stay float32.",
     )
-    agents_at_once: int | None = described(
+    agents_at_once: int | None = describe_field(
         None,
         "computing",
         checks.count,
-        "how many agents are vectorised, at least 1; None: picked for the device.",
+        "number of agents that are vectorised, at least 1; None: chosen for the device.",
     )
-    behaviours: Mapping[str, Any] | tuple[tuple[str, Any], ...] = described(
+    behaviours: Mapping[str, Any] | tuple[tuple[str, Any], ...] = describe_field(
         (),
         "data",
         None,
-        "for names of dishonest behaviours, which `fairjax list` explains, a number of "
-        "agents, or a pair (number, strength). The seed draws who. The standalone run has "
-        "what they do to data.",
+        "names of dishonest behaviours, which `fairjax list` explains, each with a number of "
+        "agents, or a pair (number, strength). The seed draws the agents. The standalone run "
+        "has the same changed data.",
     )
-    record_updates: bool = described(
+    record_updates: bool = describe_field(
         False,
         "evaluation",
         checks.flag,
-        "keep all uploads in the history, T N D numbers, for contributions of the whole run.",
+        "keep all uploads in the history, T N D numbers, to compute contributions of a whole run.",
     )
-    seed: int = described(
+    seed: int = describe_field(
         0,
         "data",
         fields.not_negative,
-        "everything random follows from it; a whole number, at least 0 and below 2**32.",
+        "seed of everything random, a whole number, at least 0 and below 2**32.",
     )
-    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = described(
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = describe_field(
         (), "mechanism", None, "further arguments of the mechanism's factory."
     )
 
@@ -219,7 +222,7 @@ class Description:
         listed(dict(self.behaviours), self.num_agents)
 
     def __repr__(self) -> str:
-        """Returns the fields that are not as by default."""
+        """Returns the fields that differ from their defaults."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for field in dataclasses.fields(self):
             if given[field.name] is field.default or given[field.name] == field.default:
@@ -231,19 +234,19 @@ class Description:
         return fields.written(type(self).__name__, given)
 
     def label(self, name: str) -> str:
-        """Returns what people are told that a field holds: a name, or what an object is."""
+        """Returns the text that is shown for a field: its name, or the label of its object."""
         if name == "split" and self.shards is not None:
             name = "shards"
         return objects.label(name, getattr(self, name))
 
     @property
     def where(self) -> str:
-        """Which data, and how they are shared out, for titles."""
+        """The data set and the split, for titles."""
         split = f"split {self.split}" if self.shards is None else self.label("split")
         return f"{self.label('dataset')}, {split}"
 
     def make_mechanism(self) -> Mechanism:
-        """Returns the mechanism, or says which argument it does not take."""
+        """Returns the mechanism; raises if it does not take a coefficient or an option."""
         options = dict(self.options)
         given = {name: getattr(self, name) for name in COEFFICIENTS}
         given = {name: value for name, value in given.items() if value is not None}
@@ -255,7 +258,7 @@ class Description:
         return factories.make(self.mechanism, given, options)
 
     def _check_objects(self) -> None:
-        """Raises where a field says what an object says already."""
+        """Raises if a field is given that an object sets already."""
         if self.shards is not None:
             objects.leave_out(self, "shards", split="power_law", samples_per_agent=None)
             if self.num_agents not in (self.shards.num_agents, DEFAULT_AGENTS):
@@ -265,5 +268,5 @@ class Description:
                 )
             object.__setattr__(self, "num_agents", self.shards.num_agents)
         if isinstance(self.optimizer, optax.GradientTransformation):
-            hint = " Give a function of the learning rate, such as optax.adamw, to choose it here."
+            hint = " To choose it here, give a function of the learning rate, such as optax.adamw."
             objects.leave_out(self, "optimizer", hint, learning_rate=None, learning_rate_decay=None)

@@ -1,9 +1,9 @@
-"""Experiment: a description of a run, and the run itself.
+"""Experiment: a description that can be run, and the loading of finished runs.
 
     description -> data, shards -> federation -> rounds -> Result (and records on disk)
 
-A Result holds the run and the standalone run beside it: the same shards, seeds and
-number of local epochs, without sharing. Fairness compares the two.
+A result also has the accuracies of a standalone run, which has the same shards, seeds and
+number of local epochs, but no sharing. Fairness compares the two runs.
 """
 
 import dataclasses
@@ -23,20 +23,20 @@ from fairjax.experiments.setup import Setup
 from fairjax.files import DamagedError
 
 
-@fields.by_name
-@fields.documented
+@fields.require_names
+@fields.document_fields
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Experiment(Setup):
     """A federation on a data set, described by names, numbers and objects.
 
-    Fields that are None are chosen by the preset; `resolved()` says which values. `dataset`,
-    `shards`, `model`, `mechanism` and `optimizer` may be objects of your own. Records keep a
-    fingerprint of their contents, so a run goes on, or is opened, with the same objects only.
+    The preset chooses values for fields that are None; `resolved()` returns them. `dataset`,
+    `shards`, `model`, `mechanism` and `optimizer` may be your own objects. Records keep a
+    fingerprint of their contents, so only the same objects can continue or open a run.
 
     Attributes: those of `Description`.
 
     Raises:
-      ValueError: there is no such field, or one breaks its rule.
+      ValueError: a name is not a field, or a value is not one that the attributes allow.
 
     Examples:
       >>> experiment = Experiment(num_agents=3, rounds=2, model="logistic")
@@ -60,33 +60,33 @@ class Experiment(Setup):
         track: str | Sequence[str] = (),
         standalone: Result | None = None,
     ) -> Result:
-        """Runs the experiment, or goes on with it, and returns its result.
+        """Starts or continues the experiment, and returns its result.
 
         Args:
-          out: the directory for records; None: nothing is written. A run that was
-            killed goes on from its last checkpoint and ends in the same bits; a
-            finished one is returned at once.
-          resume: False: start over, and replace what `out` holds of this experiment.
-          mesh: devices that agents are spread over, of one process or several; each process
-            calls this, and the first writes. A run may go on on other devices.
-          watch: called with what runs, the rounds played and their number; a
-            `fairjax.ProgressBar` for example.
-          track: names of tools, "csv", "tensorboard" or "wandb", that get
-            the scalars of every round as it is played. A finished run writes nothing.
-          standalone: the result of the standalone mechanism on the same shards, where
-            it is known already.
+          out: the directory for records; None: nothing is written. A killed run goes on
+            from its last checkpoint and ends with exactly the same numbers. A finished
+            run is read from disk.
+          resume: False: start over, and replace the records of this experiment in `out`.
+          mesh: devices that share the agents, of one process or several. Each process calls
+            `run`, and the first one writes. A run may continue on other devices.
+          watch: called with the run's name, the rounds played and the rounds in all; for
+            example a `fairjax.ProgressBar`.
+          track: names of tools, "csv", "tensorboard" or "wandb", that receive the scalars
+            of every round when it is played. A finished run sends nothing.
+          standalone: the result of the standalone mechanism on the same shards, if you
+            have it already.
 
         Returns:
           A `Result`. The same call gives the same bits on the same machine and version of JAX.
-          Others round differently, and a mask is a threshold: results can then differ by more
-          than rounding.
+          Other machines and versions round differently. A mask can turn a rounding error into
+          another choice of entries, so their results can differ by more than rounding.
 
         Raises:
           ValueError: `out` belongs to another experiment, cannot be written or is in use by
-            another process, or all its checkpoints are damaged, or the data are not to be
-            had, or a tool of `track` is not installed.
-          OSError: there is no room left, or no permission, to write a record; the same call
-            goes on from the last checkpoint.
+            another process; all its checkpoints are damaged; the data cannot be loaded; or a
+            tool of `track` is not installed.
+          OSError: a record cannot be written, because the disk is full or permission is
+            missing. The same call then goes on from the last checkpoint.
         """
         checks.flag("resume", resume)
         checks.function("watch", watch, WATCHES, optional=True)
@@ -119,11 +119,11 @@ class Experiment(Setup):
         tools: Sequence[str],
         standalone: Result | None,
     ) -> Result:
-        """Runs what is left of the experiment, in a directory that is its own."""
+        """Plays the remaining rounds, and writes records into a locked directory."""
         clock = records.Clock({} if out is None or not resume else records.read_times(out))
         with clock.part("data"):
             shards, test = self.make_shards()
-        # Bits depend on it, so a run goes on with what it began with.
+        # The bits depend on `agents_at_once`, so a run continues with its first value.
         federation = self.federation(shards, record.get("agents_at_once"), mesh=mesh)
         record["agents_at_once"] = federation.agents_at_once(shards)
         if out is not None:
@@ -131,8 +131,8 @@ class Experiment(Setup):
         if self.mechanism != "standalone" and standalone is None:
             below = None if out is None else out / "standalone"
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
-        name, described = (self.name, record["experiment"]) if tools else ("", {})
-        with tracking.opened(tools, out, name, described, resume) as tracker:
+        name, settings = (self.name, record["experiment"]) if tools else ("", {})
+        with tracking.opened(tools, out, name, settings, resume) as tracker:
             run = run_of(self, federation, shards, test)
             last = run.play(out, resume, clock, tracker, watch)
             history = simulation.history(last, self.rounds)
@@ -150,17 +150,17 @@ class Experiment(Setup):
 def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
     """Returns the result of a finished run from its directory.
 
-    A damaged `result.json` or `history.npz` is written anew where what else is there tells
-    what it held; a warning says so. Without the last checkpoint, the result's `state` is None.
+    A damaged `result.json` or `history.npz` is restored, with a warning, if the other records
+    determine its contents. Without the last checkpoint, the result's `state` is None.
 
     Args:
       out: the directory.
-      experiment: what was run, where it holds objects, which records do not keep; None: the
-        record says it.
+      experiment: the experiment that was run. It is needed if a field holds an object, since
+        records do not keep objects; None: the experiment is read from its record.
 
     Raises:
-      ValueError: the directory holds no run, or one that is not finished, is too damaged, or is
-        of another experiment.
+      ValueError: the directory holds no run, or its run is not finished, is too damaged, or
+        belongs to another experiment.
 
     Examples:
       >>> import tempfile
@@ -182,14 +182,14 @@ def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
         )
     record = records.read_experiment(out)
     if experiment is None:
-        experiment = _described(out, record["experiment"])
+        experiment = _read_description(out, record["experiment"])
     else:
         records.check_same(out, record, experiment.description())
     return load(out, experiment, record)
 
 
-def _described(out: Path, description: dict[str, Any]) -> Experiment:
-    """Returns the experiment that a record describes, or says that it held objects."""
+def _read_description(out: Path, description: dict[str, Any]) -> Experiment:
+    """Returns the experiment that a record describes; raises if it held objects."""
     held = [
         f"{name}={objects.shown(value)}"
         for name, value in description.items()

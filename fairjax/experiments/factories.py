@@ -1,8 +1,9 @@
-"""Factories: a mechanism from what a field `mechanism` holds, its coefficients and options.
+"""Factories: make a mechanism from the field `mechanism`, coefficients and options.
 
-name        its factory of `fairjax.mechanisms.REGISTRY`
-function    itself
-Mechanism   the factory that made it; without one it takes no coefficients
+the field holds      its factory is
+a name               the function in `fairjax.mechanisms.REGISTRY`
+a function           the function itself
+a `Mechanism`        the function that made it, if known; otherwise it takes no coefficients
 """
 
 import inspect
@@ -21,14 +22,14 @@ check = objects.name_or(
 
 
 def factory_of(mechanism: Any) -> Callable[..., Mechanism]:
-    """Returns what makes a mechanism from coefficients and options."""
+    """Returns the function that makes a mechanism from coefficients and options."""
     if isinstance(mechanism, Mechanism):
         return mechanism.factory or (lambda: mechanism)
     return REGISTRY[mechanism] if isinstance(mechanism, str) else mechanism
 
 
 def takes(mechanism: Any) -> Mapping[str, inspect.Parameter]:
-    """Returns what the factory of a mechanism takes, by name.
+    """Returns the parameters that the factory of a mechanism takes, by name.
 
     Examples:
       >>> list(takes("qffl")), list(takes("fedavg"))
@@ -36,20 +37,21 @@ def takes(mechanism: Any) -> Mapping[str, inspect.Parameter]:
     """
     try:
         return inspect.signature(factory_of(mechanism)).parameters
-    except ValueError:  # Python knows no signature of some types of its own
+    except ValueError:  # some builtin types have no signature
         return {}
 
 
 def make(mechanism: Any, coefficients: Mapping[str, Any], options: Mapping[str, Any]) -> Mechanism:
-    """Returns a mechanism.
+    """Returns the mechanism that a factory makes from coefficients and options.
 
     Args:
       mechanism: a name, a function or a `Mechanism`.
-      coefficients: those that are fields of an experiment, where they are given.
-      options: what else its factory is given.
+      coefficients: arguments that are fields of an experiment, if they are given.
+      options: further arguments of the factory.
 
     Raises:
-      ValueError: the factory does not take one of them, or needs one more, or makes no mechanism.
+      ValueError: the factory does not take an argument, lacks one that it needs, or does not
+        return a `Mechanism`.
 
     Examples:
       >>> make("cgsv", {"beta": 2.0}, {"mask": "leaf"}).name
@@ -87,7 +89,7 @@ def make(mechanism: Any, coefficients: Mapping[str, Any], options: Mapping[str, 
 
 
 def _hint(mechanism: Any) -> str:
-    """Returns what to do about a coefficient that a `Mechanism` holds already."""
+    """Returns advice for a coefficient that a `Mechanism` holds already."""
     if not isinstance(mechanism, Mechanism) or mechanism.factory:
         return ""
     return (

@@ -1,10 +1,9 @@
-"""Fields: what all fields of a description have in common.
+"""Fields: how a field of a description is declared, checked, stored and shown.
 
-described  a default, a group, a rule and words  ->  a field; flags, checks and help read them
-
-given    numbers of numpy, mappings, lists  ->  plain values: hashable, and JSON can hold them
-listed   values of one field                ->  a tuple, if all differ
-written  fields by name                     ->  Python, on one line where they fit
+describe_field   default, group, check, help     ->  a field
+plain            numpy numbers, mappings, lists  ->  hashable values that JSON can hold
+different        values of one field             ->  a tuple, if all differ
+written          fields by name                  ->  Python source
 """
 
 import dataclasses
@@ -21,16 +20,16 @@ import numpy as np
 
 from fairjax import checks
 
-Described = TypeVar("Described")
-LINE = 88  # characters of a line of Python
-MOST_VALUES = 10_000  # that an argument lists
+Class = TypeVar("Class")
+LINE = 88  # characters of a line of Python source
+MOST_VALUES = 10_000  # the longest list that an argument may be
 
 
-def by_name(described: type[Described]) -> type[Described]:
-    """Has a dataclass say which field is meant where a name is wrong.
+def require_names(kind: type[Class]) -> type[Class]:
+    """Makes a dataclass refuse positional values, and suggest a field for an unknown name.
 
     Examples:
-      >>> @by_name
+      >>> @require_names
       ... @dataclasses.dataclass(kw_only=True)
       ... class Point:
       ...     left: int = 0
@@ -38,53 +37,53 @@ def by_name(described: type[Described]) -> type[Described]:
       Traceback (most recent call last):
       ValueError: Unknown field 'lft'. Did you mean 'left'? Known: left.
     """
-    fields: Any = dataclasses.fields(described)  # pyright: ignore[reportArgumentType]
-    names, made = [field.name for field in fields], described.__init__
+    fields: Any = dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
+    names, made = [field.name for field in fields], kind.__init__
 
     @functools.wraps(made)
     def init(self: Any, *values: Any, **given: Any) -> None:
         if values:
             raise ValueError(
-                f"`{described.__name__}` must be given its fields by name, as {names[0]}=..., "
+                f"`{kind.__name__}` must be given its fields by name, as {names[0]}=..., "
                 f"got {checks.shown(values[0])}."
             )
         for name in given:
             checks.choice("field", name, names)
         made(self, **given)
 
-    described.__init__ = init
-    return described
+    kind.__init__ = init
+    return kind
 
 
-def described(
+def describe_field(
     default: Any, group: str, check: Callable[[str, Any], object] | None, words: str
 ) -> Any:
-    """Returns a dataclass field that knows all that is said of it, and in what group.
+    """Returns a dataclass field with a group, a check and help text.
 
     Args:
-      default: its default; where that is None, None is allowed and means what `words` say.
-      group: of flags.
-      check: raises, with the field's name and value, where a value breaks its rule; None: what
-        holds it together with other fields is checked elsewhere.
-      words: its help, up to "; None: ", and after it what None means.
+      default: the default; if it is None, the field may be None.
+      group: the title under which `--help` lists the flag.
+      check: called with the field's name and value; raises if the value is not allowed. None:
+        the field is checked elsewhere, together with other fields.
+      words: the help text. The part after "; None: " says what None means.
     """
     return dataclasses.field(
         default=default, metadata={"group": group, "check": check, "words": words}
     )
 
 
-def documented(described: type[Described]) -> type[Described]:
-    """Puts what fields say of themselves into the docstring, at its line "Attributes: ..."."""
+def document_fields(kind: type[Class]) -> type[Class]:
+    """Replaces the line "Attributes: ..." of a docstring by the help texts of the fields."""
     lines = ["Attributes:"]
-    for field in dataclasses.fields(described):  # pyright: ignore[reportArgumentType]
+    for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
         text = f"{field.name}: {field.metadata['words']}"
         lines += textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 8)
-    described.__doc__ = re.sub("Attributes: .*", "\n".join(lines), str(described.__doc__))
-    return described
+    kind.__doc__ = re.sub("Attributes: .*", "\n".join(lines), str(kind.__doc__))
+    return kind
 
 
 def one_of(names: Iterable[str]) -> Callable[[str, Any], object]:
-    """Returns the check of a field that is one of some names; `names` of it are those."""
+    """Returns a check that a field is one of some names; its attribute `names` lists them."""
 
     def check(name: str, value: Any) -> None:
         checks.choice(name, value, names)
@@ -94,7 +93,7 @@ def one_of(names: Iterable[str]) -> Callable[[str, Any], object]:
 
 
 def of_kind(kind: type, made_by: str) -> Callable[[str, Any], object]:
-    """Returns the check of a field that is an object of a kind; `made_by` makes such a one."""
+    """Returns a check that a field is an object of a kind, which `made_by` makes."""
     return lambda name, value: checks.kind(name, value, kind, made_by)
 
 
@@ -120,7 +119,7 @@ def not_negative(name: str, value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Returns a field as a hashable Python value: numbers of numpy and mappings are converted.
+    """Returns a value with numpy numbers, lists and mappings as hashable Python values.
 
     Examples:
       >>> plain({"second": np.float32(0.5), "first": [1, 2]})
@@ -137,10 +136,11 @@ def plain(value: Any) -> Any:
 
 
 def pairs(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
-    """Returns a field that is a mapping as pairs in the order of their names, which are hashable.
+    """Returns a mapping as hashable pairs, in the order of their names.
 
     Raises:
-      ValueError: it is no mapping of names to what JSON can hold, or has a name twice.
+      ValueError: the field is no mapping of names to values that JSON can hold, or a name occurs
+        twice.
 
     Examples:
       >>> pairs("options", {"mask": "leaf", "contribution": "shapley"})
@@ -164,13 +164,13 @@ def pairs(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def different(name: str, given: Any, kind: str, check: Callable[[Any], object]) -> tuple[Any, ...]:
-    """Returns what an argument lists as a tuple; raises unless all differ and pass a check.
+    """Returns a list of values as a tuple; raises unless all differ and pass a check.
 
     Args:
-      name: of the argument.
+      name: name of the argument, for messages.
       given: a list, a range, an array, a generator or another iterable.
-      kind: what it lists, "values" for example.
-      check: raises where one of them is wrong.
+      kind: noun for the listed values, for messages; for example "values".
+      check: called with each value; raises if it is wrong.
 
     Examples:
       >>> different("seeds", range(3), "values", lambda seed: checks.count("seed", seed, least=0))
@@ -196,7 +196,7 @@ class Written(str):
 
 
 def written(kind: str, fields: Mapping[str, Any]) -> str:
-    """Returns an object as Python writes it, a field per line where one is too short.
+    """Returns Python source of an object: one line if it fits, else one line per field.
 
     Examples:
       >>> print(written("Experiment", {"seed": 3, "options": {"mask": "leaf"}}))
@@ -210,7 +210,7 @@ def written(kind: str, fields: Mapping[str, Any]) -> str:
 
 
 def table(name: str, schedule: Callable[[Any], Any], num_rounds: int) -> tuple[float, ...]:
-    """Returns what a schedule gives in each round, or says that it is no schedule."""
+    """Returns the value of a schedule in each round; raises if it is no schedule."""
     try:
         return tuple(float(schedule(round)) for round in range(num_rounds))
     except (TypeError, ValueError) as error:
@@ -221,7 +221,7 @@ def table(name: str, schedule: Callable[[Any], Any], num_rounds: int) -> tuple[f
 
 
 def entry(table: tuple[float, ...], round: Any) -> Any:
-    """Returns a schedule's value in a round; after the last one, the last."""
+    """Returns a schedule's value in a round; later rounds have the last value."""
     return jnp.asarray(table)[jnp.minimum(round, len(table) - 1)]
 
 

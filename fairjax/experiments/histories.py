@@ -1,4 +1,4 @@
-"""Histories: the rows of all rounds in `history.npz`, written, and read again."""
+"""Histories: write and read `history.npz`, which holds the rows of all rounds."""
 
 import struct
 import zipfile
@@ -23,11 +23,11 @@ def write(out: Path, history: History) -> None:
     """Writes a history to `history.npz`.
 
     Recorded uploads are further arrays, named by their path: "updates['head']['bias']".
-    Of several processes, the first one writes.
+    If there are several processes, only the first one writes.
     """
     if jax.process_index() > 0:
         return
-    names, leaves, _ = _named(history)
+    names, leaves, _ = _name_leaves(history)
     with files.replacing(out / HISTORY) as file:
         np.savez_compressed(file, **dict(zip(names, leaves, strict=True)))
 
@@ -37,14 +37,14 @@ def read(out: Path, like: History, num_rounds: int) -> History:
 
     Args:
       out: the run's directory.
-      like: rows of the same experiment, of any number of rounds.
-      num_rounds: how many rounds it must have.
+      like: a history of the same experiment, with any number of rounds.
+      num_rounds: the number of rounds that the file must hold.
 
     Raises:
-      DamagedError: the file is not there, is damaged, or holds something else.
+      DamagedError: the file is missing, is damaged, or holds other arrays.
     """
     path = out / HISTORY
-    names, leaves, structure = _named(like)
+    names, leaves, structure = _name_leaves(like)
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -62,8 +62,8 @@ def read(out: Path, like: History, num_rounds: int) -> History:
     return jax.tree.unflatten(structure, found)
 
 
-def _named(history: History) -> tuple[list[str], list[Any], Any]:
-    """Returns the arrays of a history with their names in `history.npz`, and its structure."""
+def _name_leaves(history: History) -> tuple[list[str], list[Any], Any]:
+    """Returns the names of a history's arrays in `history.npz`, the arrays and the structure."""
     paths, structure = jax.tree_util.tree_flatten_with_path(history)
     names = [jax.tree_util.keystr(path).removeprefix(".") for path, _ in paths]
     return names, [leaf for _, leaf in paths], structure

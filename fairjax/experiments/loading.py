@@ -1,4 +1,4 @@
-"""Loading: results of finished runs from their directories, mended where that is possible."""
+"""Loading: reads the result of a finished run, and restores damaged files if possible."""
 
 import contextlib
 import warnings
@@ -24,9 +24,9 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
     """Returns the result of a finished run; see `load_run`.
 
     Args:
-      out: its directory.
-      experiment: what was run.
-      record: what `experiment.json` holds.
+      out: the run's directory.
+      experiment: the experiment that was run.
+      record: the content of `experiment.json`.
     """
     shards, test = experiment.make_shards()
     federation = experiment.federation(shards, record.get("agents_at_once"))
@@ -42,15 +42,15 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
         alone = _standalone_accuracies(out, experiment, history)
         if alone is None:
             raise
-        warnings.warn(f"{damage} It is made anew from the history.", stacklevel=2)
+        warnings.warn(f"{damage} It is rewritten from the history.", stacklevel=2)
     result = result_of(experiment, history, state, shards, alone)
-    with contextlib.suppress(OSError):  # a folder that is read only
+    with contextlib.suppress(OSError):  # the folder may be read-only
         records.write_json(out / records.RESULT, result.summary())
     return result
 
 
 def run_of(experiment: Setup, federation: Federation, shards: Shards, test: Dataset) -> Run:
-    """Returns the run of an experiment, which can be played."""
+    """Returns the run of an experiment, ready to be played."""
     rounds = Rounds(
         jax.random.key(experiment.seed),
         federation,
@@ -70,7 +70,7 @@ def result_of(
     shards: Shards,
     alone: np.ndarray | None,
 ) -> Result:
-    """Returns the result of a history."""
+    """Returns the result of an experiment with a given history."""
     return Result(
         experiment=experiment.resolved(),
         history=history,
@@ -82,23 +82,23 @@ def result_of(
 
 
 def _history(out: Path, experiment: Setup, like: Progress, last: Progress | None) -> History:
-    """Returns the history of a run from its file, which the last checkpoint can mend."""
+    """Returns the history from its file, or from the last checkpoint if the file is damaged."""
     try:
         return histories.read(out, like.rows, experiment.rounds)
     except DamagedError as damage:
         if last is None:
             raise
-        warnings.warn(f"{damage} It is made anew from the last checkpoint.", stacklevel=3)
+        warnings.warn(f"{damage} It is rewritten from the last checkpoint.", stacklevel=3)
     history = simulation.history(last, experiment.rounds)
-    with contextlib.suppress(OSError):  # a folder that is read only
+    with contextlib.suppress(OSError):  # the folder may be read-only
         histories.write(out, history)
     return history
 
 
 def _standalone_accuracies(out: Path, experiment: Setup, history: History) -> np.ndarray | None:
-    """Returns what agents reach alone from a run of that, below or beside a run; None: not there.
+    """Returns `[N]` accuracies of the standalone run, or None if there is no such run.
 
-    The standalone run lies below a run, and beside those of a comparison.
+    The standalone run is in a subfolder of a run, or next to the runs of a comparison.
     """
     if experiment.mechanism == "standalone":
         return history.accuracies[-1]

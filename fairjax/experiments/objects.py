@@ -1,10 +1,10 @@
-"""Objects: what a field may hold in place of a name.
+"""Objects: values that a field may hold in place of a name.
 
     dataset    a pair (train, test)       mechanism  a `Mechanism`, or a function that makes one
-    shards     `Shards`                   optimizer  optax's, or a function of the learning rate
+    shards     `Shards`                   optimizer  of optax, or a function of the learning rate
     model      a `Model`
 
-People read an object's label. Records keep the fingerprint of its contents, not the object.
+An object is shown by its label. Records keep a fingerprint of its contents, not the object.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ PAIR = (
     "a name of `fairjax.data.load`, or a pair (train, test) of what "
     "`fairjax.data.Dataset(x=..., y=..., num_classes=...)` makes"
 )
-DIGITS = 12  # of a fingerprint, that people are shown
+DIGITS = 12  # digits of a fingerprint that are shown
 
 
 def is_object(value: Any) -> bool:
@@ -31,7 +31,7 @@ def is_object(value: Any) -> bool:
 
 
 def label(name: str, value: Any) -> str:
-    """Returns what people are told that a field holds.
+    """Returns the text that is shown for a field: its name, or the label of its object.
 
     Examples:
       >>> label("optimizer", "adam"), label("optimizer", optax.adamw)
@@ -51,10 +51,10 @@ def label(name: str, value: Any) -> str:
 
 
 def recorded(name: str, value: Any) -> Any:
-    """Returns what JSON keeps of a field: a name as it is; of an object, label and fingerprint.
+    """Returns a field as JSON: a name unchanged, an object as label and fingerprint.
 
     Raises:
-      ValueError: a part of the object has no fingerprint; the message says where, and why.
+      ValueError: a part of the object has no fingerprint; the message says which part, and why.
     """
     if not is_object(value):
         return value
@@ -62,12 +62,12 @@ def recorded(name: str, value: Any) -> Any:
 
 
 def is_recorded(value: Any) -> bool:
-    """Says whether JSON keeps an object here."""
+    """Says whether a value read from JSON stands for an object."""
     return isinstance(value, Mapping) and value.keys() == {"object", "fingerprint"}
 
 
 def shown(value: Any) -> str:
-    """Returns what JSON keeps of a field, for people.
+    """Returns readable text for a field read from JSON.
 
     Examples:
       >>> shown({"object": "Net", "fingerprint": "0123456789abcdef"})
@@ -81,13 +81,13 @@ def shown(value: Any) -> str:
 def name_or(
     names: Iterable[str], kind: type, made_by: str, *, or_function: bool = False
 ) -> Callable[[str, Any], None]:
-    """Returns the check of a field that is a name or an object; `names` of it are the names.
+    """Returns a check that a field is a name or an object; its attribute `names` lists the names.
 
     Args:
-      names: that the field may be.
-      kind: of the object.
-      made_by: what makes such an object, for the message.
-      or_function: a function that makes such an object may stand for it.
+      names: names that the field may hold.
+      kind: class of objects that the field may hold.
+      made_by: how such an object is made, for the message.
+      or_function: whether the field may also hold a function that makes such an object.
     """
 
     def check(name: str, value: Any) -> None:
@@ -104,7 +104,7 @@ def name_or(
 
 
 def check_dataset(name: str, value: Any) -> None:
-    """Raises unless a field is a name, or training and test data that fit each other."""
+    """Raises unless a field is a name, or a pair of training and test data of the same kind."""
     if isinstance(value, str):
         return
     is_pair = isinstance(value, tuple) and len(value) == 2
@@ -114,12 +114,12 @@ def check_dataset(name: str, value: Any) -> None:
     train.check_alike(f"{name}[1]", test)
 
 
-def leave_out(described: Any, by: str, hint: str = "", **defaults: Any) -> None:
-    """Raises where a field is given that an object in the field `by` says already."""
+def leave_out(description: Any, by: str, hint: str = "", **defaults: Any) -> None:
+    """Raises if a field is given although the object in the field `by` sets it."""
     for name, default in defaults.items():
-        value = getattr(described, name)
+        value = getattr(description, name)
         if value != default:
             raise ValueError(
-                f"`{name}` must be left out where `{by}` is an object, which says it already, "
+                f"`{name}` must be left out where `{by}` is an object, which sets it already, "
                 f"got {name}={value!r}.{hint}"
             )

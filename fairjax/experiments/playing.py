@@ -1,6 +1,6 @@
-"""Playing: the rounds of one run, timed, shown, tracked, and checkpointed.
+"""Playing: plays the rounds of one run, and times, shows, tracks and checkpoints them.
 
-checkpoint -> stages of rounds -> clock, watcher, tracker -> checkpoint -> the last stage
+last checkpoint -> stages of rounds -> clock, watcher, tracker -> checkpoints -> last progress
 """
 
 import time
@@ -19,11 +19,11 @@ from fairjax.simulation import Progress, Rounds
 CHECKPOINT_SECONDS = 2.0
 
 WATCHES = "watch(name, rounds played, their number)"
-Watcher = Callable[[str, int, int], None]  # what runs, rounds played, rounds in all
+Watcher = Callable[[str, int, int], None]  # name of the run, rounds played, rounds in all
 
 
 class Run(NamedTuple):
-    """One run: its rounds, under a name that a watcher is told."""
+    """One run: its rounds, and a name that watchers show."""
 
     name: str
     rounds: Rounds
@@ -39,11 +39,11 @@ class Run(NamedTuple):
         """Returns the progress after the last round.
 
         Args:
-          out: the directory for checkpoints; None: there are none.
-          resume: go on from the last checkpoint; False: drop it.
-          clock: takes the times of stages and of checkpoints.
-          tracker: takes every round's scalars.
-          watch: called with the name, the rounds played and their number.
+          out: the directory for checkpoints; None: none are written.
+          resume: True: go on from the last checkpoint; False: delete all checkpoints.
+          clock: counts the time of stages and of checkpoints.
+          tracker: receives every round's scalars.
+          watch: called with the name, the rounds played and the rounds in all.
         """
         if out is None:
             *_, last = self._stages(None, clock, tracker, watch)
@@ -59,7 +59,7 @@ class Run(NamedTuple):
             saved = time.monotonic()
             for progress in self._stages(start, clock, tracker, watch):
                 finished = progress.num_rounds > self.rounds.num_rounds
-                # All processes save together, when the first one's clock says so.
+                # All processes save together; the clock of the first one decides when.
                 due = multihost_utils.broadcast_one_to_all(
                     time.monotonic() - saved > CHECKPOINT_SECONDS
                 )
@@ -77,16 +77,16 @@ class Run(NamedTuple):
         tracker: Tracker,
         watch: Watcher | None,
     ) -> Iterator[Progress]:
-        """Yields progress from a start on, and tells clock, watcher and tracker."""
+        """Yields the progress after each stage, and updates clock, watcher and tracker."""
         num_rounds = self.rounds.num_rounds
-        if watch is not None and start is None:  # compiling takes a while
+        if watch is not None and start is None:  # show the run while it compiles
             watch(self.name, 0, num_rounds)
         began = time.monotonic()
         for progress in self.rounds.stages(start):
             clock.chunk(time.monotonic() - began)
             if watch is not None:
                 watch(self.name, min(progress.num_rounds, num_rounds), num_rounds)
-            # How the last round's models are once trained, the next round shows.
+            # Leave out the last round: the next one gives its `trained_accuracies`.
             tracker.rounds(simulation.history(progress, progress.num_rounds - 1))
             yield progress
             began = time.monotonic()

@@ -1,7 +1,7 @@
 """Points: the runs of a sweep as one compiled program.
 
-All points have the same shapes, so a chunk of them is one program, vmapped over the
-coefficients (which share their data and its shuffles) and over datasets.
+All points have the same shapes, so one program plays a chunk of them. It is vmapped over data
+sets and over coefficients; points with the same data also share its shuffles.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from fairjax.simulation import (
 )
 
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
-CACHE_BYTES = 2**25  # of a CPU, that local steps of all points share
-DEVICE_BYTES = 2**34  # of an accelerator that does not say
+CACHE_BYTES = 2**25  # cache of a CPU, shared by the local steps of all points
+DEVICE_BYTES = 2**34  # memory of an accelerator that does not report it
 
 
 def play_points(
@@ -39,13 +39,13 @@ def play_points(
     points_at_once: int | None,
     watch: Watcher | None,
 ) -> History:
-    """Returns the history of all points, leaves `[P, T, ...]`, played in equal chunks."""
+    """Plays all points in chunks of equal size; returns their history, leaves `[P, T, ...]`."""
     resolved, name = on[0].resolved(), on[0].label("mechanism")
     given = {field: getattr(resolved, field) for field in COEFFICIENTS}
-    # A schedule of lengths is part of the program.
+    # A schedule is part of the program and cannot be traced.
     given = {field: value for field, value in given.items() if isinstance(value, int | float)}
     coefficients = [{**given, **one} for one in combinations]
-    # Sweeps that differ in traced values only are one program.
+    # Replace traced values by constants, so that sweeps with other values reuse the program.
     common = dataclasses.replace(resolved, seed=0, **dict.fromkeys(coefficients[0], 0.5))
     first = jax.tree.map(lambda leaf: leaf[0], shards)
     federation = common.federation(first)
@@ -74,7 +74,7 @@ def play_points(
             history, events = jax.device_get(
                 program(
                     jax.tree.map(lambda leaf, rows=some_runs: leaf[rows], runs),
-                    # The numbers of the points stand for them where nothing else varies.
+                    # The indices give vmap an axis even if no coefficient varies.
                     (some_values, {name: those[some_values] for name, those in values.items()}),
                     test,
                 )
@@ -102,7 +102,7 @@ def _chunks(length: int, size: int) -> list[np.ndarray]:
 
 @functools.lru_cache(maxsize=simulation.PROGRAMS)
 def _program(experiment: Experiment) -> Any:
-    """Returns `_play` compiled for an experiment; the last programs used are kept."""
+    """Returns `_play` compiled for an experiment; the most recently used programs are cached."""
     spare_maps()
     return jax.jit(functools.partial(_play, experiment))
 
@@ -110,7 +110,7 @@ def _program(experiment: Experiment) -> Any:
 def _play(
     experiment: Experiment, runs: Any, coefficients: Any, test: Dataset
 ) -> tuple[History, Events]:
-    """Returns histories of runs x coefficients, `[S, K, T, ...]`, and what the host is to hear."""
+    """Returns histories of runs x coefficients, `[S, K, T, ...]`, and events for the host."""
     assigned = experiment.assigned_behaviours()
 
     def point(run: Any, numbered: Any) -> tuple[History, Events]:
@@ -142,8 +142,8 @@ def _play(
 def _pick_points_at_once(federation: Federation, shards: Shards) -> int:
     """Returns how many points to vectorise.
 
-    On a CPU, where agents take turns, as many as the caches hold one agent's local step of.
-    On an accelerator, as many as half of its memory holds all agents' of.
+    On a CPU, agents take turns: the caches must hold the local step of one agent for each point.
+    On an accelerator, a quarter of the memory must hold the local steps of all agents.
     """
     needed = federation.bytes_per_agent(shards)
     device = jax.devices()[0]

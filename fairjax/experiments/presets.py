@@ -1,19 +1,19 @@
-"""Presets: what an experiment leaves open, chosen for its data set.
+"""Presets: values for fields that an experiment leaves open, by data set.
 
-"fairjax"   the paper's constants on its data sets, and elsewhere what holds for any run
-"paper"     the paper's constants on its data sets, and elsewhere those of its program
+"fairjax"   the paper's constants on its data sets; on others, values for any number of rounds
+"paper"     the paper's constants on its data sets; on others, those of the paper's program
 
-What holds for any run follows its length T: the rate and the length of uploads decay over the
-run, so that the last rounds settle however many there are.
+Values for any number of rounds depend on that number T: the learning rate and the length of
+uploads decay over the run, so that the models settle in the last rounds.
 
     rate    lambda_t = lambda_0 .155^(t/T)
     length  Gamma_t  = Gamma_T + (Gamma_0 - Gamma_T) (1 + cos(pi t/T)) / 2
             Gamma_0  = 2.5,  Gamma_T = .3 max(1, T/20)^(1/2)
 
-A step of fixed length never settles, and a mask that damps it is then an advantage. Uploads of
-models that have settled share no direction any more, so long runs end at a greater length.
+Steps of a fixed length never settle, and a mask that damps them is then an advantage. Uploads of
+settled models no longer share a direction, so long runs end at a greater length.
 
-They were chosen on digits with a power law, 3 to 10 agents, 20 to 160 rounds and seeds 0 to 4.
+The values were chosen on digits with a power law: 3 to 10 agents, 20 to 160 rounds, seeds 0 to 4.
 """
 
 from typing import NamedTuple
@@ -21,12 +21,12 @@ from typing import NamedTuple
 from fairjax.data import DATASETS
 
 PRESETS = ("fairjax", "paper")
-LAST_RATE = 0.155  # share of the learning rate that is left after the last round
-FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0, and Gamma_T of so many rounds
+LAST_RATE = 0.155  # share of the learning rate left after the last round
+FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0; Gamma_T for T up to SHORT_RUN
 
 
 class Settings(NamedTuple):
-    """What an experiment leaves open, for one data set."""
+    """Values for the open fields of an experiment on one data set."""
 
     model: str = "mlp"
     samples_per_agent: int | None = None
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     eval_every: int = 1
 
 
-# Adam's steps are alike in all entries: what a small share of them leaves out is worth something.
+# Adam's steps have similar sizes in all entries, so the entries that a mask removes matter.
 FAIRJAX = Settings(
     optimizer="adam", learning_rate=1e-3, learning_rate_decay=None, alpha=0.5, gamma=None
 )
@@ -47,12 +47,12 @@ PROGRAM = Settings()
 
 
 def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Settings:
-    """Returns what an experiment leaves open.
+    """Returns values for the open fields of an experiment.
 
     Args:
-      dataset: its name.
-      preset: a name of `PRESETS`.
-      num_rounds: T, of the whole run.
+      dataset: name of the data set.
+      preset: a name in `PRESETS`.
+      num_rounds: T, the number of rounds in the whole run.
       num_decays: how often the learning rate decays in the whole run.
 
     Examples:

@@ -1,13 +1,13 @@
-"""Records: what a run leaves on disk, and how it is read again.
+"""Records: the files that a run writes, and how they are read again.
 
-    experiment.json   what was run: the description, versions, device, agents_at_once
-    checkpoint/       the states and the rows so far; at the end the final state
+    experiment.json   the description, versions, device, agents_at_once
+    checkpoint/       the state and the rows so far; at the end the final state
     history.npz       one row per round
-    time.json         seconds by part, of all sittings that were saved
-    result.json       the figures at the end; written last, so its presence means finished
+    time.json         seconds by part, summed over all saved sittings
+    result.json       the final figures; it is written last, so it exists if the run is finished
 
-A comparison's directory holds one such run per mechanism, and `comparison.json`, their names.
-Each JSON file holds its own SHA-256, so that a damaged one is told from a whole one.
+The directory of a comparison holds one run per mechanism, and their names in `comparison.json`.
+Each JSON file holds the SHA-256 of its content, so that damage is noticed.
 """
 
 import contextlib
@@ -37,24 +37,24 @@ EXPERIMENT, HISTORY, RESULT, CHECKPOINT, TIME, COMPARISON = (
     "time.json",
     "comparison.json",
 )
-DIGEST = "sha256"  # the entry of a JSON file that tells a damaged one
-PARTS = ("data", "compiling", "rounds", "records")  # of the time that a run takes
+DIGEST = "sha256"  # the entry of a JSON file that holds its SHA-256
+PARTS = ("data", "compiling", "rounds", "records")  # parts of the time that a run takes
 
 
 def claim(out: Path, description: Mapping[str, Any], resume: bool = True) -> dict[str, Any]:
-    """Returns the record of the experiment to which a directory belongs, or can belong.
+    """Returns the record of an experiment, if a directory belongs to it or is free for it.
 
     Args:
       out: a directory that does not exist, is empty, or belongs to the same experiment.
       description: the experiment, as JSON.
-      resume: False: `experiment.json` may be damaged.
+      resume: False: a damaged `experiment.json` is ignored.
 
     Returns:
-      The content of `experiment.json`, the one on disk where there is one.
+      The content of `experiment.json` on disk if that exists, else of a new one.
 
     Raises:
-      ValueError: `out` is no directory, belongs to another experiment (the message says in
-        which fields), or holds something else.
+      ValueError: `out` is no directory, holds other files, or belongs to another experiment;
+        the message then lists the fields that differ.
     """
     try:
         entries = list(out.iterdir()) if out.exists() else []
@@ -85,7 +85,7 @@ def claim(out: Path, description: Mapping[str, Any], resume: bool = True) -> dic
 
 
 def check_same(out: Path, record: Mapping[str, Any], description: Mapping[str, Any]) -> None:
-    """Raises where a directory's record is of another experiment, and says what differs."""
+    """Raises if a record describes another experiment, and lists the fields that differ."""
     there = record["experiment"]
     differences = [
         f"{name}={objects.shown(there.get(name))} there, {objects.shown(value)} here"
@@ -100,10 +100,12 @@ def check_same(out: Path, record: Mapping[str, Any], description: Mapping[str, A
 
 
 def locked(out: Path | None) -> contextlib.AbstractContextManager[None]:
-    """Makes a directory and keeps other processes from it; of several of one run, the first does.
+    """Makes a directory and locks it against other processes during a block.
+
+    If a run has several processes, only the first one locks.
 
     Args:
-      out: the directory; None: there is none.
+      out: the directory; None: nothing is locked.
     """
     if out is None or jax.process_index() > 0:
         return contextlib.nullcontext()
@@ -111,7 +113,7 @@ def locked(out: Path | None) -> contextlib.AbstractContextManager[None]:
 
 
 def environment() -> dict[str, str]:
-    """Returns the versions and the device that the bits of a result may depend on."""
+    """Returns the versions and the device, on which the bits of a result may depend."""
     packages = ("fairjax", "jax", "jaxlib", "flax", "optax", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     device = jax.devices()[0]
@@ -123,9 +125,9 @@ def environment() -> dict[str, str]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON to a file; a number that is not finite becomes null.
+    """Writes JSON to a file; numbers that are not finite become null.
 
-    Of several processes, the first one writes.
+    If there are several processes, only the first one writes.
     """
     if jax.process_index() > 0:
         return
@@ -139,11 +141,11 @@ def read_json(path: Path, entries: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the content of a JSON file.
 
     Args:
-      path: the file, as `write_json` writes it.
-      entries: what it must hold.
+      path: a file that `write_json` wrote.
+      entries: names of entries that it must hold.
 
     Raises:
-      DamagedError: names the file, and says what is wrong with it.
+      DamagedError: the file cannot be read, is damaged, or lacks an entry.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -156,9 +158,7 @@ def read_json(path: Path, entries: Sequence[str] = ()) -> dict[str, Any]:
             f"{path} is not a record of fairjax: it must hold a JSON object, got {content!r:.40}."
         )
     if content.pop(DIGEST, None) not in (None, _digest(content)):
-        raise DamagedError(
-            f"{path} is damaged: its content does not have the SHA-256 that it names."
-        )
+        raise DamagedError(f"{path} is damaged: its content does not match the SHA-256 in it.")
     for name in entries:
         if name not in content:
             raise DamagedError(f"{path} is not a record of fairjax: it does not hold {name!r}.")
@@ -166,7 +166,7 @@ def read_json(path: Path, entries: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_experiment(out: Path) -> dict[str, Any]:
-    """Returns what `experiment.json` of a directory holds."""
+    """Returns the content of `experiment.json` in a directory."""
     record = read_json(out / EXPERIMENT, ("experiment",))
     if not isinstance(record["experiment"], dict):
         raise DamagedError(f"{out / EXPERIMENT} is damaged: it does not describe an experiment.")
@@ -174,9 +174,9 @@ def read_experiment(out: Path) -> dict[str, Any]:
 
 
 def read_times(out: Path) -> dict[str, float]:
-    """Returns the seconds by part of the run in a directory; none where they were not kept.
+    """Returns the seconds by part of the run in a directory, empty if there is no `time.json`.
 
-    Where they are damaged, a warning says so.
+    A damaged file gives a warning and an empty result.
     """
     path = out / TIME
     if not path.exists():
@@ -192,10 +192,10 @@ def read_times(out: Path) -> dict[str, float]:
 
 
 def read_standalone_accuracies(out: Path, num_agents: int) -> np.ndarray:
-    """Returns `[N]`, what agents reach alone, from `result.json` of a directory.
+    """Returns `[N]` standalone accuracies from `result.json` of a directory.
 
     Raises:
-      DamagedError: the file is not there, is damaged, or holds something else.
+      DamagedError: the file is missing or damaged, or does not hold N numbers.
     """
     path, name = out / RESULT, "standalone_accuracies"
     try:
@@ -212,13 +212,13 @@ def read_standalone_accuracies(out: Path, num_agents: int) -> np.ndarray:
 class Clock:
     """Seconds by part of a run, on the host's clock.
 
-    Rounds come in chunks that are one compiled program, so what a round spends on training,
-    contributions and evaluation cannot be told apart here. `compiling` is what the first chunk
-    took longer than the median of the others: to trace, to compile (or to find the program in
-    JAX's cache) and to move data. Where there is one chunk only, all of it is `rounds`.
+    A chunk of rounds is one compiled program, so the times of training, contributions and
+    evaluation cannot be separated here. `compiling` is the extra time of the first chunk over
+    the median of the others: to trace, to compile (or to find the program in JAX's cache) and to
+    move data. If there is only one chunk, all of its time counts as `rounds`.
 
     Args:
-      before: seconds by part of earlier sittings, which are added.
+      before: seconds by part of earlier sittings; they are added.
     """
 
     def __init__(self, before: Mapping[str, float]):
@@ -228,13 +228,13 @@ class Clock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Adds the time that a block takes to a part."""
+        """Adds the time of a block to a part."""
         start = time.monotonic()
         yield
         self._parts[name] += time.monotonic() - start
 
     def chunk(self, seconds: float) -> None:
-        """Adds the time that the next chunk of rounds took."""
+        """Adds the time of the next chunk of rounds."""
         self._chunks.append(seconds)
 
     def seconds(self) -> dict[str, float]:
@@ -259,5 +259,5 @@ def _without_nan(content: Any) -> Any:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Returns the SHA-256 of JSON, whatever its layout."""
+    """Returns the SHA-256 of JSON; layout and order of names do not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Results: what an experiment came to, and the figures that describe it."""
+"""Results: the history and final state of an experiment, and figures computed from them."""
 
 import dataclasses
 from typing import Any
@@ -13,16 +13,17 @@ from fairjax.types import Params
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What an experiment came to.
+    """The outcome of an experiment.
 
     Attributes:
-      experiment: the `Experiment`, with every open field filled in.
+      experiment: the `Experiment`, with values for all open fields.
       history: one row per round.
-      state: the final state, with agents' and server's parameters; None for a sweep's.
+      state: the final state, with agents' and server's parameters; None if the run is part of a
+        sweep, or its last checkpoint is missing.
       shard_sizes: `[N]` examples.
       standalone_accuracies: `[N]` test accuracies without sharing, with the same shards,
         seeds and number of local epochs.
-      behaviours: what each agent did, "honest" for most.
+      behaviours: `[N]` names of behaviours; "honest" for agents without one.
     """
 
     experiment: Any
@@ -33,18 +34,18 @@ class Result:
     behaviours: tuple[str, ...]
 
     def __repr__(self) -> str:
-        """Returns what was run in short, and the figures at the end."""
+        """Returns the main fields of the experiment, and the final figures."""
         shared = ("dataset", "mechanism", "num_agents", "rounds", "seed")
         accuracies = np.array2string(self.accuracies, precision=3, threshold=10, edgeitems=2)
         figures = f"fairness={self.fairness:.3f}, accuracies={accuracies}"
         values = {name: getattr(self.experiment, name) for name in shared}
         values |= {name: self.experiment.label(name) for name in ("dataset", "mechanism")}
-        described = (f"{name}={value!r}" for name, value in values.items())
-        return f"Result({', '.join(described)}, {figures})"
+        main_fields = (f"{name}={value!r}" for name, value in values.items())
+        return f"Result({', '.join(main_fields)}, {figures})"
 
     @property
     def accuracies(self) -> np.ndarray:
-        """`[N]` test accuracies of the models that agents were paid in the end."""
+        """`[N]` test accuracies of the models that agents received in the last round."""
         return self.history.accuracies[-1]
 
     @property
@@ -59,28 +60,28 @@ class Result:
 
     @property
     def fairness_interval(self) -> tuple[float, float]:
-        """Its 95% confidence interval over agents; nan for fewer than four, or undefined."""
+        """The 95% interval of `fairness` over agents; nan for fewer than four, or if undefined."""
         return metrics.fairness_interval(self.standalone_accuracies, self.accuracies)
 
     @property
     def trained_fairness(self) -> float:
-        """The same with `trained_accuracies`, as published for mechanisms with one model."""
+        """Fairness with `trained_accuracies`, as published for mechanisms with one common model."""
         return metrics.fairness(self.standalone_accuracies, self.trained_accuracies)
 
     @property
     def fairness_note(self) -> str:
-        """Why `fairness` is nan, or an empty string."""
+        """The reason why `fairness` is nan, or an empty string."""
         return metrics.why_undefined(self.standalone_accuracies, self.accuracies)
 
     @property
     def honest_fairness(self) -> float:
-        """The same as `fairness` over honest agents alone; nan where it is undefined."""
+        """Fairness over honest agents only; nan if it is undefined."""
         honest = self._honest
         return metrics.fairness(self.standalone_accuracies[honest], self.accuracies[honest])
 
     @property
     def detection_auc(self) -> float:
-        """How well the last importance tells who was honest; nan where all were, or none."""
+        """ROC AUC of the last importance for honesty; nan if all agents are honest, or none."""
         return metrics.detection_auc(self.history.importance[-1], self._honest)
 
     def agent(self, number: int) -> Params:
@@ -105,9 +106,9 @@ class Result:
         return np.array([name == HONEST for name in self.behaviours])
 
     def summary(self) -> dict[str, Any]:
-        """Returns the figures at the end, as JSON."""
-        judged = self.history._replace(servers=None, updates=None)
-        last = jax.tree.map(lambda row: row[-1].tolist(), judged)
+        """Returns the final figures as JSON."""
+        per_round = self.history._replace(servers=None, updates=None)
+        last = jax.tree.map(lambda row: row[-1].tolist(), per_round)
         return {
             "fairness": self.fairness,
             "fairness_interval": list(self.fairness_interval),

@@ -1,6 +1,6 @@
-"""Setup: what follows from a description before anything is run.
+"""Setup: makes data, shards and the federation from a description.
 
-description -> every open field -> data, shards -> federation
+description -> values for open fields -> data, shards -> federation
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ from fairjax.simulation import (
     federation,
 )
 
-LATER = ("shards", "schedule_counts")  # fields that records of older versions do not have
+LATER = ("shards", "schedule_counts")  # fields that older versions did not record
 VALIDATION_SHARE = 0.1
-VANISHED = 1e-3  # of the learning rate; what is left then moves next to nothing
+VANISHED = 1e-3  # share of the learning rate; a smaller rate hardly changes models
 
 
 class Setup(Description):
-    """A description, and the data, agents and rules that it describes."""
+    """A description that can make its data, shards, mechanism and federation."""
 
     @property
     def num_decays(self) -> int:
@@ -46,14 +46,14 @@ class Setup(Description):
         return self.rounds * (self.local_epochs if self.decay_per == "epoch" else 1)
 
     def resolved(self) -> Self:
-        """Returns the experiment with every open field filled in, but for `agents_at_once`."""
+        """Returns the experiment with values for all open fields except `agents_at_once`."""
         name = self.dataset if isinstance(self.dataset, str) else ""
         chosen = settings(name, self.preset, self.rounds, self.num_decays)._asdict()
         cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
         if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
             chosen["model"] = "text_cnn"
         takes = factories.takes(self.mechanism)
-        # Objects have their own coefficients, or their own learning rate.
+        # Objects have their own coefficients or learning rate.
         kept = () if isinstance(self.mechanism, str) else COEFFICIENTS
         if isinstance(self.optimizer, optax.GradientTransformation):
             kept = (*kept, "learning_rate", "learning_rate_decay")
@@ -64,7 +64,7 @@ class Setup(Description):
             and name not in kept
             and (name not in COEFFICIENTS or name in takes)
         }
-        # A mechanism whose gamma is a number, and no `Length`, keeps its own.
+        # A mechanism that takes only a number as gamma, and no schedule, keeps its default.
         if isinstance(chosen.get("gamma"), str) and takes["gamma"].annotation is not Length:
             del chosen["gamma"]
         if self.gamma == "cosine":
@@ -82,11 +82,11 @@ class Setup(Description):
         for name in LATER:
             if values[name] is None:
                 del values[name]
-        return json.loads(json.dumps(values))  # as it is read again: pairs are lists
+        return json.loads(json.dumps(values))  # pairs become lists, as when it is read again
 
     @property
     def name(self) -> str:
-        """A name that the same description always gets, for a directory."""
+        """A name for a directory; the same description always has the same name."""
         text = json.dumps(self.description(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         dataset, split, mechanism = map(self.label, ("dataset", "split", "mechanism"))
@@ -94,14 +94,15 @@ class Setup(Description):
         return re.sub(r"[^\w.-]", "_", text)
 
     def alone(self) -> Self:
-        """Returns the same experiment without sharing, evaluated at the end only."""
+        """Returns the same experiment without sharing, evaluated only at the end."""
         alone = self.with_mechanism("standalone")
         return dataclasses.replace(alone, eval_every=self.rounds, record_updates=False)
 
     def with_mechanism(self, mechanism: str | Mechanism | Callable[..., Mechanism]) -> Self:
-        """Returns the same experiment with another mechanism, without what that does not take.
+        """Returns the same experiment with another mechanism, and with its default options.
 
-        A `Mechanism` holds its coefficients already, and takes none.
+        Coefficients that the mechanism does not take are left out. A `Mechanism` takes none,
+        since it has its own.
         """
         factories.check("mechanism", mechanism)
         takes = {} if isinstance(mechanism, Mechanism) else factories.takes(mechanism)
@@ -109,16 +110,16 @@ class Setup(Description):
         return dataclasses.replace(self, mechanism=mechanism, options=(), **kept)
 
     def warn_of_decay(self) -> None:
-        """Warns where the learning rate decays to next to nothing before the run ends."""
+        """Warns if the learning rate becomes very small before the run ends."""
         decay: Any = self.resolved().learning_rate_decay
-        if decay is None:  # the optimizer holds its own learning rate
+        if decay is None:  # the optimizer has its own learning rate
             return
         left = decay**self.num_decays
         if left < VANISHED:
             warnings.warn(
                 f"`learning_rate_decay`={decay:.4g} leaves {left:.0e} of the learning rate after "
-                f"{self.rounds} rounds, so the last rounds change next to nothing. Over the run "
-                f"decays learning_rate_decay={LAST_RATE ** (1 / self.num_decays):.6f}.",
+                f"{self.rounds} rounds, so the last rounds hardly change the models. To decay over "
+                f"the whole run, use learning_rate_decay={LAST_RATE ** (1 / self.num_decays):.6f}.",
                 stacklevel=3,
             )
 
@@ -127,14 +128,14 @@ class Setup(Description):
         return data.load(self.dataset) if isinstance(self.dataset, str) else self.dataset
 
     def make_shards(self, loaded: tuple[Dataset, Dataset] | None = None) -> tuple[Shards, Dataset]:
-        """Returns who holds which data, and the test data.
+        """Returns the shards and the test data.
 
-        A tenth of the training data is set aside before the split, the same for every
-        mechanism, for those that score models on held-out data. Own shards bring their own
+        A tenth of the training data is held out before the split, for mechanisms that score
+        models on it. It is the same for every mechanism. Your own shards have their own
         `validation`, or none.
 
         Args:
-          loaded: training and test data of the data set, where they are loaded already.
+          loaded: training and test data of the data set, if they are loaded already.
         """
         train, test = loaded or self.load()
         if self.eval_examples is not None:
@@ -159,7 +160,7 @@ class Setup(Description):
         return change_data(shards, self.assigned_behaviours(), self.seed), test
 
     def only_data(self) -> Self:
-        """Returns the experiment with those fields alone that its shards follow from."""
+        """Returns an experiment with only the fields that determine the shards."""
         return type(self)(
             dataset=self.dataset,
             shards=self.shards,
@@ -174,7 +175,7 @@ class Setup(Description):
     def utility(self) -> Callable[[Any], Any]:
         """Returns `utility(params)`: the accuracy of a model on the held-out tenth.
 
-        For `fairjax.contributions` of a recorded run.
+        `fairjax.contributions` needs it to judge a recorded run.
         """
         shards, _ = self.make_shards()
         model = self._model(shards.data)
@@ -182,7 +183,7 @@ class Setup(Description):
         return functools.partial(accuracy, model, data=validation)
 
     def assigned_behaviours(self) -> tuple[Behaviour, ...]:
-        """Returns what the agents that are not honest do."""
+        """Returns one `Behaviour` for each dishonest agent."""
         return assign(dict(self.behaviours), num_agents=self.num_agents, seed=self.seed)
 
     def federation(
@@ -192,17 +193,17 @@ class Setup(Description):
         behaviours: Sequence[Behaviour] | None = None,
         mesh: Mesh | None = None,
     ) -> Federation:
-        """Returns the federation that the description is of.
+        """Returns the federation that the fields describe.
 
         Args:
-          shards: who holds which data; gives the model its shapes.
-          agents_at_once: None: as described.
-          behaviours: None: as described, drawn by the seed.
-          mesh: devices that agents are spread over.
+          shards: who holds which data; they determine the shapes of the model.
+          agents_at_once: number of agents that are vectorised; None: that of the field.
+          behaviours: behaviours of agents; None: the seed draws those of the field.
+          mesh: devices that share the agents.
         """
         full: Any = self.resolved()
         assigned = full.assigned_behaviours() if behaviours is None else behaviours
-        # What others do to their data, `shards` has done already.
+        # Changes to data are in `shards` already.
         dishonest = [one for one in assigned if one.name in UPLOADS]
         schedule: Any = None
         if full.learning_rate is not None:

@@ -1,10 +1,10 @@
 """Sweeps: many runs of one experiment, as one compiled program and one table.
 
-    datasets      who holds which data, for every split and seed      [S]
+    datasets      shards for every split and seed                            [S]
     coefficients  every combination of alpha, beta, gamma and learning rate  [K]
-    points        every dataset with every combination, P = S K
+    points        every data set with every combination, P = S K
 
-`points` plays them.
+The module `points` plays them.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ from fairjax.simulation import (
 )
 from fairjax.tables import Table, spreads
 
-WORDS = {"fairness": "all equal", "fairness_trained": "all equal"}  # of seeds without one
+WORDS = {"fairness": "all equal", "fairness_trained": "all equal"}  # what an undefined value means
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sweep:
-    """What a sweep came to; the leading axis P is the point.
+    """The outcome of a sweep; the leading axis P counts the points.
 
     Attributes:
-      experiments: `[P]` the `Experiment` of every point, with every open field filled in.
-      axes: the names of what varies, "seed" last.
+      experiments: `[P]` the `Experiment` of every point, with values for all open fields.
+      axes: the names of the fields that vary, "seed" last.
       history: leaves `[P, T, ...]`.
       shard_sizes: `[P, N]` examples.
       standalone_accuracies: `[P, N]` test accuracies without sharing.
@@ -52,7 +52,7 @@ class Sweep:
     standalone_accuracies: np.ndarray
 
     def __repr__(self) -> str:
-        """Returns how many points there are, and over what."""
+        """Returns the number of points, the axes, and the main fields."""
         first = self.experiments[0]
         shared = {name: first.label(name) for name in ("dataset", "mechanism")}
         counts = {"points": len(self), "axes": self.axes, "num_agents": first.num_agents}
@@ -63,7 +63,7 @@ class Sweep:
         return len(self.experiments)
 
     def __getitem__(self, point: int) -> Result:
-        """Returns the result of one point, but for its final state, which is not kept."""
+        """Returns the result of one point, without its final state, which is not kept."""
         if not isinstance(point, int | np.integer):
             raise ValueError(f"`point` must be a whole number, got {checks.shown(point)}.")
         experiment = self.experiments[point]
@@ -77,17 +77,20 @@ class Sweep:
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns one row per point: what varies, and what it came to."""
+        """Returns one row per point: its values of the axes, and its figures."""
         return [
-            {**{axis: getattr(one.experiment, axis) for axis in self.axes}, **_summarised(one)}
+            {
+                **{axis: getattr(one.experiment, axis) for axis in self.axes},
+                **_summarise_result(one),
+            }
             for one in self
         ]
 
     def table(self) -> Table:
         """Returns one row per combination of values: means and spreads over the seeds.
 
-        Rows of one split are compared, so their means are over the same seeds; of a sweep
-        over splits alone, all are.
+        Rows of the same split have means over the same seeds, so that they can be compared.
+        If only splits vary, all rows have means over the same seeds.
         """
         rows = self.rows()
         values = [name for name in rows[0] if name not in self.axes]
@@ -95,10 +98,10 @@ class Sweep:
         return spreads(rows, self.axes[:-1], values, apart=apart, words=WORDS)
 
 
-def _summarised(result: Result) -> dict[str, float]:
-    """Returns what a run came to, in numbers.
+def _summarise_result(result: Result) -> dict[str, float]:
+    """Returns the figures of a run, by name.
 
-    Accuracies are in percent, over the agents of the run: best, mean and worst.
+    Accuracies are in percent: best, mean and worst of the agents.
     """
     accuracies = 100 * result.accuracies
     figures = {
@@ -128,27 +131,29 @@ def sweep(
 ) -> Sweep:
     """Runs an experiment for every combination of seeds and values, as one program.
 
-    A point differs from `Experiment.run` of the same fields by rounding only.
+    A point differs from `Experiment.run` with the same fields only by rounding. Values are
+    given as a list, a range, an array or a generator, with at least one entry.
 
     Args:
-      experiment: what all points share.
-      seeds: at least one; a list, a range, an array or a generator, as all that follow.
+      experiment: the fields that all points share.
+      seeds: values of the field `seed`.
       split: names of splits; None: the experiment's.
-      alpha: values of its field, as all that follow; None: the experiment's.
-      beta: values.
-      gamma: values.
-      learning_rate: values.
-      points_at_once: how many are vectorised; None: as many as the device's caches or
-        memory hold.
-      watch: called with what runs, the rounds played by all points and their number.
+      alpha: values of the field; None: the experiment's.
+      beta: values of the field; None: the experiment's.
+      gamma: values of the field; None: the experiment's.
+      learning_rate: values of the field; None: the experiment's.
+      points_at_once: number of points that are vectorised; None: as many as fit into the
+        device's caches or memory.
+      watch: called with a name, the rounds played and the rounds in all, over all points.
       standalone: a sweep of `experiment.alone()` over the same seeds, splits and learning
-        rates, where it is known already.
+        rates, if you have it already.
 
     Returns:
       A `Sweep`.
 
     Raises:
-      ValueError: a value breaks its rule.
+      ValueError: a list is empty or has a value twice, a field does not allow a value, or
+        `standalone` lacks a run.
 
     Examples:
       >>> experiment = Experiment(num_agents=2, rounds=2, model="logistic")
@@ -199,12 +204,12 @@ def sweep(
 
 
 def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
-    """Returns the values that a sweep takes for a field, or says what is wrong with them."""
+    """Returns the values of a field in a sweep; raises if one is wrong."""
     field = "seed" if name == "seeds" else name
 
     def check(value: Any) -> None:
         if value is None:
-            raise ValueError(f"`{name}` must be values of the field `{field}`, got None as one.")
+            raise ValueError(f"`{name}` must be values of the field `{field}`, got None too.")
         dataclasses.replace(experiment, **{field: value})
 
     return fields.different(name, given, "values", check)
@@ -212,7 +217,7 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=1)
 def _data(on: tuple[Experiment, ...]) -> tuple[Shards, Dataset]:
-    """Returns shards `[S, ...]` and the test data; the last are kept, for the next mechanism."""
+    """Returns shards `[S, ...]` and test data; the last ones are cached for the next sweep."""
     loaded = on[0].load()
     return data.stacked([one.make_shards(loaded)[0] for one in on]), loaded[1]
 
@@ -222,7 +227,7 @@ def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _standalone_accuracies(experiments: Sequence[Experiment], standalone: Sweep) -> np.ndarray:
-    """Returns `[P, N]` accuracies of the standalone runs of some experiments."""
+    """Returns `[P, N]` final accuracies of the standalone runs of some experiments."""
     found = dict(zip(standalone.experiments, standalone.history.accuracies[:, -1], strict=True))
     wanted = [one.alone().resolved() for one in experiments]
     for one in wanted:

@@ -1,10 +1,10 @@
-"""Tracking: scalars of a run by round and agent, to CSV, TensorBoard or Weights & Biases.
+"""Tracking: sends scalars by round and agent to CSV, TensorBoard or Weights & Biases.
 
-    history so far  ->  rows of the rounds that are new  ->  each tool, by its own library
+    history so far  ->  rows of new rounds  ->  each tool, through its own library
 
-`fairjax run --track csv` writes every round as it is played; other tools are `tensorboard` and
-`wandb`. A run that goes on continues or replaces what it wrote before, so no round is there
-twice. Numbers that are not known, such as accuracies of rounds without evaluation, are left out.
+`fairjax run --track csv` writes every round when it is played; other tools are `tensorboard` and
+`wandb`. A resumed run continues or replaces its earlier output, so no round occurs twice.
+Unknown numbers are left out, such as accuracies of rounds without evaluation.
 """
 
 import contextlib
@@ -27,34 +27,34 @@ from fairjax import checks, files
 from fairjax.experiments.results import Result
 from fairjax.simulation import History
 
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # that tools need
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # the package that each tool needs
 
 
 class Row(NamedTuple):
-    """What is tracked of one round."""
+    """The scalars of one round."""
 
-    round: int  # from 1, as figures count
+    round: int  # from 1, as in figures
     agents: Mapping[str, np.ndarray]  # [N] by name
     server_accuracy: float
 
 
 class Tool(NamedTuple):
-    """How a tool takes what is tracked."""
+    """The functions through which a tool receives scalars."""
 
-    write: Callable[[Sequence[Row]], None]  # rows that follow those before
-    finish: Callable[[Mapping[str, float]], None]  # figures at the end
+    write: Callable[[Sequence[Row]], None]  # new rows, in order
+    finish: Callable[[Mapping[str, float]], None]  # the final figures
     close: Callable[[], None]
 
 
 class Tracker:
-    """Hands each round of a run to some tools, once."""
+    """Sends each round of a run to some tools, once."""
 
     def __init__(self, tools: Sequence[Tool] = ()):
         self._tools = tools
         self._written = 0
 
     def rounds(self, history: History) -> None:
-        """Takes the rounds played so far, of which those handed over before are skipped."""
+        """Sends the rounds of a history that were not sent before."""
         num_rounds = len(history.accuracies)
         if num_rounds > self._written:
             rows = [_row(history, number) for number in range(self._written, num_rounds)]
@@ -63,7 +63,7 @@ class Tracker:
             self._written = num_rounds
 
     def finish(self, result: Result) -> None:
-        """Takes what is left of the rounds, and the figures at the end."""
+        """Sends the remaining rounds and the final figures."""
         self.rounds(result.history)
         names = ("fairness", "trained_fairness", "detection_auc")
         figures = {name: getattr(result, name) for name in names}
@@ -72,14 +72,14 @@ class Tracker:
 
 
 def checked(track: str | Sequence[str], out: Path | None) -> tuple[str, ...]:
-    """Returns the names of tools, or says what they lack.
+    """Returns the names of tools; raises if a tool cannot be used.
 
     Args:
-      track: names of `TOOLS`, in one string separated by commas or in several.
-      out: the run's directory, which tools write into.
+      track: names in `TOOLS`, as one string with commas or as several strings.
+      out: the run's directory, where tools write.
 
     Raises:
-      ValueError: a name is unknown, its package is not installed, or there is no `out`.
+      ValueError: a name is unknown, its package is not installed, or `out` is None.
 
     Examples:
       >>> checked("csv", Path("runs"))
@@ -110,16 +110,16 @@ def _package(name: str) -> Any:
 def opened(
     names: Sequence[str], out: Any, title: str, settings: Mapping[str, Any], resume: bool
 ) -> Iterator[Tracker]:
-    """Opens tools for one run, and closes them whatever comes of it.
+    """Opens tools for one run, and closes them at the end of the block, even after an error.
 
-    Of several processes, the first one tracks.
+    If there are several processes, only the first one tracks.
 
     Args:
-      names: as `checked` returns them.
+      names: names of tools, from `checked`.
       out: the run's directory.
       title: the run's name.
       settings: the experiment, as JSON.
-      resume: go on with what a tool has of this run; False: start over.
+      resume: True: continue a tool's earlier output of this run; False: start over.
     """
     with contextlib.ExitStack() as stack:
         tools = []
@@ -146,7 +146,7 @@ def _row(history: History, number: int) -> Row:
 
 
 def _scalars(row: Row) -> dict[str, float]:
-    """Returns what is known of a round, by names as tools group them: "accuracy/agent_0"."""
+    """Returns the known scalars of a round, by names such as "accuracy/agent_0"."""
     named = {
         f"{name}/agent_{agent}": float(value)
         for name, values in row.agents.items()
@@ -157,7 +157,7 @@ def _scalars(row: Row) -> dict[str, float]:
 
 
 def _csv(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> Tool:
-    """`rounds.csv`: one line per round and agent."""
+    """Writes `rounds.csv`: one line per round and agent."""
     text = io.StringIO()
 
     def write(rows: Sequence[Row]) -> None:
@@ -178,10 +178,10 @@ def _csv(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> To
 
 
 def _tensorboard(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> Tool:
-    """Event files below `tensorboard/`, written anew from the first round on.
+    """Writes event files below `tensorboard/`, always from the first round on.
 
-    By tensorboardX, which needs neither TensorFlow nor PyTorch nor TensorBoard itself. Its own
-    writer is a thread, which a full disk ends without a word.
+    This uses tensorboardX, which needs neither TensorFlow nor PyTorch nor TensorBoard. It avoids
+    the package's own writer, a thread that a full disk ends without an error.
     """
     package, folder = _package("tensorboard"), out / "tensorboard"
     event = package.proto.event_pb2
@@ -190,7 +190,7 @@ def _tensorboard(out: Path, title: str, settings: Mapping[str, Any], resume: boo
             old.unlink()
         (folder / "settings").mkdir(parents=True, exist_ok=True)
         events = package.event_file_writer.EventsWriter(str(folder / "events"))
-    # A TensorBoard that watches forgets what it has read of the files before.
+    # This event makes a running TensorBoard forget the deleted files.
     started = event.SessionLog(status=event.SessionLog.START)
 
     def add(writer: Any, step: int, **content: Any) -> None:
@@ -225,10 +225,10 @@ def _tensorboard(out: Path, title: str, settings: Mapping[str, Any], resume: boo
 
 
 def _wandb(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> Tool:
-    """A run of the project "fairjax", the same one for the same experiment and directory.
+    """Writes to a run of the project "fairjax", one for each experiment and directory.
 
-    A server keeps the rounds that it has. Without one (WANDB_MODE=offline) the folder of an
-    unfinished run is replaced by one with all rounds, to be sent by `wandb sync`.
+    A server keeps the rounds that it has. Without a server (WANDB_MODE=offline), a new folder
+    with all rounds replaces that of an unfinished run; `wandb sync` sends it.
     """
     place = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:8]
     identity = f"{title}-{place}"

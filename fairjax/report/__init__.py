@@ -1,4 +1,4 @@
-"""Report: one HTML page of a run, or of a comparison of mechanisms, that needs nothing else.
+"""Report: one self-contained HTML page of a run, or of a comparison of mechanisms.
 
 result, records -> sentences, tables, figures -> report.html
 """

@@ -1,4 +1,4 @@
-"""Comparison: the page of several mechanisms on the same shards, side by side."""
+"""Comparison: the page that shows several mechanisms on the same shards side by side."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from fairjax import figures
 from fairjax.experiments import COEFFICIENTS, Experiment, Result, records
 from fairjax.report import page, settings
 from fairjax.report.page import Section
-from fairjax.report.run import PAGE, PARTS, TIMES, held, interval, percent
+from fairjax.report.run import PAGE, PARTS, TIMES, draw_data, interval, percent
 from fairjax.tables import number
 
 
@@ -16,32 +16,32 @@ def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
     """Writes the page of a comparison, and its figures as PNG, and returns the page's path.
 
     Args:
-      results: by mechanism, on the same shards.
+      results: results by name of mechanism, on the same shards.
       out: the comparison's directory, with one run per mechanism below it.
 
     Raises:
-      ValueError: `results` are no results, or `out` is not their directory.
+      ValueError: `results` is no mapping of names to results, or `out` is no directory.
     """
     figures.check_results(results)
     out = page.checked_folder(out)
     first = next(iter(results.values()))
-    experiment = _common(results)
+    experiment = _common_experiment(results)
     sections = (
-        _mechanisms(results, out),
-        _agents(results),
-        Section("held", "Who held which data", held(first, out)),
-        _run(experiment, results, out),
-        _time(results, out),
+        _show_mechanisms(results, out),
+        _show_agents(results),
+        Section("held", "Who held which data", draw_data(first, out)),
+        _show_settings(experiment, results, out),
+        _show_time(results, out),
         Section("again", "Run it again", settings.again(experiment, tuple(results))),
     )
     title = f"{len(results)} mechanisms on {experiment.where}"
     return page.write(out / PAGE, title, settings.words(experiment, first.shard_sizes), sections)
 
 
-def _common(results: Mapping[str, Result]) -> Experiment:
-    """Returns the experiment that was compared: every coefficient that some mechanism takes."""
+def _common_experiment(results: Mapping[str, Result]) -> Experiment:
+    """Returns the experiment that all share, with the coefficients that any mechanism takes."""
     runs = [result.experiment for result in results.values()]
-    # The standalone run is evaluated at the end only.
+    # The standalone run is evaluated only at the end, so take the fields of another run.
     sharing = [run for run in runs if run.mechanism != "standalone"] or runs
     coefficients = {
         name: next((value for run in runs if (value := getattr(run, name)) is not None), None)
@@ -51,7 +51,7 @@ def _common(results: Mapping[str, Result]) -> Experiment:
     return common.resolved()
 
 
-def _mechanisms(results: Mapping[str, Result], out: Path) -> Section:
+def _show_mechanisms(results: Mapping[str, Result], out: Path) -> Section:
     fair, paid = [], []
     for name, result in results.items():
         trained = number(result.trained_fairness)
@@ -60,19 +60,19 @@ def _mechanisms(results: Mapping[str, Result], out: Path) -> Section:
         paid.append((name, *map(percent, (final.max(), final.mean(), final.min()))))
     headings = ("mechanism", "fairness", "95% interval", "after training")
     caption = (
-        "One point per agent, dark to light by number; a bar is their mean. Fair is what keeps "
-        "the order of the first line; the price is how far below others a mechanism ends."
+        "One point per agent, dark to light by number; a bar is their mean. A fair mechanism keeps "
+        "the order of the first line. Its price is its distance below other mechanisms."
     )
     tables = (
         page.table(headings, fair),
         page.table(("mechanism", "best %", "mean %", "worst %"), paid),
     )
-    drawn = page.figure(figures.comparison(results), "comparison", caption, out / "figures")
+    figure = page.figure(figures.comparison(results), "comparison", caption, out / "figures")
     pieces = [
-        page.pair(drawn, "".join(tables)),
+        page.pair(figure, "".join(tables)),
         page.text(
             "Fairness is Pearson's correlation, over agents, of standalone and final test "
-            "accuracy; the interval is over agents too. One seed gives no ranking of mechanisms."
+            "accuracy; the interval is over agents too. One seed is not enough to rank mechanisms."
         ),
     ]
     pieces += [
@@ -80,10 +80,10 @@ def _mechanisms(results: Mapping[str, Result], out: Path) -> Section:
         for name, result in results.items()
         if result.fairness_note
     ]
-    return Section("mechanisms", "Which mechanism pays fairly, at which price", pieces)
+    return Section("mechanisms", "Which mechanism pays fairly, and at what price", pieces)
 
 
-def _agents(results: Mapping[str, Result]) -> Section:
+def _show_agents(results: Mapping[str, Result]) -> Section:
     first = next(iter(results.values()))
     sharing = {name: result for name, result in results.items() if name != "standalone"}
     columns = {
@@ -101,7 +101,7 @@ def _agents(results: Mapping[str, Result]) -> Section:
     return Section("agents", "What every agent ends with", pieces)
 
 
-def _run(experiment: Experiment, results: Mapping[str, Result], out: Path) -> Section:
+def _show_settings(experiment: Experiment, results: Mapping[str, Result], out: Path) -> Section:
     record = records.read_json(out / next(iter(results)) / records.EXPERIMENT)
     pieces = [page.text(settings.mechanism(one.experiment)) for one in results.values()]
     fields = settings.table(experiment, without="mechanism")
@@ -109,7 +109,7 @@ def _run(experiment: Experiment, results: Mapping[str, Result], out: Path) -> Se
     return Section("run", "What was run", pieces)
 
 
-def _time(results: Mapping[str, Result], out: Path) -> Section:
+def _show_time(results: Mapping[str, Result], out: Path) -> Section:
     rows = []
     for name in results:
         times = records.read_times(out / name)

@@ -1,6 +1,6 @@
-"""Page: sentences, tables and figures as pieces of HTML, and the page around them.
+"""Page: makes pieces of HTML from sentences, tables and figures, and a page from pieces.
 
-All text that goes in is escaped here; only these functions write tags.
+These functions escape all text that they receive; only they write tags.
 """
 
 import html
@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from fairjax import checks, figures, files
 
 TEMPLATE = Path(__file__).with_name("page.html")
-MOST_ROWS = 50  # agents that tables have one by one
+MOST_ROWS = 50  # tables with more agents show only some of them
 
 
 class Section(NamedTuple):
-    """A part of a page: what links to it, its heading and its HTML."""
+    """A part of a page: its name for links, its heading and its HTML."""
 
     name: str
     heading: str
@@ -27,7 +27,7 @@ class Section(NamedTuple):
 
 
 def checked_folder(out: Any) -> Path:
-    """Returns the directory of a run as a path, or says that it is none."""
+    """Returns the directory of a run as a path; raises if it is no directory."""
     folder = checks.path("out", out)
     if not folder.is_dir():
         raise ValueError(f"`out` must be the directory of a run, with its records, got {folder}.")
@@ -35,12 +35,12 @@ def checked_folder(out: Any) -> Path:
 
 
 def text(sentence: str, soft: bool = False) -> str:
-    """Returns a paragraph; a soft one is a remark."""
+    """Returns a paragraph; a soft one is small and grey, for remarks."""
     return f"<p{' class=soft' * soft}>{html.escape(sentence)}</p>"
 
 
 def facts(entries: Mapping[str, tuple[str, str]]) -> str:
-    """Returns the figures that matter most: name -> (figure, remark)."""
+    """Returns cards with the main figures; `entries` maps names to pairs (figure, remark)."""
     cards = [
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(figure)}"
         f"<small>{html.escape(remark)}</small></dd></div>"
@@ -50,7 +50,7 @@ def facts(entries: Mapping[str, tuple[str, str]]) -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:
-    """Returns a table: numbers to the right of a first column, or words."""
+    """Returns a table of numbers, or of words, with a heading per column."""
     lines = [_row("th", headings), *(_row("td", row) for row in rows)]
     body = f"<thead>{lines[0]}</thead><tbody>{''.join(lines[1:])}</tbody>"
     return f'<div class="box"><table{" class=words" * words}>{body}</table></div>'
@@ -59,7 +59,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: bool = 
 def agent_table(
     headings: Sequence[str], num_agents: int, row: Callable[[int], Sequence[str]]
 ) -> str:
-    """Returns a table with a row per agent, its number first; of many agents some have one."""
+    """Returns a table with one row per agent; if there are many, only some have a row."""
     agents, remark = range(num_agents), ""
     if num_agents > MOST_ROWS:
         agents = np.linspace(0, num_agents - 1, MOST_ROWS // 2).round().astype(int).tolist()
@@ -71,7 +71,7 @@ def agent_table(
 
 
 def figure(axes: Axes, name: str, caption: str, folder: Path) -> str:
-    """Returns a figure as SVG with a caption, leaves it as PNG in a folder, and closes it."""
+    """Returns a figure as SVG with a caption, writes it as PNG to a folder, and closes it."""
     drawn: Any = axes.figure
     drawing = figures.svg(drawn, name).replace(
         "<svg", f'<svg role="img" aria-label="{html.escape(caption)}"', 1
@@ -83,12 +83,12 @@ def figure(axes: Axes, name: str, caption: str, folder: Path) -> str:
 
 
 def pair(*pieces: str) -> str:
-    """Returns pieces side by side where the page is wide enough."""
+    """Returns pieces side by side, if the page is wide enough."""
     return f'<div class="pair">{"".join(f"<div>{piece}</div>" for piece in pieces)}</div>'
 
 
 def code(lines: str) -> str:
-    """Returns lines that a click selects."""
+    """Returns lines of code; one click selects all of them."""
     return f"<pre><code>{html.escape(lines)}</code></pre>"
 
 

@@ -1,4 +1,4 @@
-"""Run: the page of one result. What was run, who gave and got what, and how to run it again."""
+"""Run: the page of one result: what was run, who contributed and was paid, how to run it again."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,11 +21,11 @@ PARTS = {
     "records": "checkpoints and records",
 }
 TIMES = (
-    "By the host's clock, over all sittings of the run; Python's start, figures and this page are "
-    "not in it. Compiling is what the first chunk of rounds took longer than the median of the "
-    "others, and short where JAX had kept the program. A round is one compiled program, so "
-    "training, contributions and evaluation cannot be told apart here; benchmarks/round.py "
-    "measures them."
+    "Measured by the host's clock over all sittings of the run, without the start of Python, the "
+    "figures and this page. Compiling is the extra time of the first chunk of rounds over the "
+    "median of the others; it is short if JAX had cached the program. A round is one compiled "
+    "program, so the times of training, contributions and evaluation cannot be separated here; "
+    "benchmarks/round.py measures them."
 )
 
 
@@ -33,45 +33,45 @@ def write_run(result: Result, out: Path) -> Path:
     """Writes the page of a run, and its figures as PNG, and returns the page's path.
 
     Args:
-      result: of the run.
+      result: the result of the run.
       out: the run's directory, with its records.
 
     Raises:
-      ValueError: `result` is no result, or `out` is not its directory.
+      ValueError: `result` is no `Result`, or `out` is no directory.
     """
     checks.kind("result", result, Result, "`fairjax.Experiment(...).run()`")
     out = page.checked_folder(out)
     experiment = result.experiment
     sections = (
-        _outcome(result),
-        _held(result, out),
-        _contributed(result, out),
-        _paid(result, out),
-        _fair(result, out),
-        _dishonest(result),
-        _time(result, out),
-        _run(result, records.read_json(out / records.EXPERIMENT)),
-        _again(result),
+        _show_outcome(result),
+        _show_data(result, out),
+        _show_contributions(result, out),
+        _show_rewards(result, out),
+        _show_fairness(result, out),
+        _show_dishonest(result),
+        _show_time(result, out),
+        _show_settings(result, records.read_json(out / records.EXPERIMENT)),
+        _show_commands(result),
     )
     title = f"{experiment.label('mechanism')} on {experiment.where}"
-    said = settings.words(experiment, result.shard_sizes)
-    lead = f"{said} The mechanism is {settings.mechanism(experiment)}"
+    words = settings.words(experiment, result.shard_sizes)
+    lead = f"{words} The mechanism is {settings.mechanism(experiment)}"
     return page.write(out / PAGE, title, lead, sections)
 
 
 def percent(value: Any) -> str:
-    """Returns a share as percent; nan is a dash."""
+    """Returns a share in percent, or a dash for nan."""
     return "–" if np.isnan(value) else f"{100 * value:.2f}"
 
 
 def interval(result: Result) -> str:
-    """Returns the confidence interval of fairness; a dash where there is none."""
+    """Returns the confidence interval of fairness, or a dash if there is none."""
     low, high = result.fairness_interval
     return "–" if np.isnan(low) else f"{low:.3f}\u00a0to\u00a0{high:.3f}"
 
 
-def held(result: Result, out: Path) -> list[str]:
-    """Returns who held which data, as a table and a figure."""
+def draw_data(result: Result, out: Path) -> list[str]:
+    """Returns a figure and a table of the data that each agent held."""
     shards, _ = result.experiment.make_shards()
     counts = (shards.class_counts() > 0).sum(1)
 
@@ -87,7 +87,7 @@ def held(result: Result, out: Path) -> list[str]:
     return [page.pair(drawn, page.agent_table(headings, shards.num_agents, row))]
 
 
-def _outcome(result: Result) -> Section:
+def _show_outcome(result: Result) -> Section:
     final, alone = result.accuracies, result.standalone_accuracies
     entries = {
         "fairness": (number(result.fairness), result.fairness_note or f"95%: {interval(result)}"),
@@ -95,14 +95,14 @@ def _outcome(result: Result) -> Section:
         "best final %": (percent(final.max()), f"alone {percent(alone.max())}"),
         "worst final %": (percent(final.min()), f"alone {percent(alone.min())}"),
     }
-    return Section("outcome", "What came of it", [page.facts(entries)])
+    return Section("outcome", "Outcome", [page.facts(entries)])
 
 
-def _held(result: Result, out: Path) -> Section:
-    return Section("held", "Who held which data", held(result, out))
+def _show_data(result: Result, out: Path) -> Section:
+    return Section("held", "Who held which data", draw_data(result, out))
 
 
-def _contributed(result: Result, out: Path) -> Section:
+def _show_contributions(result: Result, out: Path) -> Section:
     history = result.history
 
     def row(agent: int) -> tuple[str, ...]:
@@ -111,18 +111,18 @@ def _contributed(result: Result, out: Path) -> Section:
 
     headings = ("contribution", "importance", "rounds excluded")
     captions = {
-        figures.contributions: "What every agent's upload was worth, round by round.",
-        figures.importance: "How much every agent counts, by its contributions so far.",
+        figures.contributions: "Contribution of every agent, round by round.",
+        figures.importance: "Importance of every agent, from its contributions so far.",
     }
     pieces = [
-        page.text("Contribution and importance in the last round; a dash: not judged."),
+        page.text("Contribution and importance in the last round; a dash means not judged."),
         page.agent_table(headings, len(result.shard_sizes), row),
-        _drawn(result, captions, out),
+        _draw_figures(result, captions, out),
     ]
     return Section("contributed", "Who contributed", pieces)
 
 
-def _paid(result: Result, out: Path) -> Section:
+def _show_rewards(result: Result, out: Path) -> Section:
     accuracies = (result.standalone_accuracies, result.accuracies, result.trained_accuracies)
 
     def row(agent: int) -> tuple[str, ...]:
@@ -131,24 +131,25 @@ def _paid(result: Result, out: Path) -> Section:
 
     headings = ("reward fraction", "alone %", "final %", "trained %")
     captions = {
-        figures.reward_fractions: "The part of the aggregate that every agent was paid.",
-        figures.accuracy: "Test accuracy of the models that agents were paid; dotted: alone.",
+        figures.reward_fractions: "Share of the aggregate that every agent received.",
+        figures.accuracy: "Test accuracy of the models that agents received; dotted: alone.",
     }
     server = percent(result.history.server_accuracies[-1])
     pieces = [
         page.text(
-            "The last reward, and test accuracies of the models that agents reach alone, are paid "
-            "in the end, and have after one more round's local epochs."
+            "The last reward fraction, and test accuracies of the models that agents reach alone, "
+            "receive in the last round (final), and have after one more round's local epochs "
+            "(trained)."
         ),
         page.agent_table(headings, len(result.shard_sizes), row),
         page.text(f"The server's own model ends at {server}%."),
-        _drawn(result, captions, out),
+        _draw_figures(result, captions, out),
     ]
     return Section("paid", "Who was paid", pieces)
 
 
-def _drawn(result: Result, captions: Mapping[Callable, str], out: Path) -> str:
-    """Returns figures of a result, by the functions that draw them."""
+def _draw_figures(result: Result, captions: Mapping[Callable, str], out: Path) -> str:
+    """Returns figures of a result; `captions` maps functions that draw them to captions."""
     return page.pair(
         *(
             page.figure(draw(result), draw.__name__, caption, out / "figures")
@@ -157,12 +158,11 @@ def _drawn(result: Result, captions: Mapping[Callable, str], out: Path) -> str:
     )
 
 
-def _fair(result: Result, out: Path) -> Section:
+def _show_fairness(result: Result, out: Path) -> Section:
     sentences = [
         page.text(
-            "Fairness is Pearson's correlation, over agents, of the accuracies that they reach "
-            "alone and are paid in the end. The interval is over agents too: other seeds are "
-            "not in it."
+            "Fairness is Pearson's correlation, over agents, of standalone and final accuracy. "
+            "The interval is over agents too; it does not cover other seeds."
         ),
         page.table(
             ("accuracies", "correlation"),
@@ -176,13 +176,15 @@ def _fair(result: Result, out: Path) -> Section:
     if result.fairness_note:
         sentences.append(page.text(f"Fairness is undefined: {result.fairness_note}."))
     elif np.isnan(result.fairness_interval[0]):
-        sentences.append(page.text("Of fewer than four agents there is no interval."))
-    caption = "One point per agent; above the line it is paid a better model than it has alone."
+        sentences.append(page.text("There is no interval for fewer than four agents."))
+    caption = (
+        "One point per agent; above the line, agents receive a better model than they reach alone."
+    )
     drawn = page.figure(figures.fairness(result), "fairness", caption, out / "figures")
     return Section("fair", "Is it fair", [page.pair(drawn, "".join(sentences))])
 
 
-def _dishonest(result: Result) -> Section:
+def _show_dishonest(result: Result) -> Section:
     excluded = result.history.excluded
     pieces = []
     if excluded.any():
@@ -192,7 +194,7 @@ def _dishonest(result: Result) -> Section:
         ]
         sentence = (
             "Uploads that held NaN, infinity or numbers too large to be added were dropped and "
-            "count as nothing."
+            "do not count."
         )
         pieces.append(page.text(sentence))
         headings = ("agent", f"of {len(excluded):,} rounds", "first in round")
@@ -226,7 +228,7 @@ def _dishonest(result: Result) -> Section:
     return Section("dishonest", "Excluded and dishonest", pieces)
 
 
-def _time(result: Result, out: Path) -> Section:
+def _show_time(result: Result, out: Path) -> Section:
     seconds = {PARTS[name]: value for name, value in records.read_times(out).items()}
     alone = records.read_times(out / "standalone")
     if alone:
@@ -240,15 +242,15 @@ def _time(result: Result, out: Path) -> Section:
     return Section("time", "Where the time went", pieces)
 
 
-def _run(result: Result, record: Any) -> Section:
+def _show_settings(result: Result, record: Any) -> Section:
     fields = settings.table(result.experiment)
     return Section("run", "What was run", [page.pair(fields, settings.environment(record))])
 
 
-def _again(result: Result) -> Section:
+def _show_commands(result: Result) -> Section:
     sentence = (
         "The same command gives the same bits with the same versions on the same machine. It "
-        "finds the records again where it runs in the same directory; --out names another."
+        "finds the records again if it runs in the same directory; --out chooses another."
     )
     pieces = [page.text(sentence), *settings.again(result.experiment)]
     return Section("again", "Run it again", pieces)

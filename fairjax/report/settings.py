@@ -1,4 +1,4 @@
-"""Settings: what was run, in words, and the commands that run it again."""
+"""Settings: describes what was run, and gives the commands that run it again."""
 
 import dataclasses
 import shlex
@@ -10,45 +10,45 @@ from fairjax.experiments import COEFFICIENTS, Experiment, factories, objects
 from fairjax.report import page
 from fairjax.tables import first_line
 
-WIDTH = 88  # characters of a line of Python
+WIDTH = 88  # characters of a line of Python source
 
 
 def words(experiment: Experiment, shard_sizes: Any) -> str:
-    """Returns what was run as two sentences."""
-    shared_out = ""
+    """Returns two sentences that describe the data and the training."""
+    split_words = ""
     if experiment.shards is None:
-        shared_out = f": {first_line(data.SPLITS[experiment.split])}"
+        split_words = f": {first_line(data.SPLITS[experiment.split])}"
     return (
-        f"{_counted(experiment.num_agents, 'agent')} with {shard_sizes.sum():,} examples of "
-        f"{experiment.where}{shared_out}. "
+        f"{_count_nouns(experiment.num_agents, 'agent')} with {shard_sizes.sum():,} examples of "
+        f"{experiment.where}{split_words}. "
         f"The model {experiment.label('model')} is trained for "
-        f"{_counted(experiment.rounds, 'round')} of "
-        f"{_counted(experiment.local_epochs, 'local epoch')}, seed {experiment.seed}."
+        f"{_count_nouns(experiment.rounds, 'round')} of "
+        f"{_count_nouns(experiment.local_epochs, 'local epoch')}, seed {experiment.seed}."
     )
 
 
 def mechanism(experiment: Experiment) -> str:
-    """Returns what a mechanism is, as the docstring of its factory says first."""
-    name, said = experiment.label("mechanism"), "an object"
+    """Returns a mechanism's name, and the first sentence of its factory's docstring."""
+    name, sentence = experiment.label("mechanism"), "an object"
     factory = mechanisms.REGISTRY.get(name)
     if factory is not None:
-        said = first_line(factory).split(". ")[0]
-    return f"{name}: {said}."
+        sentence = first_line(factory).split(". ")[0]
+    return f"{name}: {sentence}."
 
 
 def table(experiment: Experiment, without: str = "") -> str:
-    """Returns all fields of an experiment that hold something, but for one."""
+    """Returns a table of all fields of an experiment that are not empty, except `without`."""
     fields = {name: value for name, value in experiment.description().items() if name != without}
     taken = factories.takes(experiment.mechanism)
     for name in COEFFICIENTS:
         if name in taken and fields[name] is None:
             fields[name] = f"{taken[name].default}, the mechanism's own"
-    rows = [(name, _said(value)) for name, value in fields.items() if value not in (None, {})]
+    rows = [(name, _show_value(value)) for name, value in fields.items() if value not in (None, {})]
     return page.table(("field", "value"), rows, words=True)
 
 
 def environment(record: Mapping[str, Any]) -> str:
-    """Returns versions, device and how many agents are vectorised, of `experiment.json`."""
+    """Returns a table of the versions, device and `agents_at_once` in `experiment.json`."""
     rows = list(record.get("environment", {}).items())
     rows.append(("agents_at_once", str(record.get("agents_at_once", "–"))))
     return page.table(("on", ""), rows, words=True)
@@ -57,24 +57,24 @@ def environment(record: Mapping[str, Any]) -> str:
 def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     """Returns the command and the Python lines that run the experiment again.
 
-    Objects can be given in Python only, where the lines name them after their fields.
+    Objects can only be given in Python; the lines call each object by the name of its field.
 
     Args:
-      experiment: as it was run.
-      names: the mechanisms, where it is a comparison of them.
+      experiment: the experiment that was run.
+      names: the mechanisms of a comparison; empty for a single run.
     """
     given = fields_to_give(experiment)
     if names:
         given.pop("mechanism", None)
         command = ["fairjax", "compare", "--mechanisms", ",".join(names)]
         listed = [repr(name) if name in mechanisms.REGISTRY else name for name in names]
-        lines = f"results = fj.compare({_python(given)}, [{', '.join(listed)}])"
+        lines = f"results = fj.compare({_write_python(given)}, [{', '.join(listed)}])"
     else:
-        command, lines = ["fairjax", "run"], f"result = {_python(given)}.run()"
+        command, lines = ["fairjax", "run"], f"result = {_write_python(given)}.run()"
     pieces = [page.code(f"import fairjax as fj\n\n{lines}")]
     if any(objects.is_object(given.get(name)) for name in objects.FIELDS):
         return pieces
-    # The command line takes numbers and texts only.
+    # The command line takes only numbers and texts.
     typed = [value for _, value in experiment.options] + [experiment.gamma or 0]
     if all(type(value) in (str, int, float) for value in typed):
         parts = [command, *(_flag(name, value) for name, value in given.items())]
@@ -83,7 +83,7 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
 
 
 def fields_to_give(experiment: Experiment) -> dict[str, Any]:
-    """Returns as few fields as the whole resolved experiment follows from.
+    """Returns a small set of fields that gives the same resolved experiment.
 
     Examples:
       >>> fields_to_give(Experiment(seed=3, model="mlp").resolved())
@@ -96,7 +96,7 @@ def fields_to_give(experiment: Experiment) -> dict[str, Any]:
         try:
             if Experiment(**fewer).resolved() == experiment:
                 given = fewer
-        except ValueError:  # without it, the others break a rule
+        except ValueError:  # the other fields are not valid without it
             continue
     return given
 
@@ -104,18 +104,18 @@ def fields_to_give(experiment: Experiment) -> dict[str, Any]:
 def _flag(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
-        return [flag]  # those that are off need none
+        return [flag]  # a flag that is off is its default, and not given
     if isinstance(value, tuple):
-        return [flag, *(f"{key}={_colon(entry)}" for key, entry in value)]
+        return [flag, *(f"{key}={_join_by_colon(entry)}" for key, entry in value)]
     return [flag, str(value)]
 
 
-def _colon(entry: Any) -> str:
+def _join_by_colon(entry: Any) -> str:
     return ":".join(map(str, entry)) if isinstance(entry, tuple) else str(entry)
 
 
-def _python(given: Mapping[str, Any]) -> str:
-    """Returns an `Experiment` as Python writes it, a field per line where they are many."""
+def _write_python(given: Mapping[str, Any]) -> str:
+    """Returns Python source of an `Experiment`: one line if it fits, else one line per field."""
     fields = [f"{name}={_as_python(name, value)}" for name, value in given.items()]
     line = f"fj.Experiment({', '.join(fields)})"
     if len(line) <= WIDTH - len("result = .run()"):
@@ -129,15 +129,15 @@ def _as_python(name: str, value: Any) -> str:
     return repr(dict(value) if name in ("options", "behaviours") else value)
 
 
-def _said(value: Any) -> str:
+def _show_value(value: Any) -> str:
     if objects.is_recorded(value):
         return objects.shown(value)
     if isinstance(value, list) and len(value) > 2:
         return f"{len(value)} values, from {value[0]:.4g} to {value[-1]:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_said(entry)}" for name, entry in value.items())
+        return ", ".join(f"{name}={_show_value(entry)}" for name, entry in value.items())
     return ":".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _counted(num: int, name: str) -> str:
+def _count_nouns(num: int, name: str) -> str:
     return f"{num:,} {name}{'s' * (num > 1)}"

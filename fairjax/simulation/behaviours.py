@@ -1,9 +1,9 @@
-"""Behaviours: who is careless, dishonest or broken, how much, and what follows.
+"""Behaviours: draw careless, dishonest or broken agents, and change their data or uploads.
 
-    data      an agent trains on its own rows, which are changed once before the first round
-    uploads   an agent trains honestly, but uploads something else than its update
+    data      an agent's rows are changed once, before the first round
+    uploads   an agent trains honestly, but does not upload its update
 
-Agents without a behaviour are honest. `DATA` and `UPLOADS` map names to what they do (`Kind`).
+Agents without a behaviour are honest. `DATA` and `UPLOADS` map names to a `Kind`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ KINDS = {**DATA, **UPLOADS}
 
 
 class Behaviour(NamedTuple):
-    """What one agent does that is not honest."""
+    """The dishonest behaviour of one agent."""
 
     agent: Scalar  # the agent's number; traced where runs of several seeds are one program
     name: str
@@ -105,7 +105,7 @@ def listed(behaviours: Mapping[str, Any], num_agents: int) -> list[tuple[str, fl
 
 
 def names(behaviours: Sequence[Behaviour], num_agents: int) -> tuple[str, ...]:
-    """Returns the name of each agent's behaviour; "honest" where it has none."""
+    """Returns the name of each agent's behaviour; "honest" if it has none."""
     check_agents(behaviours, num_agents)
     by_agent = {behaviour.agent: behaviour.name for behaviour in behaviours}
     return tuple(by_agent.get(agent, HONEST) for agent in range(num_agents))
@@ -213,7 +213,7 @@ def change_uploads(
     Args:
       key: PRNG key of the round.
       updates: leaves `[N, ...]`, honest.
-      memory: what dishonest agents remember of earlier rounds.
+      memory: the first updates and the last aggregate.
       round: number of the round, from 0.
       behaviours: the behaviours of dishonest agents; those in `DATA` upload honestly.
 
@@ -254,6 +254,6 @@ def change_uploads(
 
 
 def changing_uploads(behaviours: Sequence[Behaviour], num_agents: int) -> PerAgent:
-    """Returns `[N]` booleans: the agent uploads something else than its update."""
+    """Returns `[N]` booleans: whether the agent uploads something other than its update."""
     agents = [one.agent for one in behaviours if one.name in UPLOADS]
     return jnp.zeros(num_agents, bool).at[jnp.array(agents, int)].set(True)

@@ -1,4 +1,4 @@
-"""Dishonest data: what an agent makes of its own examples before the first round.
+"""Dishonest data: functions that change an agent's examples before the first round.
 
 rng, data [n], strength  ->  x [n, ...], y [n]
 """

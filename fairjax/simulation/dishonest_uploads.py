@@ -1,6 +1,6 @@
-"""Dishonest uploads: what an agent uploads in place of its update.
+"""Dishonest uploads: functions that replace an agent's update by another upload.
 
-key, own update, what it has seen, strength  ->  upload
+key, own update, `Seen`, strength  ->  upload
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ UPLOADS: dict[str, Kind] = {}
 
 
 class Seen(NamedTuple):
-    """What a dishonest agent has seen besides its own update."""
+    """What a dishonest agent knows besides its own update."""
 
     round: Scalar  # from 0
     first: Params  # its own first update
@@ -63,7 +63,7 @@ def rescale(key: Key, own: Params, seen: Seen, strength: float) -> Params:
 
 @register(UPLOADS, most=ANY)
 def collude(key: Key, own: Params, seen: Seen, strength: float) -> Params:
-    """Uploads what the first such agent does, plus relative noise."""
+    """Uploads the first colluder's update, plus relative noise."""
     return own if seen.leader is None else _add_noise(key, seen.leader, strength)
 
 

@@ -1,7 +1,7 @@
-"""Kinds: what a dishonest behaviour does, and how strong it may be. One function, one entry.
+"""Kinds: registries of dishonest behaviours. Each entry has a function and a range of strengths.
 
-`dishonest_data` and `dishonest_uploads` hold the functions; the first line of a docstring is what
-people read of it.
+`dishonest_data` and `dishonest_uploads` hold the functions. `fairjax list` shows the first line
+of their docstrings.
 """
 
 from collections.abc import Callable
@@ -9,28 +9,28 @@ from typing import Any, NamedTuple
 
 from fairjax.tables import first_line
 
-RATE = 1.0  # the most that a share may be
-ANY = 3.4e38  # the most that float32 holds
+RATE = 1.0  # the largest rate
+ANY = 3.4e38  # the largest number that float32 holds
 
 
 class Kind(NamedTuple):
     """One dishonest behaviour."""
 
     change: Callable[..., Any]
-    strength: float  # by default
-    most: float  # that the strength may be; 0: there is none
+    strength: float  # the default strength
+    most: float  # the largest strength; 0: the behaviour takes no strength
 
     @property
     def words(self) -> str:
-        """What an agent does, as the docstring says first."""
-        said = first_line(self.change)
-        return said[0].lower() + said[1:]
+        """What an agent does: the first line of the docstring."""
+        line = first_line(self.change)
+        return line[0].lower() + line[1:]
 
 
 def register(
     kinds: dict[str, Kind], strength: float = 0.0, most: float = 0.0
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds a function to a registry, under its name."""
+    """Returns a decorator that adds a function to a registry, under its name."""
 
     def add(change: Callable[..., Any]) -> Callable[..., Any]:
         kinds[change.__name__] = Kind(change, strength, most)

@@ -2,7 +2,7 @@
 
     state_t+1, record_t = step(state_t)          accuracies of the paid models, when due
 
-`run` scans over rounds; the host sees them in chunks.
+`run` scans over rounds. The host receives the rows of a chunk of rounds at a time.
 """
 
 import functools
@@ -30,7 +30,7 @@ from fairjax.simulation.progress import (
 from fairjax.simulation.states import MOST_ROUNDS, State
 from fairjax.types import Key, Params, PerAgent, Scalar
 
-CHUNKS = 20  # the least number of times that the host sees a run
+CHUNKS = 20  # the largest number of chunks in a run
 # How many compiled programs are kept. Each needs several hundred of the 65,530 memory maps that
 # Linux allows a process.
 PROGRAMS = 8
@@ -86,7 +86,7 @@ def run(
 
 
 class Rounds(NamedTuple):
-    """The rounds of a run: all that its numbers follow from; see the arguments of `run`."""
+    """The rounds of a run; the fields are the arguments of `run` and determine its numbers."""
 
     key: Key
     federation: Federation
@@ -108,14 +108,14 @@ class Rounds(NamedTuple):
         A run that continues from a `start` yielded before ends with exactly the same numbers.
 
         Raises:
-          ValueError: as `run`.
+          ValueError: as in `run`.
         """
         federation, num_rounds = self.federation, self.num_rounds
         self._check()
         shards, test = devices.everywhere(federation.mesh, jax.device_put((self.shards, self.test)))
         progress = self._replace(shards=shards).beginning() if start is None else start
         # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
-        # and nothing else of it is kept.
+        # and the rest of the round is dropped.
         length = math.ceil((num_rounds + 1) / CHUNKS)
         program = _compile_play(federation, length, self.record_updates, shapes((shards, test)))
         warned = False
@@ -131,7 +131,7 @@ class Rounds(NamedTuple):
             yield progress
 
     def _check(self) -> None:
-        """Raises unless every field is of its kind, and they fit each other."""
+        """Raises unless every field has the right kind, and shards and test data fit each other."""
         checks.kind("federation", self.federation, Federation, "`fairjax.federation`")
         checks.count("num_rounds", self.num_rounds, most=MOST_ROUNDS)
         checks.count("eval_every", self.eval_every, most=MOST_ROUNDS)
@@ -213,10 +213,10 @@ def play(
 
 @functools.lru_cache(maxsize=PROGRAMS)
 def _compile_play(federation: Federation, length: int, record_updates: bool, arguments: Any) -> Any:
-    """Returns `play` compiled for a federation and for all that are equal to it.
+    """Returns `play` compiled for a federation and for all equal ones.
 
-    The last programs used are kept. JAX frees a program that is dropped here, with its memory
-    maps.
+    The most recently used programs are cached. JAX frees a program that leaves the cache, and its
+    memory maps.
     """
     del arguments  # the shapes of the arguments: other shapes need another program
     spare_maps()
