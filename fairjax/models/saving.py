@@ -60,7 +60,8 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
     file = checks.path("path", path)
     try:
         with safe_open(file, "flax") as opened:
-            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = opened.keys()
+            found = {name: opened.get_tensor(name) for name in names}
     except OSError as error:
         raise ValueError(f"`path` must be a file to read, got {file}: {error}.") from error
     except SafetensorError as error:
