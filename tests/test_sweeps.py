@@ -17,7 +17,7 @@ SMALL = fj.Experiment(num_agents=3, rounds=3, model="logistic", samples_per_agen
 @pytest.mark.parametrize(
     "experiment",
     [
-        SMALL,
+        dataclasses.replace(SMALL, eval_examples=50),
         dataclasses.replace(SMALL, mechanism="iafl"),
         dataclasses.replace(SMALL, behaviours={"label_flip": 1, "sign_flip": 1}),
     ],

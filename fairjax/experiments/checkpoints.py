@@ -4,7 +4,9 @@
     checkpoint/240/files.json  the SHA-256 of each file in it
     checkpoint/partial         a checkpoint that is being written; it is renamed when complete
 
-The sums are compared before Orbax reads a checkpoint, so Orbax never reads damaged files.
+A finished run of T rounds ends with checkpoint T + 1: one extra round gives the last accuracies
+after training. The sums are compared before Orbax reads a checkpoint, so Orbax never reads damaged
+files.
 """
 
 import contextlib

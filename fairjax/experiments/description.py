@@ -94,7 +94,8 @@ class Description:
         "mechanism",
         None,
         'length that uploads are rescaled to, above 0; or "cosine:START:END", which follows half '
-        "a cosine over the run; or an optax schedule over rounds, stored as its values `[T]`.",
+        "a cosine over the run; or, in Python, an optax schedule over rounds, stored as its values "
+        "`[T]`.",
     )
     rounds: int = describe_field(
         80, "training", checks.count, "number of rounds T, 1 to 1,000,000."
@@ -118,8 +119,9 @@ class Description:
             "such as optax.adamw",
             or_function=True,
         ),
-        'optimizer of local steps, "sgd" or "adam"; or one of optax, such as optax.adamw(1e-3), '
-        "which has its own learning rate, or a function of the learning rate, such as optax.adamw.",
+        'optimizer of local steps, "sgd" or "adam"; or, in Python, one of optax, such as '
+        "optax.adamw(1e-3), which has its own learning rate, or a function of the learning rate, "
+        "such as optax.adamw.",
     )
     schedule_counts: str | None = describe_field(
         None,

@@ -16,7 +16,7 @@ class Result:
     """The outcome of an experiment.
 
     Attributes:
-      experiment: the `Experiment`, with values for all open fields.
+      experiment: the `Experiment`, as `resolved()` gives it.
       history: one row per round.
       state: the final state, with agents' and server's parameters; None if the run is part of a
         sweep, or its last checkpoint is missing.

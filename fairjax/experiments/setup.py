@@ -46,7 +46,10 @@ class Setup(Description):
         return self.rounds * (self.local_epochs if self.decay_per == "epoch" else 1)
 
     def resolved(self) -> Self:
-        """Returns the experiment with values for all open fields except `agents_at_once`."""
+        """Returns the experiment with the values that its preset chooses for open fields.
+
+        Fields that are still None mean what their help says of None.
+        """
         name = self.dataset if isinstance(self.dataset, str) else ""
         chosen = settings(name, self.preset, self.rounds, self.num_decays)._asdict()
         cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"

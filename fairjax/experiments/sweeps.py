@@ -38,7 +38,7 @@ class Sweep:
     """The outcome of a sweep; the leading axis P counts the points.
 
     Attributes:
-      experiments: `[P]` the `Experiment` of every point, with values for all open fields.
+      experiments: `[P]` the `Experiment` of every point, as `resolved()` gives it.
       axes: the names of the fields that vary, "seed" last.
       history: leaves `[P, T, ...]`.
       shard_sizes: `[P, N]` examples.
@@ -219,7 +219,8 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
 def _data(on: tuple[Experiment, ...]) -> tuple[Shards, Dataset]:
     """Returns shards `[S, ...]` and test data; the last ones are cached for the next sweep."""
     loaded = on[0].load()
-    return data.stacked([one.make_shards(loaded)[0] for one in on]), loaded[1]
+    made = [one.make_shards(loaded) for one in on]
+    return data.stacked([shards for shards, _ in made]), made[0][1]
 
 
 def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
