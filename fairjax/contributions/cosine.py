@@ -8,10 +8,10 @@
 The Gram matrix (`gram.py`) determines nu, so no coalition's update is computed.
 
 All functions take `updates` as an array `[N, D]` or a pytree of leaves `[N, ...]`, of any scale.
-A list of N agents' pytrees is stacked where it cannot mean layers, and refused where it can. A
-row with NaN or infinity, or with a number beyond the dtype, counts as a zero upload. A traced
-weight that is negative or not finite counts as 0. A zero upload is worth 0, and all uploads are
-worth 0 where the aggregate vanishes (in floating point: where it may be a rounding error).
+A list of N pytrees is read as N agents; if it could also be the layers of one pytree, it is
+refused. A row with NaN or infinity, or with a number beyond the dtype, counts as a zero upload. A
+traced weight that is negative or not finite counts as 0. A zero upload is worth 0, and all uploads
+are worth 0 where the aggregate vanishes (in floating point: where it may be a rounding error).
 
 Lengths of uploads, and of weighted uploads, may differ by any factor that the dtype holds.
 """
@@ -104,10 +104,9 @@ def cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgen
 def mean_field_cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgent:
     """Returns an estimate of the CGSV at the cost of `cosine`, several times closer to it.
 
-    Agent i may join any coalition S of k others. The means of <u_S, u_N> and of
-    |u_S|^2 over these coalitions have a closed form and give a typical cosine.
-    The estimate is the mean over k of what agent i adds to that cosine. Values
-    are not normalised.
+    For each k, the means of <u_S, u_N> and of |u_S|^2 over all coalitions S of k
+    other agents have a closed form. They give a typical cosine. The estimate is the
+    mean over k of what agent i adds to that cosine. Values are not normalised.
 
     Args:
       updates: leaves `[N, ...]`.
@@ -181,7 +180,7 @@ def measure(
       uploads: leaves `[N, ...]`.
       weights: `[N]`, not negative; None: equal.
       at_one_length: whether to judge uploads as if rescaled to one length; zero uploads stay
-        zero. Uploads may have any length: unlike a weight over a length, this never overflows.
+        zero. To divide weights by lengths yourself can overflow; this cannot.
 
     Returns:
       `[N]`.

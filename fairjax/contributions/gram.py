@@ -22,8 +22,9 @@ MAX_EXACT_AGENTS = 25
 class Products(NamedTuple):
     """Inner products of weighted uploads a_i = w_i x_i.
 
-    They share a unit in which squares of lengths do not overflow, and vanish only where that
-    does not matter; see `_scale_to_common_unit`. Without the Gram matrix they cost O(N D).
+    They share a unit in which squares of lengths do not overflow, and round to 0 only where they
+    are too small to change a result; see `_scale_to_common_unit`. Without the Gram matrix they
+    cost O(N D).
     """
 
     weights: PerAgent  # [N] w_i

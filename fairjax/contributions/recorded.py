@@ -26,7 +26,8 @@ def recorded_utilities(
 ) -> PerRound:
     """Returns the utilities of all coalitions' models in every round.
 
-    They give other values than Shapley's: `jax.vmap(banzhaf)(recorded_utilities(...)).sum(0)`.
+    Use them for other values than Shapley's, such as
+    `jax.vmap(banzhaf)(recorded_utilities(...)).sum(0)`.
 
     Args:
       utility: `utility(params) -> scalar`; traced into a compiled program.

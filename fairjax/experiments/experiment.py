@@ -78,8 +78,8 @@ class Experiment(Setup):
 
         Returns:
           A `Result`. The same call gives the same bits on the same machine and version of JAX.
-          Other machines and versions round differently. A mask can turn a rounding error into
-          another choice of entries, so their results can differ by more than rounding.
+          Other machines and versions round differently. A rounding error can change which
+          entries a mask keeps, so their results can differ by more than rounding.
 
         Raises:
           ValueError: `out` belongs to another experiment, cannot be written or is in use by

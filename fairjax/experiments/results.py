@@ -65,7 +65,7 @@ class Result:
 
     @property
     def trained_fairness(self) -> float:
-        """Fairness with `trained_accuracies`, as published for mechanisms with one common model."""
+        """Fairness of `trained_accuracies`, which papers report where all agents get one model."""
         return metrics.fairness(self.standalone_accuracies, self.trained_accuracies)
 
     @property

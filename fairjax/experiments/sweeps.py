@@ -89,8 +89,8 @@ class Sweep:
     def table(self) -> Table:
         """Returns one row per combination of values: means and spreads over the seeds.
 
-        Rows of the same split have means over the same seeds, so that they can be compared.
-        If only splits vary, all rows have means over the same seeds.
+        A seed that is undefined in one row is left out of every row of the same split, so that
+        these rows can be compared; if only the split varies, it is left out of all rows.
         """
         rows = self.rows()
         values = [name for name in rows[0] if name not in self.axes]

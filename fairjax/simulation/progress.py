@@ -83,7 +83,7 @@ class Progress(NamedTuple):
 
     @property
     def num_rounds(self) -> int:
-        """The number of rows; a finished run has one more than rounds were requested."""
+        """The number of rows: T + 1 when finished; the last gives the accuracies after training."""
         return len(self.rows.server_accuracies)
 
 
