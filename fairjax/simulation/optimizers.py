@@ -93,8 +93,9 @@ def check_optimizer(optimizer: Any, params: Params, counts: str | None) -> None:
         warnings.warn(
             "`optimizer` holds a schedule that counts each agent's own local steps. Agents with "
             "more data take more steps a round, so they reach its end first, and are then judged "
-            'by updates of almost zero. Pass schedule_counts="rounds" to `fairjax.federation` to '
-            'count rounds, or schedule_counts="steps" to count steps without this warning.',
+            'by updates of almost zero. Pass schedule_counts="rounds" to `fairjax.federation` or '
+            '`fairjax.Experiment` to count rounds, or schedule_counts="steps" to count steps '
+            "without this warning.",
             stacklevel=2,
         )
 
