@@ -115,6 +115,7 @@ def test_the_report_names_objects_and_how_to_run_them_again(tmp_path):
     assert "fairjax run" not in page
 
 
+@pytest.mark.slow
 def test_own_shards_replace_the_split():
     train, test = table(200, seed=1), table(50, seed=2)
     shards = fj.data.Shards.from_indices(train, [range(10), range(10, 60), range(60, 200)])

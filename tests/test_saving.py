@@ -49,6 +49,7 @@ def test_a_file_that_holds_no_parameters_is_refused(tmp_path):
         fj.load_params(tmp_path / "text")
 
 
+@pytest.mark.slow
 def test_an_agents_model_is_the_one_that_was_evaluated():
     experiment = fj.Experiment(num_agents=2, rounds=1, model="logistic", mechanism="fedavg")
     result = experiment.run()

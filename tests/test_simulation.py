@@ -154,6 +154,7 @@ def test_a_longer_run_begins_like_a_shorter_one(digits):
     assert_equal(short, jax.tree.map(lambda row: row[:3], long))
 
 
+@pytest.mark.slow
 def test_history_equals_rounds_played_one_by_one(digits):
     shards, test = digits
     federation = digits_federation(shards)

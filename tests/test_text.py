@@ -325,6 +325,7 @@ def reference(params, x):
     return jnp.concatenate(features, -1) @ head["kernel"] + head["bias"]
 
 
+@pytest.mark.slow
 def test_the_text_cnn_and_its_gradient_are_those_of_a_plain_program():
     dataset = sentences_of(8)
     model = models.REGISTRY["text_cnn"](dataset)

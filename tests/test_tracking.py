@@ -165,6 +165,7 @@ def test_wandb_holds_the_history_and_each_round_once(tmp_path, monkeypatch):
     assert len(found) == len(dict(found))
 
 
+@pytest.mark.slow
 def test_wandb_is_not_sent_the_rounds_that_its_server_has(tmp_path, monkeypatch):
     sent, run = [], types.SimpleNamespace(starting_step=3, summary={}, finish=lambda: None)
     run.log = lambda scalars, step: sent.append(step)

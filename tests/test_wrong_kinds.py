@@ -83,6 +83,8 @@ CALLS = {  # the required arguments
     "models.initial_params": {"model": "model", "key": "jax.random.key(0)", "data": "train"},
     "models.save_params": {"path": "'params'", "params": "{'a': np.ones(3)}"},
     "models.load_params": {"path": "'params'"},
+    "save_params": {"path": "'params'", "params": "{'a': np.ones(3)}"},
+    "load_params": {"path": "'params'"},
     "models.computing_in": {"model": "model", "dtype": "jnp.bfloat16"},
     **{f"mechanisms.{name}": {} for name in fj.mechanisms.REGISTRY},
     "figures.partition": {"shards": "shards"},
