@@ -112,6 +112,7 @@ def test_the_report_names_objects_and_how_to_run_them_again(tmp_path):
     assert "Net (an object, fingerprint " in page
     assert "dataset=dataset" in page
     assert "model=model" in page
+    assert "# Your own objects: dataset, model, optimizer." in page
     assert "fairjax run" not in page
 
 

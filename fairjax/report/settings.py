@@ -64,6 +64,8 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
       names: the mechanisms of a comparison; empty for a single run.
     """
     given = fields_to_give(experiment)
+    own = [name for name in objects.FIELDS if objects.is_object(given.get(name))]
+    own += [name for name in names if name not in mechanisms.REGISTRY]
     if names:
         given.pop("mechanism", None)
         command = ["fairjax", "compare", "--mechanisms", ",".join(names)]
@@ -71,8 +73,9 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
         lines = f"results = fj.compare({_write_python(given)}, [{', '.join(listed)}])"
     else:
         command, lines = ["fairjax", "run"], f"result = {_write_python(given)}.run()"
-    pieces = [page.code(f"import fairjax as fj\n\n{lines}")]
-    if any(objects.is_object(given.get(name)) for name in objects.FIELDS):
+    said = f"# Your own objects: {', '.join(own)}.\n" if own else ""
+    pieces = [page.code(f"import fairjax as fj\n\n{said}{lines}")]
+    if own:
         return pieces
     # The command line takes only numbers and texts.
     typed = [value for _, value in experiment.options] + [experiment.gamma or 0]
