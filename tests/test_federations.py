@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import inspect
 import warnings
 import weakref
 
@@ -350,4 +351,4 @@ def test_a_behaviour_without_a_strength_has_that_of_its_name(name):
 def test_every_field_is_explained(kind):
     names = getattr(kind, "_fields", None) or [one.name for one in dataclasses.fields(kind)]
     for name in names:
-        assert f"\n      {name}: " in f"{kind.__doc__}", name
+        assert f"\n  {name}: " in f"{inspect.getdoc(kind)}", name

@@ -8,6 +8,7 @@ written          fields by name                  ->  Python source
 
 import dataclasses
 import functools
+import inspect
 import itertools
 import re
 import textwrap
@@ -77,8 +78,9 @@ def document_fields(kind: type[Class]) -> type[Class]:
     lines = ["Attributes:"]
     for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
         text = f"{field.name}: {field.metadata['words']}"
-        lines += textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 8)
-    kind.__doc__ = re.sub("Attributes: .*", "\n".join(lines), str(kind.__doc__))
+        lines += textwrap.wrap(text, 92, initial_indent="  ", subsequent_indent="    ")
+    # From Python 3.13 on, docstrings have no indentation.
+    kind.__doc__ = re.sub("Attributes: .*", "\n".join(lines), inspect.cleandoc(f"{kind.__doc__}"))
     return kind
 
 
