@@ -3,6 +3,7 @@
 The CPU is split into two devices, so that tests can spread agents over them.
 """
 
+import collections
 import os
 import tempfile
 
@@ -15,7 +16,9 @@ LONG_EXAMPLES = (
     "fairjax/models/named.py", "fairjax/figures/", "fairjax/mechanisms/",
 )  # fmt: skip
 
-ALL_CASES = ("tests/test_fuzz.py", "tests/test_wrong_kinds.py", "tests/test_docs.py")
+# Of the cases of a slow test, one in so many runs by default; elsewhere only the first.
+ONE_IN = {"tests/test_wrong_kinds.py": 1, "tests/test_docs.py": 1, "tests/test_fuzz.py": 4}
+NOTEBOOK = "notebooks/03_your_model_and_data.ipynb"  # the only one that runs by default
 
 
 def pytest_configure(config):
@@ -48,13 +51,13 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
     if "FAIRJAX_TEST_ALL" in os.environ:
         return
-    # Only the first case of a slow test runs, but all drawn calls and all of README's snippets do.
-    seen, kept, left = set(), [], []
+    kept, left, cases = [], [], collections.Counter()
     for item in items:
-        test = "notebooks" if item.nodeid.startswith("notebooks/") else item.nodeid.split("[")[0]
-        again = item.get_closest_marker("slow") and test in seen
-        (left if again and not item.nodeid.startswith(ALL_CASES) else kept).append(item)
-        if item.get_closest_marker("slow"):
-            seen.add(test)
+        test = item.nodeid.split("[")[0]
+        every = next((ONE_IN[path] for path in ONE_IN if test.startswith(path)), len(items))
+        again = item.get_closest_marker("slow") and cases[test] % every
+        other = test.startswith("notebooks/") and not test.startswith(NOTEBOOK)
+        (left if again or other else kept).append(item)
+        cases[test] += bool(item.get_closest_marker("slow"))
     config.hook.pytest_deselected(items=left)
     items[:] = kept

@@ -165,10 +165,10 @@ def test_a_sweep_refuses_fields_that_an_object_sets(axes, message):
 @pytest.mark.slow
 def test_a_comparison_takes_names_and_objects(tmp_path):
     experiment = own_experiment()
-    results = fj.compare(experiment, ["cgsv", mine(), fj.mechanisms.rr], tmp_path)
-    assert list(results) == ["cgsv", "mine", "rr"]
+    results = fj.compare(experiment, ["fedavg", mine(), fj.mechanisms.rr], tmp_path)
+    assert list(results) == ["fedavg", "mine", "rr"]
     assert "fj.compare(" in report.write_comparison(results, tmp_path).read_text()
-    again = fj.compare(own_experiment(), ["cgsv", mine(), fj.mechanisms.rr], tmp_path)
+    again = fj.compare(own_experiment(), ["fedavg", mine(), fj.mechanisms.rr], tmp_path)
     np.testing.assert_array_equal(again["mine"].accuracies, results["mine"].accuracies)
     with pytest.raises(ValueError, match="holds a run with objects"):
         load_comparison(tmp_path)

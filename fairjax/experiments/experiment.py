@@ -39,10 +39,10 @@ class Experiment(Setup):
       ValueError: a name is not a field, or a value is not one that the attributes allow.
 
     Examples:
-      >>> experiment = Experiment(num_agents=3, rounds=2, model="logistic")
+      >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic")
       >>> result = experiment.run()
       >>> result.accuracies.shape, result.history.importance.shape
-      ((3,), (2, 3))
+      ((2,), (1, 2))
       >>> import optax
       >>> import fairjax as fj
       >>> data = fj.data.load("blobs")
