@@ -35,6 +35,7 @@ _BUILTINS = (
     types.MemberDescriptorType, np.ufunc,
 )  # fmt: skip
 
+_NOT_PICKLED = (TypeError, ValueError, AttributeError, RuntimeError, pickle.PickleError)
 Part = tuple[str, Any]  # the place of a part in its owner, and the part
 
 
@@ -43,7 +44,7 @@ def fingerprint(value: Any, name: str = "value") -> str:
 
     Args:
       value: any value that holds no traced value and no open file.
-      name: name of the value in messages.
+      name: its name in messages.
 
     Raises:
       ValueError: a part of the value has no fingerprint; the message says which part, and why.
@@ -52,10 +53,11 @@ def fingerprint(value: Any, name: str = "value") -> str:
       >>> scale = 2.0
       >>> fingerprint(lambda x: scale * x) == fingerprint(lambda x: scale * x)
       True
-      >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-      True
     """
-    return _Reader().digest(name, value).hex()
+    try:
+        return _Reader().digest(name, value).hex()
+    except RecursionError as error:
+        raise ValueError(f"`{name}` must be nested less, got {type(value)}: {error}.") from error
 
 
 class ByContents:
@@ -109,7 +111,7 @@ class _Reader:
         """Returns a text or digest for the kind of a value, and its parts."""
         kind = type(value)
         if isinstance(value, jax.core.Tracer):
-            self.refuse(value, "it has no value while a function is being compiled")
+            raise self.refusal(value, "it has no value while a function is being compiled")
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return self.describe_array(value)
         if isinstance(value, np.dtype):
@@ -151,7 +153,7 @@ class _Reader:
         """Returns an array as a digest of its kind and contents, without parts if possible."""
         if isinstance(value, jax.Array):
             if not value.is_fully_addressable:
-                self.refuse(value, "other processes hold a part of it")
+                raise self.refusal(value, "other processes hold a part of it")
             if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 kind = f"keys {jax.random.key_impl(value)}"
                 return kind, [("data", jax.random.key_data(value))]
@@ -176,18 +178,18 @@ class _Reader:
             return type(value).__name__, _attributes(value, names)
         try:
             stored = value.__reduce_ex__(4)
-        except (TypeError, pickle.PicklingError, NotImplementedError) as error:
-            self.refuse(value, f"its contents cannot be read ({error})")
+        except _NOT_PICKLED as error:
+            raise self.refusal(value, f"its contents cannot be read ({error})") from error
         if isinstance(stored, str):
             return f"{type(value).__module__} {stored}", ()
         names = ("<made by>", "", "", "<items>", "<entries>", "<set by>")
         held = [list(part) if isinstance(part, Iterator) else part for part in stored]
         return "object", zip(names, held, strict=False)
 
-    def refuse(self, value: Any, why: str) -> None:
-        """Raises the error for a value without a fingerprint."""
+    def refusal(self, value: Any, why: str) -> ValueError:
+        """Returns the error for a value without a fingerprint."""
         path = "".join(self.path)
-        raise ValueError(f"`{path}` must have a fingerprint, got {type(value).__name__}: {why}.")
+        return ValueError(f"`{path}` must have a fingerprint, got {type(value).__name__}: {why}.")
 
 
 def _hash(*parts: str | bytes) -> bytes:

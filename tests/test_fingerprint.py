@@ -1,5 +1,6 @@
 """Fingerprints: equal for equal contents in every process; values without one are refused."""
 
+import ctypes
 import dataclasses
 import functools
 import os
@@ -192,6 +193,11 @@ def test_every_process_finds_the_same_fingerprint(tmp_path):
     assert digests[0] == digests[1]
 
 
+class Stubborn:
+    def __reduce_ex__(self, protocol):
+        raise RuntimeError("not now")
+
+
 def closing_over(value):
     return lambda params: value
 
@@ -209,6 +215,12 @@ def closing_over(value):
         ),
         (functools.partial(print, threading.Lock()), r"`federation.args\[0\]`"),
         (Settings(names=[threading.Lock()]), r"`federation.names\[0\]`"),
+        ([ctypes.pointer(ctypes.c_int(0))], r"`federation\[0\]` must .* contents cannot be read"),
+        ([Stubborn()], r"`federation\[0\]` must .* cannot be read \(not now\)"),
+        (
+            functools.reduce(lambda inner, _: [inner], range(2000), []),
+            "`federation` must be nested less, got .*list",
+        ),
     ],
 )
 def test_what_has_no_fingerprint_is_named_with_its_place(value, message):

@@ -1,6 +1,7 @@
 """Experiments with objects in place of names: own data, network, mechanism and optimizer."""
 
 import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -150,6 +151,23 @@ def test_a_sweep_varies_what_objects_do_not_hold():
         np.testing.assert_allclose(history.fractions[-1], fractions, rtol=1e-5)
 
 
+def test_a_mechanism_that_is_made_of_another_has_no_factory():
+    made = fj.mechanisms.cgsv(alpha=0.5)
+    assert made.factory(beta=2.0).factory is not None
+
+    @functools.wraps(made.update)
+    def twice(updates, state, context):
+        return made.update(jax.tree.map(lambda leaf: 2 * leaf, updates), state, context)
+
+    def plan(state, context):
+        return fj.mechanisms.Plan()
+
+    for other in (Mechanism(made.init, twice), made._replace(plan=plan)):
+        assert other.factory is None
+        with pytest.raises(ValueError, match="does not take `beta`.*object that holds"):
+            fj.Experiment(mechanism=other, beta=2.0)
+
+
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
@@ -228,11 +246,17 @@ def test_a_killed_run_with_objects_goes_on_and_ends_in_the_same_bits(tmp_path):
         "PYTHONPATH": os.pathsep.join(["tests", *sys.path]),
         "JAX_COMPILATION_CACHE_DIR": os.environ["FAIRJAX_TEST_CACHE"],
     }
+
+    def saved():
+        return [*(killed / "checkpoint").glob("[0-9]*")]
+
     with subprocess.Popen([*command, killed], env=environment) as process:
         deadline = time.monotonic() + 120
-        while not [*(killed / "checkpoint").glob("[0-9]*")] and time.monotonic() < deadline:
+        while not saved() and time.monotonic() < deadline:
+            assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
+    assert saved()
     assert not (killed / records.RESULT).exists()
     for out in (killed, whole):
         subprocess.run([*command, out], env=environment, check=True)

@@ -134,6 +134,8 @@ class Mechanism(_Functions):
             check_state(state, init(trees.num_agents(updates)))
             return update(updates, state, context)
 
+        # `wraps` copies it, but `update` may do more than the mechanism that it was taken from.
+        vars(checked).pop("__factory__", None)
         return super().__new__(cls, init, checked, plan)
 
     @property
@@ -144,18 +146,20 @@ class Mechanism(_Functions):
 
     @property
     def factory(self) -> "Callable[..., Mechanism] | None":
-        """What makes the same mechanism, or one with other coefficients; None: not known."""
-        return getattr(self.update, "__factory__", None)
+        """The function that makes this mechanism, or one with other coefficients; None: unknown."""
+        init, plan, factory = getattr(self.update, "__factory__", (None, None, None))
+        return factory if (init, plan) == (self.init, self.plan) else None
 
 
 def remembered(make: Callable[Given, Mechanism]) -> Callable[Given, Mechanism]:
-    """Lets the mechanisms that a function makes remember it, so that sweeps can make others."""
+    """Decorates a factory: its mechanisms remember it, so that sweeps can make others."""
 
     @functools.wraps(make)
     def factory(*args: Given.args, **given: Given.kwargs) -> Mechanism:
         made = make(*args, **given)
-        # A name between underscores is not part of the fingerprint.
-        made.update.__factory__ = functools.partial(factory, **given)  # pyright: ignore
+        again = functools.partial(factory, *args, **given)
+        # A name between double underscores is not part of the fingerprint.
+        vars(made.update)["__factory__"] = (made.init, made.plan, again)
         return made
 
     return factory
@@ -265,7 +269,7 @@ def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tup
     for field in ("contributions", "importance", "fractions"):
         expected[field] = jnp.zeros(trees.num_agents(updates))
     for field, tree in expected.items():
-        wanted, found = _shapes(tree), _shapes(getattr(outcome, field))
+        wanted, found = (jax.tree.map(jnp.shape, one) for one in (tree, getattr(outcome, field)))
         if wanted != found:
             raise ValueError(f"{rule} `{field}` of shapes {wanted}, got {found}.")
         for leaf in jax.tree.leaves(getattr(outcome, field)):
@@ -289,10 +293,6 @@ def _is_real(leaf: Any) -> bool:
 
 def _as_floating(leaf: Array) -> Array:
     return jnp.asarray(leaf, None if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.float32)
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(jnp.shape, tree)
 
 
 def _kind(leaf: Any) -> str:
