@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import flax
 
 import fairjax as fj
 
@@ -47,6 +48,9 @@ def test_a_file_that_holds_no_parameters_is_refused(tmp_path):
     (tmp_path / "text").write_text("text")
     with pytest.raises(ValueError, match="`path` must be a safetensors file, got .*text"):
         fj.load_params(tmp_path / "text")
+    flax.save_file({"a": jnp.ones(4), "a/b": jnp.ones(2)}, tmp_path / "clash")
+    with pytest.raises(ValueError, match="`path` must hold .*, where 'a' is an array and holds"):
+        fj.load_params(tmp_path / "clash")
 
 
 @pytest.mark.slow

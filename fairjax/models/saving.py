@@ -50,7 +50,8 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
       path: the file, from `save_params` or from another program.
 
     Raises:
-      ValueError: the file cannot be read, or is not a safetensors file.
+      ValueError: the file cannot be read, is not a safetensors file, or has an array "a" beside
+        an array "a/b".
 
     Examples:
       See `save_params`.
@@ -66,6 +67,12 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"`path` must be a file to read, got {file}: {error}.") from error
     except SafetensorError as error:
         raise ValueError(f"`path` must be a safetensors file, got {file}: {error}.") from error
+    for name in found:
+        if any(other.startswith(name + SEPARATOR) for other in found):
+            raise ValueError(
+                f"`path` must hold arrays whose names can be nested, got {file}, where {name!r} is "
+                "an array and holds others."
+            )
     return traverse_util.unflatten_dict(found, sep=SEPARATOR)
 
 
