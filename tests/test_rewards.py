@@ -7,6 +7,7 @@ import pytest
 import twin
 
 from fairjax import rewards
+from fairjax.rewards import masks
 
 
 def aggregates():
@@ -192,8 +193,8 @@ def test_thresholds_by_counting_are_those_of_a_sort(aggregate, dtype):
         places = len(keys) - 1 - jnp.arange(len(keys), dtype=jnp.int32)
         kept = jnp.arange(1, len(keys) + 1)
         by_sort, by_counts = (
-            rewards._select_by_sorting(keys, places, kept),
-            rewards._select_by_counting(keys, places, kept),
+            masks._select_by_sorting(keys, places, kept),
+            masks._select_by_counting(keys, places, kept),
         )
         np.testing.assert_array_equal(by_counts, by_sort)
 

@@ -117,7 +117,8 @@ INNER = {  # only called by the package itself
     "mechanisms.length_at", "devices.by_agent", "devices.checked", "devices.everywhere",
     "devices.map_shards", "devices.placed", "figures.check_results", "figures.correlation_axis",
     "figures.draw_correlation", "figures.draw_spread", "figures.name_lines",
-    "figures.name_series", "figures.styled", "rewards.normalised", "rewards.share_of_largest",
+    "figures.name_series", "figures.styled", "rewards.normalised", "rewards.recall",
+    "rewards.settle", "rewards.share_of_largest",
 }  # fmt: skip
 
 WRONG = """

@@ -65,20 +65,20 @@ def print_result(result: Result) -> None:
         f"{experiment.label('mechanism')} on {experiment.where}, "
         f"{experiment.rounds} rounds, seed {experiment.seed}"
     )
-    headings = ("agent", "examples", "alone %", "contribution", "importance", "reward", "final %")
-    rows = [
-        (
-            str(agent),
-            f"{result.shard_sizes[agent]:,}",
-            f"{100 * result.standalone_accuracies[agent]:.2f}",
-            number(history.contributions[-1, agent]),
-            number(history.importance[-1, agent]),
-            number(history.fractions[-1, agent]),
-            f"{100 * result.accuracies[agent]:.2f}",
-        )
-        for agent in range(experiment.num_agents)
-    ]
-    print_table(title, headings, rows, words=0)
+    present = result.participants.sum(0)
+    columns = {
+        "agent": map(str, range(experiment.num_agents)),
+        "examples": (f"{size:,}" for size in result.shard_sizes),
+        "rounds": map(str, present),
+        "alone %": (f"{100 * value:.2f}" for value in result.standalone_accuracies),
+        "contribution": map(number, result.latest("contributions")),
+        "importance": map(number, history.importance[-1]),
+        "reward": map(number, result.latest("fractions")),
+        "final %": (f"{100 * value:.2f}" for value in result.accuracies),
+    }
+    if (present == len(result.participants)).all():
+        del columns["rounds"]
+    print_table(title, list(columns), list(zip(*columns.values(), strict=True)), words=0)
     figure = result.fairness_note or f"{result.fairness:.3f}"
     console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
     dishonest = [

@@ -4,8 +4,8 @@
     contribution  sum over rounds of lambda^t times the Shapley value of V_t
 
 `fj.run(..., record_updates=True)` stores w_t in `history.servers` and dw_t in
-`history.updates`; other stacked uploads work too. One compiled program scores the
-T 2^N models.
+`history.updates`, and who took part in `history.participants`; other stacked uploads work
+too. One compiled program scores the T 2^N models.
 """
 
 from typing import Any
@@ -22,7 +22,11 @@ from fairjax.types import Array, Params, PerAgent, PerRound, Scalar, Stacked
 
 
 def recorded_utilities(
-    utility: Utility, servers: Params, updates: Stacked, weights: PerAgent | None = None
+    utility: Utility,
+    servers: Params,
+    updates: Stacked,
+    weights: PerAgent | None = None,
+    participants: PerRound | None = None,
 ) -> PerRound:
     """Returns the utilities of all coalitions' models in every round.
 
@@ -36,12 +40,15 @@ def recorded_utilities(
         rounds, and of agents in them, are stacked where they cannot mean layers.
       weights: `[N]` or `[T, N]` n_i, not negative; an agent of weight 0 takes no part.
         None: equal.
+      participants: `[T, N]` booleans; an agent takes no part in a round where it has False.
+        None: all take part.
 
     Returns:
       `[T, 2**N]`; bit i of the index says whether agent i is in the coalition.
 
     Raises:
-      ValueError: N is above 16, shapes disagree, or the utility is not a finite scalar.
+      ValueError: N is above 16, shapes disagree, `participants` are not booleans `[T, N]`, or the
+        utility is not a finite scalar.
 
     Examples:
       >>> servers, updates = jnp.zeros((3, 2)), jnp.ones((3, 2, 2))
@@ -49,7 +56,12 @@ def recorded_utilities(
       (3, 4)
     """
     servers, updates = _as_rounds(servers, updates)
-    tables = _score_rounds(utility, servers, updates, _as_weights(weights, updates))
+    of_rounds = _as_weights(weights, updates)
+    if participants is not None:
+        participants = inputs.as_booleans("participants", participants)
+        checks.shape("participants", participants, of_rounds.shape)
+        of_rounds = participants * of_rounds
+    tables = _score_rounds(utility, servers, updates, of_rounds)
 
     def coalition(place: int) -> str:
         round, index = divmod(place, tables.shape[1])
@@ -64,6 +76,7 @@ def multi_round_shapley(
     servers: Params,
     updates: Stacked,
     weights: PerAgent | None = None,
+    participants: PerRound | None = None,
     *,
     decay: Scalar = 1.0,
 ) -> PerAgent:
@@ -74,6 +87,7 @@ def multi_round_shapley(
       servers: leaves `[T, ...]`, the server's parameters at the rounds' starts.
       updates: leaves `[T, N, ...]`, N at most 16.
       weights: `[N]` or `[T, N]` n_i, not negative; None: equal.
+      participants: as in `recorded_utilities`.
       decay: lambda in [0, 1], the weight of a round relative to the one before.
 
     Returns:
@@ -94,7 +108,8 @@ def multi_round_shapley(
       [0.  3.5]
     """
     checks.between("decay", decay, 0, 1)
-    values = jax.vmap(shapley)(recorded_utilities(utility, servers, updates, weights))
+    tables = recorded_utilities(utility, servers, updates, weights, participants)
+    values = jax.vmap(shapley)(tables)
     return jnp.float32(decay) ** jnp.arange(len(values)) @ values
 
 
@@ -102,26 +117,26 @@ def federated_shapley(
     utility: Utility,
     servers: Params,
     updates: Stacked,
-    participants: PerRound,
+    participants: PerRound | None,
     weights: PerAgent | None = None,
 ) -> PerAgent:
     """Returns federated Shapley values: agents share the rounds in which they took part.
 
-    An agent gets nothing for a round in which it took no part. If all agents take part in
-    every round, these are the multi-round values.
+    An agent gets nothing for a round in which it took no part. These are the multi-round values
+    with a decay of 1.
 
     Args:
       utility: `utility(params) -> scalar`; traced into a compiled program.
       servers: leaves `[T, ...]`, the server's parameters at the rounds' starts.
       updates: leaves `[T, N, ...]`, N at most 16.
-      participants: `[T, N]` booleans: whether the agent took part in the round.
+      participants: `[T, N]` booleans: whether the agent took part in the round; None: all did.
       weights: `[N]` or `[T, N]` n_i, not negative; None: equal.
 
     Returns:
       `[N]`.
 
     Raises:
-      ValueError: as in `recorded_utilities`, or `participants` is not `[T, N]`.
+      ValueError: as in `recorded_utilities`.
 
     References:
       Wang et al., A principled approach to data valuation for federated learning, 2020.
@@ -132,11 +147,7 @@ def federated_shapley(
       >>> print(federated_shapley(lambda w: w.sum(), servers, updates, participants))
       [3. 1.]
     """
-    servers, updates = _as_rounds(servers, updates)
-    participants = inputs.as_booleans("participants", participants)
-    checks.shape("participants", participants, jax.tree.leaves(updates)[0].shape[:2])
-    weights = participants * _as_weights(weights, updates)
-    return multi_round_shapley(utility, servers, updates, weights)
+    return multi_round_shapley(utility, servers, updates, weights, participants)
 
 
 def _score_rounds(utility: Utility, servers: Params, updates: Stacked, weights: PerRound) -> Array:

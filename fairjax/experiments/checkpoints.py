@@ -162,7 +162,10 @@ class Checkpoints:
             lambda row: jax.ShapeDtypeStruct((num_rounds, *row.shape[1:]), row.dtype), like.rows
         )
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dicts(like._replace(rows=None)))
-        target = {**target, "rows": _drop_unrecorded(rows)}
+        rows = _drop_unrecorded(rows)
+        if not (folder / "rows.participants").exists():  # an older version: all took part
+            del rows["participants"]
+        target = {**target, "rows": rows}
         how = ocp.checkpoint_utils.construct_restore_args(target)
         try:
             with _silence_orbax():
@@ -171,7 +174,8 @@ class Checkpoints:
             return None  # complete, but written by another version of fairjax
         key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
         state = State(key=key, **saved["state"])
-        return Progress(state, History(**jax.tree.map(np.asarray, saved["rows"])))
+        rows = jax.tree.map(np.asarray, saved["rows"])
+        return Progress(state, History(**{"participants": np.ones_like(rows["excluded"]), **rows}))
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

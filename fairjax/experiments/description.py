@@ -14,7 +14,7 @@ from fairjax.experiments.fields import describe_field
 from fairjax.experiments.presets import PRESETS
 from fairjax.mechanisms import Mechanism
 from fairjax.models import Model
-from fairjax.simulation import COUNTS, listed
+from fairjax.simulation import COUNTS, check_fits, check_participation, listed
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields for mechanisms that take them
@@ -78,6 +78,14 @@ class Description:
         "values of fields that are left open. Both presets use the paper's constants on its "
         'data sets. On others, "fairjax" uses values chosen for 3 to 10 agents and 20 to 160 '
         'rounds, and "paper" uses those of the paper\'s program.',
+    )
+    participation: float | tuple[tuple[int, ...], ...] | None = describe_field(
+        None,
+        "mechanism",
+        None,
+        "who takes part in a round: a number of agents, at least 1, or a share of them in (0, 1], "
+        "drawn by the seed; or, in Python, a table [T, N] of booleans. The others train, upload "
+        "and receive nothing; None: all agents.",
     )
     beta: float | None = describe_field(
         None,
@@ -220,6 +228,8 @@ class Description:
         for name in MAPPINGS:
             object.__setattr__(self, name, fields.pairs(name, getattr(self, name)))
         self._check_objects()
+        object.__setattr__(self, "participation", check_participation(self.participation))
+        check_fits(self.participation, self.num_agents, self.rounds)
         self.make_mechanism()
         listed(dict(self.behaviours), self.num_agents)
 

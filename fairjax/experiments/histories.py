@@ -14,6 +14,7 @@ from fairjax.experiments.records import HISTORY
 from fairjax.files import DamagedError
 from fairjax.simulation import History
 
+PARTICIPANTS = "participants"
 DAMAGED_ARCHIVE = (
     ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
@@ -51,7 +52,7 @@ def read(out: Path, like: History, num_rounds: int) -> History:
         if broken is not None:
             raise DamagedError(f"{path} is damaged in {broken}.")
         with path.open("rb") as file, np.load(file) as arrays:
-            found = [arrays[name] for name in names]
+            found = [_read_array(arrays, name) for name in names]
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
     except DAMAGED_ARCHIVE as error:
@@ -60,6 +61,13 @@ def read(out: Path, like: History, num_rounds: int) -> History:
     if [(array.shape, array.dtype) for array in found] != wanted:
         raise DamagedError(f"{path} does not hold the {num_rounds} rounds of this run.")
     return jax.tree.unflatten(structure, found)
+
+
+def _read_array(arrays: Any, name: str) -> np.ndarray:
+    """Returns an array of `history.npz`; older versions wrote no `participants`: all took part."""
+    if name == PARTICIPANTS and name not in arrays:
+        return np.ones_like(arrays["excluded"])
+    return arrays[name]
 
 
 def _name_leaves(history: History) -> tuple[list[str], list[Any], Any]:

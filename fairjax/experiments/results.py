@@ -10,6 +10,8 @@ from fairjax import checks, metrics
 from fairjax.simulation import HONEST, History, State
 from fairjax.types import Params
 
+PER_AGENT = ("accuracies", "trained_accuracies", "contributions", "importance", "fractions")
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Result:
@@ -84,6 +86,29 @@ class Result:
         """ROC AUC of the last importance for honesty; nan if all agents are honest, or none."""
         return metrics.detection_auc(self.history.importance[-1], self._honest)
 
+    @property
+    def participants(self) -> np.ndarray:
+        """`[T, N]` booleans: who trained and uploaded in each round."""
+        present = self.history.participants
+        return np.ones(self.history.excluded.shape, bool) if present is None else present
+
+    def latest(self, name: str) -> np.ndarray:
+        """Returns `[N]` values of a field of the history in the last round of each agent.
+
+        That is the last round of the run, or the last one in which the agent took part; nan for an
+        agent that never did.
+
+        Args:
+          name: a field `[T, N]` of the history, such as "contributions".
+
+        Raises:
+          ValueError: the history has no such field.
+        """
+        checks.choice("name", name, PER_AGENT)
+        values, present = getattr(self.history, name), self.participants
+        last = len(present) - 1 - present[::-1].argmax(0)
+        return np.where(present.any(0), values[last, np.arange(values.shape[1])], np.nan)
+
     def agent(self, number: int) -> Params:
         """Returns the parameters of the model that an agent was paid in the end.
 
@@ -119,6 +144,7 @@ class Result:
             "standalone_accuracies": self.standalone_accuracies.tolist(),
             "behaviours": list(self.behaviours),
             "detection_auc": self.detection_auc,
+            "rounds_present": self.participants.sum(0).tolist(),
             "rounds_excluded": self.history.excluded.sum(0).tolist(),
             **{name: value for name, value in last._asdict().items() if value is not None},
         }

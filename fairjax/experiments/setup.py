@@ -32,7 +32,7 @@ from fairjax.simulation import (
     federation,
 )
 
-LATER = ("shards", "schedule_counts")  # fields that older versions did not record
+LATER = ("shards", "schedule_counts", "participation")  # fields that older versions did not record
 VALIDATION_SHARE = 0.1
 VANISHED = 1e-3  # share of the learning rate; a smaller rate hardly changes models
 
@@ -221,6 +221,7 @@ class Setup(Description):
             decay_per=full.decay_per,
             local_steps=full.local_steps,
             schedule_counts=full.schedule_counts,
+            participation=full.participation,
             agents_at_once=agents_at_once or full.agents_at_once,
             behaviours=() if full.mechanism == "standalone" else dishonest,
             mesh=mesh,

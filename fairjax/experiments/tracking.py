@@ -136,6 +136,7 @@ def _row(history: History, number: int) -> Row:
         "contribution": history.contributions,
         "importance": history.importance,
         "fraction": history.fractions,
+        "participates": history.participants,
         "excluded": history.excluded,
     }
     return Row(
@@ -167,7 +168,7 @@ def _csv(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> To
         for row in rows:
             for agent in range(len(row.agents["accuracy"])):
                 of_agent = {name: values[agent] for name, values in row.agents.items()}
-                of_agent["excluded"] = int(of_agent["excluded"])
+                of_agent |= {name: int(of_agent[name]) for name in ("participates", "excluded")}
                 of_agent["server_accuracy"] = row.server_accuracy
                 known = {name: value for name, value in of_agent.items() if value == value}
                 writer.writerow({"round": row.round, "agent": agent, **known})

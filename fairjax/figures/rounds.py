@@ -135,23 +135,23 @@ def _draw_lines(ax: Axes, result: Result, values: np.ndarray) -> None:
     With many agents only some have a line. Two bands show all agents: from the least to the
     greatest value, and the middle half.
     """
-    known = np.flatnonzero(np.isfinite(values).all(1))
+    finite = np.isfinite(values)
+    known = np.flatnonzero(finite.any(1))
     num_rounds, num_agents = values.shape
     shown = style.some(num_agents, style.MOST_LINES)
     if len(shown) < num_agents and len(known):
-        levels = np.quantile(values[known], (0, 0.25, 0.75, 1), axis=1)
+        levels = np.nanquantile(values[known], (0, 0.25, 0.75, 1), axis=1)
         band: Any = {"color": "0.5", "linewidth": 0, "zorder": 0.5}
         ax.fill_between(known + 1, levels[0], levels[3], alpha=0.2, label="all agents", **band)
         ax.fill_between(known + 1, levels[1], levels[2], alpha=0.35, label="middle half", **band)
     shades = style.colours(num_agents)
     crosses: Any = {"marker": "x", "s": 14, "linewidth": 1}
     for agent in shown:
-        ax.plot(
-            known + 1, values[known, agent], color=shades[agent], marker="o" * (len(known) == 1)
-        )
+        own = np.flatnonzero(finite[:, agent])
+        ax.plot(own + 1, values[own, agent], color=shades[agent], marker="o" * (len(own) == 1))
         excluded = np.flatnonzero(result.history.excluded[:, agent])
-        if len(excluded) and len(known):
-            heights = np.interp(excluded, known, values[known, agent])
+        if len(excluded) and len(own):
+            heights = np.interp(excluded, own, values[own, agent])
             ax.scatter(excluded + 1, heights, color=shades[agent], zorder=3, **crosses)
     if result.history.excluded.any():
         ax.scatter([], [], color="0.4", label="upload excluded", **crosses)

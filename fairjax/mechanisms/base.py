@@ -18,67 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks, trees
-from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
+from fairjax import checks, rewards, trees
+from fairjax.mechanisms.context import Context, checked_context, checked_updates
+from fairjax.types import Params, PerAgent, Stacked
 
 Given = ParamSpec("Given")
-SOURCES = {
-    "key": "give it in the Context",
-    "learning_rate": "give `federation` a `learning_rate` and an optimizer such as optax.sgd",
-    "server": "give the server's parameters in the Context",
-    "agents": "give the agents' parameters in the Context",
-    "shard_classes": "give it in the Context",
-    "losses": "give a function in the Context",
-    "head": "give the `Model` the name of its output layer",
-    "utility": "set held-out data aside as `validation` of the shards",
-}
-FUNCTIONS = {"losses": "losses() -> [N]", "utility": "utility(params) -> a number"}
-
-
-class Context(NamedTuple):
-    """What a mechanism may look at besides the updates.
-
-    Attributes:
-      shard_sizes: `[N]` examples.
-      shard_classes: `[N]` how many classes each agent holds.
-      round: the number of the round, from 0.
-      num_rounds: the number of rounds of the whole run; 0 where it is unknown.
-      key: PRNG key of this round.
-      learning_rate: the learning rate at the round's start; None where only optax knows it.
-      server: the server's parameters at the round's start.
-      agents: the agents' parameters at the round's start, leaves `[N, ...]`.
-      head: the name of the output layer in the parameters.
-      losses: a function that returns `[N]` losses of `agents` on their own shards.
-      utility: a function of parameters that returns their accuracy on held-out data, if any.
-    """
-
-    shard_sizes: PerAgent
-    shard_classes: PerAgent | None = None
-    round: Scalar = 0
-    num_rounds: Scalar = 0
-    key: Key | None = None
-    learning_rate: Scalar | None = None
-    server: Params | None = None
-    agents: Stacked | None = None
-    head: str | None = None
-    losses: Callable[[], PerAgent] | None = None
-    utility: Callable[[Params], Scalar] | None = None
-
-    @property
-    def shares(self) -> PerAgent:
-        """`[N]` shares of the data, with sum one."""
-        return self.shard_sizes / self.shard_sizes.sum()
-
-    def require(self, name: str, mechanism: str) -> Any:
-        """Returns a field, or raises if it is missing.
-
-        Raises:
-          ValueError: the field is None. The message says how to supply it.
-        """
-        value = getattr(self, name)
-        if value is None:
-            raise ValueError(f"The mechanism {mechanism!r} needs `{name}`: {SOURCES[name]}.")
-        return value
 
 
 class Outcome(NamedTuple):
@@ -165,62 +109,6 @@ def remembered(make: Callable[Given, Mechanism]) -> Callable[Given, Mechanism]:
     return factory
 
 
-def checked_context(context: Any) -> Context:
-    """Returns the context with shard sizes as an array, or raises if a field does not fit.
-
-    Raises:
-      ValueError: `context` is not a `Context`, or a known field has a wrong type, shape or
-        range.
-    """
-    checks.kind("context", context, Context, "`Context(shard_sizes=jnp.array([10, 20]))`")
-    sizes = context.shard_sizes
-    if checks.is_known(sizes):
-        rule = "a number of examples per agent [N], from 0 to 2^31 - 1 and not all zero"
-        sizes = checks.numbers("shard_sizes", sizes, rule, num_axes=1)
-        if not ((sizes >= 0) & (sizes < 2**31)).all() or not sizes.any():
-            raise ValueError(f"`shard_sizes` must hold {rule}, got {context.shard_sizes!r:.100}.")
-    if context.shard_classes is not None and checks.is_known(context.shard_classes):
-        checks.numbers("shard_classes", context.shard_classes, "a number per agent [N]", num_axes=1)
-    for name in ("round", "num_rounds"):
-        checks.at_least(name, getattr(context, name), 0)
-    if context.learning_rate is not None:
-        checks.at_least("learning_rate", context.learning_rate, 0)
-    if context.key is not None:
-        checks.kind("key", context.key, jax.Array, "`jax.random.key(0)`")
-    if context.head is not None:
-        checks.kind("head", context.head, str, "the `head` of a `Model`")
-    for name in ("losses", "utility"):
-        if getattr(context, name) is not None:
-            checks.function(name, getattr(context, name), FUNCTIONS[name])
-    return context._replace(shard_sizes=jnp.asarray(sizes))
-
-
-def checked_updates(updates: Any, context: Context) -> Stacked:
-    """Returns updates as floating arrays, or raises if they do not fit the context.
-
-    Raises:
-      ValueError: a leaf does not hold one row of real numbers per agent, or the context's
-        parameters have other shapes.
-    """
-    sizes = context.shard_sizes
-    leaves, structure = jax.tree.flatten(updates)
-    shapes = [np.shape(leaf) for leaf in leaves]
-    if not all(map(_is_real, leaves)) or {shape[:1] for shape in shapes} != {sizes.shape}:
-        found = [getattr(leaf, "shape", type(leaf).__name__) for leaf in leaves]
-        raise ValueError(
-            "`updates` must be an array [N, ...] of real numbers, or a pytree of them, with "
-            f"N = {len(sizes)} as in `shard_sizes`, got {found!r:.200}."
-        )
-    expected = {"server": [shape[1:] for shape in shapes], "agents": shapes}
-    for name, wanted in expected.items():
-        found = [np.shape(leaf) for leaf in jax.tree.leaves(getattr(context, name))]
-        if found and found != wanted:
-            raise ValueError(
-                f"`{name}` must have the updates' shapes {wanted}, got {found!r:.200}."
-            )
-    return structure.unflatten([_as_floating(leaf) for leaf in leaves])
-
-
 def check_state(state: Any, first: Any) -> None:
     """Raises unless a mechanism's state has the shapes of its first one."""
     wanted, found = (jax.tree.map(np.shape, tree) for tree in (first, state))
@@ -232,8 +120,34 @@ def check_state(state: Any, first: Any) -> None:
 
 
 def first_round_shares(importance: PerAgent, context: Context) -> PerAgent:
-    """Returns the importance `[N]`, or the shares of the data while it is zero."""
-    return jnp.where(importance.sum() > 0, importance, context.shares)
+    """Returns the importance `[N]`, or the shares of the data while it is zero.
+
+    If agents are absent, the weights of those present have sum one; an agent without importance
+    counts by its share of all data.
+    """
+    if context.present is None:
+        return jnp.where(importance.sum() > 0, importance, context.shares)
+    shares = context.shard_sizes / context.shard_sizes.sum()
+    return rewards.normalised(jnp.where(importance > 0, importance, shares), context.present)
+
+
+def shares_of_present(importance: PerAgent, context: Context) -> PerAgent:
+    """Returns the importance `[N]` of agents among those present, with sum one; absent ones have 0.
+
+    If all agents are present in every round, this is the importance itself.
+    """
+    if context.present is None:
+        return importance
+    return rewards.normalised(importance, context.present)
+
+
+def start_at_server(state: Any, context: Context) -> Plan:
+    """Plans for one common model: if agents are absent, those present train the server's model."""
+    if context.present is None:
+        return Plan()  # all hold the server's model
+    server, agents = (context.require(name, "fedavg") for name in ("server", "agents"))
+    everybody = trees.broadcast(len(context.present), server)
+    return Plan(start=trees.where(context.present, everybody, agents))
 
 
 def unjudged(num_agents: int) -> PerAgent:
@@ -283,16 +197,6 @@ def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tup
     if wanted != found:
         raise ValueError(f"{rule} a state of the kind that `init` gives, {wanted}, got {found}.")
     return Outcome(**answered), state
-
-
-def _is_real(leaf: Any) -> bool:
-    """Says whether a leaf is an array of real numbers."""
-    kind = getattr(leaf, "dtype", np.dtype(object))
-    return jnp.issubdtype(kind, jnp.number) and not jnp.issubdtype(kind, jnp.complexfloating)
-
-
-def _as_floating(leaf: Array) -> Array:
-    return jnp.asarray(leaf, None if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.float32)
 
 
 def _kind(leaf: Any) -> str:

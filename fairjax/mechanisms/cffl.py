@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from fairjax import checks, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
-from fairjax.types import PerAgent, Scalar, Stacked
+from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 MEMORY, STEEPNESS = 0.8, 5.0
 
@@ -31,6 +31,9 @@ def cffl(
     """Returns collaborative fairness by reputation.
 
     Entries of updates are clipped, which bounds the effect of a huge one.
+
+    An absent agent keeps its reputation to the bit; those present share what they held together,
+    and only they are scored and compared with each other.
 
     With few agents the published rule can shrink the reputable set to one agent. An
     agent that left the set has importance 0 and trains alone. The state is
@@ -82,7 +85,8 @@ def cffl(
         rich = context.shard_sizes
         if richness == "classes":
             rich = context.require("shard_classes", "cffl")
-        fractions = rewards.share_of_largest(reputation) * rewards.share_of_largest(rich)
+        earned, rich = context.among_present(reputation), context.among_present(rich)
+        fractions = rewards.share_of_largest(earned) * rewards.share_of_largest(rich)
 
         def received(paid: jax.Array, uploaded: jax.Array, kept: jax.Array) -> jax.Array:
             return kept + jnp.where(paid != 0, paid - uploaded, 0)
@@ -100,17 +104,29 @@ def cffl(
 def _score_uploads(uploads: Stacked, context: Context) -> PerAgent:
     """Returns `[N]` accuracies of the server's model with one agent's upload added."""
     utility, server = context.require("utility", "cffl"), context.require("server", "cffl")
-    return jax.lax.map(lambda one: utility(jax.tree.map(jnp.add, server, one)), uploads)
+
+    def score(one: Params) -> Scalar:
+        return utility(jax.tree.map(jnp.add, server, one))
+
+    if context.present is None:
+        return jax.lax.map(score, uploads)
+    return jax.lax.map(
+        lambda one: jax.lax.cond(one[0], score, lambda _: 0.0, one[1]), (context.present, uploads)
+    )
 
 
 def _update_reputation(
     scores: PerAgent, reputation: PerAgent, reputable: PerAgent, threshold: float, context: Context
 ) -> tuple[PerAgent, PerAgent]:
     """Returns reputations after a round, and whether agents are still reputable."""
-    share = rewards.normalised(scores, reputable)
-    mixed = MEMORY * reputation + (1 - MEMORY) * share
+    among = None if context.present is None else reputable & context.present
+    there = reputable if among is None else among
+    share = rewards.normalised(scores, there)
+    memory, held = rewards.recall(reputation, share, among)
+    mixed = MEMORY * memory + (1 - MEMORY) * share
     played = context.round / jnp.maximum(context.num_rounds, 1)
-    reputation = rewards.normalised(jnp.sinh(STEEPNESS * (1 + played) * mixed), reputable)
-    low = (reputation < threshold / reputable.sum()) & (reputation < reputation.max())
-    reputable = reputable & ~low
-    return rewards.normalised(reputation, reputable), reputable
+    after = rewards.normalised(jnp.sinh(STEEPNESS * (1 + played) * mixed), there)
+    low = (after < threshold / there.sum()) & (after < after.max())
+    reputable = reputable & ~(low & there)
+    after = rewards.normalised(after, there & reputable)
+    return rewards.settle(reputation, after, held, among), reputable

@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares, remembered
+from fairjax.mechanisms.base import (
+    Context,
+    Mechanism,
+    Outcome,
+    first_round_shares,
+    remembered,
+    shares_of_present,
+)
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
@@ -28,6 +35,9 @@ def cgsv(
     mask: str = "model",
 ) -> Mechanism:
     """Returns the paper's mechanism: cosine contributions and masked rewards.
+
+    An absent agent keeps its importance to the bit; those present share what they held together,
+    and are weighted and paid among themselves.
 
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
@@ -74,8 +84,8 @@ def cgsv(
         # Sum the updates directly: rescaled uploads would take another N D numbers.
         aggregate = _aggregate(updates, weights, length_at(gamma, context))
         judged = contributions.measure(contribution, updates, weights, at_one_length=True)
-        importance = rewards.importance(importance, judged, alpha)
-        fractions = rewards.reward_fractions(importance, beta)
+        importance = rewards.importance(importance, judged, alpha, present=context.present)
+        fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
         paid: Any
         if mask == "leaf":
             paid = jax.tree.map(lambda leaf: rewards.sparsify(leaf, fractions), aggregate)

@@ -12,7 +12,14 @@ and a tensor with one entry is kept whole.
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares, remembered
+from fairjax.mechanisms.base import (
+    Context,
+    Mechanism,
+    Outcome,
+    first_round_shares,
+    remembered,
+    shares_of_present,
+)
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.mechanisms.tensors import largest_of_tensors
 from fairjax.types import PerAgent, Scalar, Stacked
@@ -21,6 +28,9 @@ from fairjax.types import PerAgent, Scalar, Stacked
 @remembered
 def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = GAMMA) -> Mechanism:
     """Returns CGSV with the released program's rules in place of the paper's.
+
+    An absent agent keeps its importance to the bit; those present share what they held together,
+    and are weighted and paid among themselves.
 
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
@@ -56,8 +66,8 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = G
         weights = first_round_shares(importance, context)
         aggregate = trees.weighted_sum(weights, uploads)
         judged = contributions.measure("cosine", uploads, weights)
-        importance = rewards.importance(importance, judged, alpha, floor=1e-3)
-        fractions = rewards.reward_fractions(importance, beta)
+        importance = rewards.importance(importance, judged, alpha, 1e-3, context.present)
+        fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
         paid = largest_of_tensors(aggregate, fractions)
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 

@@ -16,6 +16,8 @@ def dw(*, over: str = "max") -> Mechanism:
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
     models of all that receive them.
 
+    If agents are absent, sizes are compared among those present.
+
     It does not judge updates: contributions and importance are nan.
 
     Args:
@@ -39,7 +41,7 @@ def dw(*, over: str = "max") -> Mechanism:
 
     def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
         aggregate = trees.weighted_sum(context.shares, trees.zero_broken(updates))
-        sizes = context.shard_sizes
+        sizes = context.among_present(context.shard_sizes)
         fractions = context.shares if over == "sum" else rewards.share_of_largest(sizes)
         paid = rewards.sparsify(aggregate, fractions)
         unknown = unjudged(len(fractions))

@@ -9,7 +9,14 @@ Importance, fractions and rewards follow from c as in CGSV.
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares, remembered
+from fairjax.mechanisms.base import (
+    Context,
+    Mechanism,
+    Outcome,
+    first_round_shares,
+    remembered,
+    shares_of_present,
+)
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.types import PerAgent, Scalar, Stacked
 
@@ -31,6 +38,9 @@ def eci(
     With at most 12 agents the models of all 2^N coalitions are scored in every round;
     with more agents, only the models of sampled and truncated permutations. The state is
     the importance coefficients `[N]`, zeros at first.
+
+    An absent agent keeps its importance to the bit; those present share what they held together,
+    and are weighted and paid among themselves.
 
     Args:
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
@@ -65,7 +75,8 @@ def eci(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
         utility = context.require("utility", "eci")
-        scored = (utility, context.require("server", "eci"), updates, context.shard_sizes)
+        sizes = context.among_present(context.shard_sizes)
+        scored = (utility, context.require("server", "eci"), updates, sizes)
         if trees.num_agents(updates) <= MAX_EXACT_AGENTS:
             values = contributions.shapley(contributions.model_utilities(*scored))
         else:
@@ -74,8 +85,8 @@ def eci(
         judged = rewards.normalised(jnp.maximum(values, 0))
         uploads = trees.with_length(updates, length_at(gamma, context))
         aggregate = trees.weighted_sum(first_round_shares(importance, context), uploads)
-        importance = rewards.importance(importance, judged, alpha)
-        fractions = rewards.reward_fractions(importance, beta)
+        importance = rewards.importance(importance, judged, alpha, present=context.present)
+        fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
         paid = rewards.sparsify(aggregate, fractions)
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 

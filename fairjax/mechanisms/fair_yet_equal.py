@@ -41,6 +41,9 @@ def fair_yet_equal(
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
     model for all.
 
+    An absent agent is not drawn, and its contribution in that round counts as its mean so far; that
+    of an agent that was never there counts as the mean of those present.
+
     Reward fractions are 1 for participants and 0 for other agents. Importance is the
     probability with which participants are drawn; it is equal during exploration.
 
@@ -89,8 +92,10 @@ def fair_yet_equal(
         # The agents with the largest log probability plus Gumbel noise are a draw without
         # replacement.
         scores = jnp.log(probabilities(state)) + jax.random.gumbel(key, (num_agents,))
-        ranks = jnp.argsort(jnp.argsort(-scores))
-        return ~state.settled | (ranks < max(1, round(share * num_agents)))
+        drawn = jnp.ones(num_agents, bool) if context.present is None else context.present
+        ranks = jnp.argsort(jnp.argsort(jnp.where(drawn, -scores, jnp.inf)))
+        number = jnp.maximum(1, jnp.round(share * drawn.sum()))
+        return drawn & (~state.settled | (ranks < number))
 
     def plan(state: Exploration, context: Context) -> Plan:
         chosen = participants(state, context)
@@ -111,6 +116,10 @@ def fair_yet_equal(
         judged = contributions.measure("cosine", updates, present)
         paid = trees.scaled(chosen.astype(jnp.float32), trees.broadcast(len(judged), aggregate))
         importance = probabilities(state)
+        if context.present is not None:
+            mean = state.total / jnp.maximum(state.num_rounds, 1)
+            of_all = context.among_present(judged).sum() / context.present.sum()
+            judged = jnp.where(context.present, judged, jnp.where(mean == 0, of_all, mean))
         explored = _add_round(state, judged, context, significance)
         return Outcome(aggregate, paid, judged, importance, chosen.astype(jnp.float32)), explored
 

@@ -6,7 +6,14 @@ w  <-  w + sum_i (n_i / sum_j n_j) dw_i
 import jax.numpy as jnp
 
 from fairjax import trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
+from fairjax.mechanisms.base import (
+    Context,
+    Mechanism,
+    Outcome,
+    remembered,
+    start_at_server,
+    unjudged,
+)
 from fairjax.types import Stacked
 
 
@@ -16,6 +23,8 @@ def fedavg() -> Mechanism:
 
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
     model for all.
+
+    If agents are absent, those present train the server's model and share the weight of all.
 
     It does not judge: contributions and importance are nan. Reward fractions are 1.
 
@@ -38,4 +47,4 @@ def fedavg() -> Mechanism:
         unknown = unjudged(num_agents)
         return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
 
-    return Mechanism(lambda num_agents: (), update)
+    return Mechanism(lambda num_agents: (), update, start_at_server)

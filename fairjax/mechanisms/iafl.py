@@ -22,6 +22,8 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
     models of all that receive them.
 
+    If agents are absent, updates are drawn from those present.
+
     It does not judge updates: contributions are nan; importance is p_i, normalised. The
     aggregate is the mean of all updates. The round's key determines the draws.
 
@@ -57,23 +59,28 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
         num_agents = trees.num_agents(updates)
         measured: Any = context.shard_sizes if performance is None else jnp.asarray(performance)
         checks.shape("performance", measured, (num_agents,))
-        fractions = rewards.share_of_largest(measured) ** (1 - kappa)
+        fractions = rewards.share_of_largest(context.among_present(measured)) ** (1 - kappa)
+        present = jnp.ones(num_agents, bool) if context.present is None else context.present
         # Subtract a little, so that a rounding error cannot raise a whole number.
-        others = jnp.ceil(fractions * (num_agents - 1) - 1e-5)
-        received = _draw_updates(context.require("key", "iafl"), others)
+        others = jnp.ceil(fractions * (present.sum() - 1) - 1e-5)
+        received = _draw_updates(context.require("key", "iafl"), others, present)
         weights = received / received.sum(1, keepdims=True)
         paid = trees.weighted_sums(weights, updates)
-        aggregate = trees.weighted_sum(jnp.full(num_agents, 1 / num_agents), updates)
+        aggregate = trees.weighted_sum(present / present.sum(), updates)
         importance = measured / measured.sum()
         return Outcome(aggregate, paid, unjudged(num_agents), importance, fractions), state
 
     return Mechanism(lambda num_agents: (), update)
 
 
-def _draw_updates(key: jax.Array, others: PerAgent) -> jax.Array:
-    """Returns `[N, N]` zeros and ones: whether agent i receives update j; it keeps its own."""
+def _draw_updates(key: jax.Array, others: PerAgent, present: PerAgent) -> jax.Array:
+    """Returns `[N, N]` zeros and ones: whether agent i receives update j; it keeps its own.
+
+    Only agents `present` `[N]` give updates.
+    """
     num_agents = len(others)
     scores = jax.random.uniform(key, (num_agents, num_agents))
+    scores = jnp.where(present, scores, 1)  # drawn last, that is, never
     scores = jnp.where(jnp.eye(num_agents, dtype=bool), -1, scores)
     ranks = scores.argsort(axis=1).argsort(axis=1)
     return (ranks <= others[:, None]).astype(jnp.float32)

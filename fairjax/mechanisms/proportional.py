@@ -10,7 +10,7 @@ reward        v_i   =  sum_j r_j min(1, r_i / r_j)^(1/beta) u_j
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, shares_of_present
 from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 
@@ -58,6 +58,9 @@ def proportional(
     be below FedAvg: on MNIST with class imbalance and 5 agents, it has 78.1 ± 4.9 after 10
     rounds, and FedAvg has 79.3 ± 1.0.
 
+    An absent agent keeps its importance to the bit; those present share what they held together,
+    and are weighted and paid among themselves.
+
     Args:
       alpha: memory of importance, in [0, 1]. May be traced.
       beta: altruism degree, above 0. With a small one, agents receive only what agents of no
@@ -101,10 +104,11 @@ def proportional(
     ) -> tuple[Outcome, PerAgent]:
         uploads = _cut_long_updates(updates, longest)
         judged = contributions.measure(contribution, uploads)
-        importance = rewards.importance(importance, judged, alpha)
-        shares = importance * jnp.minimum(1, importance[:, None] / importance) ** (1 / beta)
-        shares = shares[_choose_share_rows(importance, shares, uploads)]
-        aggregate = trees.weighted_sum(importance, uploads)
+        importance = rewards.importance(importance, judged, alpha, present=context.present)
+        given = shares_of_present(importance, context)
+        shares = given * jnp.minimum(1, trees.ratio(given[:, None], given)) ** (1 / beta)
+        shares = shares[_choose_share_rows(given, shares, uploads)]
+        aggregate = trees.weighted_sum(given, uploads)
         paid = trees.weighted_sums(shares, uploads)
         fractions = rewards.share_of_largest(shares.sum(1))
         return Outcome(aggregate, paid, judged, importance, fractions), importance

@@ -9,7 +9,14 @@ w   <-  w - sum_k D_k / sum_k h_k
 import jax.numpy as jnp
 
 from fairjax import checks, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
+from fairjax.mechanisms.base import (
+    Context,
+    Mechanism,
+    Outcome,
+    remembered,
+    start_at_server,
+    unjudged,
+)
 from fairjax.types import Scalar, Stacked
 
 TINY = 1e-10  # added to losses, as in the authors' program
@@ -21,6 +28,8 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
 
     Nothing bounds the length of an update: one agent that uploads huge numbers makes the sum
     of h_k huge, so that nobody learns; at q = 0 it ruins the model for all.
+
+    If agents are absent, those present train the server's model, and only they count.
 
     All agents receive one model; q = 0 is FedAvg with equal weights. It does not judge:
     contributions and importance are nan. Reward fractions are 1.
@@ -50,7 +59,8 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
         num_agents = trees.num_agents(updates)
         # An agent with broken data has no finite loss, and its update is zero.
         losses = jnp.where(jnp.isfinite(losses), losses, 0) + TINY
-        powers = (losses / losses.max()) ** q  # F_k^q could overflow; a common factor cancels
+        # F_k^q could overflow; a common factor cancels.
+        powers = context.among_present((losses / losses.max()) ** q)
         squares = trees.squared_norms(updates) / rate**2
         # A huge update has an infinite square, and 0 times infinity is NaN.
         longer = jnp.where(q * powers > 0, q * powers / losses * squares, 0)
@@ -60,4 +70,4 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
         unknown = unjudged(num_agents)
         return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
 
-    return Mechanism(lambda num_agents: (), update)
+    return Mechanism(lambda num_agents: (), update, start_at_server)

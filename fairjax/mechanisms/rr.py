@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares, remembered
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.mechanisms.tensors import largest_of_tensors
 from fairjax.types import PerAgent, Scalar, Stacked
+
+LEAST = 1e-6  # of a judged agent's reputation, where agents can be absent
 
 
 @remembered
@@ -29,6 +31,9 @@ def rr(
 
     The length of an upload is bounded, but an agent keeps its own whole update: one with huge
     numbers ruins only that agent's model.
+
+    An absent agent keeps its reputation to the bit; those present share what they held together,
+    and only they are compared with each other.
 
     An agent that leaves the reputable set has importance 0 and keeps only its own updates.
     The state is `(reputation [N], reputable [N])`.
@@ -70,18 +75,23 @@ def rr(
         reputation, reputable = state
         updates = trees.zero_broken(updates)
         uploads = trees.at_most_length(updates, length_at(gamma, context))
-        weights = jnp.where(reputation.sum() > 0, reputation, context.shares)
-        weights = jnp.where(reputable, weights, 0)
+        among = None if context.present is None else reputable & context.present
+        there = reputable if among is None else among
+        weights = jnp.where(there, first_round_shares(reputation, context), 0)
+        weights = weights if among is None else rewards.normalised(weights, among)
         aggregate = trees.weighted_sum(weights, uploads)
         judged = contributions.measure("cosine", uploads, weights)
-        reputation = jnp.maximum(alpha * reputation + (1 - alpha) * judged, 0)
-        reputation = rewards.normalised(reputation, reputable)
-        low = reputation < threshold / reputable.sum()
+        memory, held = rewards.recall(reputation, jnp.maximum(judged, 0), among)
+        least = 0 if among is None else LEAST  # 0 means never judged
+        after = jnp.maximum(alpha * memory + (1 - alpha) * judged, least)
+        after = rewards.normalised(after, there)
+        low = after < threshold / there.sum()
         # The most reputable agent stays, so the set is never empty.
-        leaves = low & (reputation < reputation.max()) & (context.round >= warmup)
+        leaves = there & low & (after < after.max()) & (context.round >= warmup)
         reputable = reputable & ~leaves
-        reputation = rewards.normalised(reputation, reputable)
-        fractions = rewards.share_of_largest(reputation)
+        after = rewards.normalised(after, there & reputable)
+        fractions = jnp.where(there, rewards.share_of_largest(after), 0)
+        reputation = rewards.settle(reputation, after, held, among)
         paid = largest_of_tensors(aggregate, fractions)
         dropped = trees.scaled(reputable.astype(jnp.float32), paid)
         total = jax.tree.map(jnp.add, updates, dropped)

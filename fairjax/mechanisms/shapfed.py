@@ -14,8 +14,17 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
+from fairjax.mechanisms.base import (
+    Context,
+    Mechanism,
+    Outcome,
+    first_round_shares,
+    remembered,
+    shares_of_present,
+)
 from fairjax.types import Array, PerAgent, Scalar, Stacked
+
+LEAST = 1e-6  # of a judged agent's average, where agents can be absent
 
 
 @remembered
@@ -28,6 +37,9 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
     Similarity is computed class by class. The state is its moving average `[N]`, zeros at
     first; the first round's aggregate is weighted by shares of data. A negative average
     counts as 0.
+
+    An absent agent keeps its average and does not count. If agents can be absent, an average
+    starts at the first similarity, so that those who were there less often are not held back.
 
     Args:
       momentum: memory of the moving average, in [0, 1]. May be traced.
@@ -55,15 +67,22 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
     def update(updates: Stacked, average: PerAgent, context: Context) -> tuple[Outcome, PerAgent]:
         updates = trees.zero_broken(updates)
         layer = _find_output_layer(updates, context.require("head", "shapfed"))
-        weights = rewards.normalised(jnp.where(average.sum() > 0, average, context.shares))
+        weights = rewards.normalised(first_round_shares(average, context))
         rows = jnp.concatenate([layer["kernel"], layer["bias"][:, None]], axis=1)  # [N, d+1, C]
         by_class = jax.vmap(contributions.cosine, in_axes=(2, None))(rows, weights)  # [C, N]
         judged = by_class.mean(0)
-        average = jnp.maximum(momentum * average + (1 - momentum) * judged, 0)
+        mixed = jnp.maximum(momentum * average + (1 - momentum) * judged, 0)
+        if context.present is None:
+            average = mixed
+        else:
+            after = jnp.where(average > 0, mixed, judged)
+            # 0 means never judged.
+            average = jnp.where(context.present, jnp.maximum(after, LEAST), average)
         importance = rewards.normalised(average)
+        weights = shares_of_present(importance, context)
         trained = jax.tree.map(jnp.add, context.require("agents", "shapfed"), updates)
-        server = trees.weighted_sum(importance, trained)
-        fractions = rewards.share_of_largest(importance)
+        server = trees.weighted_sum(weights, trained)
+        fractions = rewards.share_of_largest(weights)
         aggregate = jax.tree.map(jnp.subtract, server, context.require("server", "shapfed"))
 
         def mix(common: jax.Array, own: jax.Array, change: jax.Array) -> jax.Array:

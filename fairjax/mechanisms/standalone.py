@@ -15,7 +15,7 @@ from fairjax.types import Stacked
 def standalone() -> Mechanism:
     """Returns training on own data only, the reference for fairness. It has no state.
 
-    A huge update ruins only the agent's own model.
+    A huge update ruins only the agent's own model. An absent agent keeps its model.
 
     There is no aggregate: the server's model does not change, and contributions,
     importance and reward fractions are nan.

@@ -103,19 +103,23 @@ def _show_data(result: Result, out: Path) -> Section:
 
 
 def _show_contributions(result: Result, out: Path) -> Section:
-    history = result.history
+    history, contributions = result.history, result.latest("contributions")
 
     def row(agent: int) -> tuple[str, ...]:
-        judged = (history.contributions[-1, agent], history.importance[-1, agent])
-        return *map(number, judged), str(history.excluded[:, agent].sum())
+        judged = (contributions[agent], history.importance[-1, agent])
+        rounds = (result.participants[:, agent].sum(), history.excluded[:, agent].sum())
+        return *map(number, judged), *map(str, rounds)
 
-    headings = ("contribution", "importance", "rounds excluded")
+    headings = ("contribution", "importance", "rounds present", "rounds excluded")
     captions = {
         figures.contributions: "Contribution of every agent, round by round.",
         figures.importance: "Importance of every agent, from its contributions so far.",
     }
     pieces = [
-        page.text("Contribution and importance in the last round; a dash means not judged."),
+        page.text(
+            "Contribution in the last round in which the agent took part, and importance in the "
+            "end; a dash means not judged."
+        ),
         page.agent_table(headings, len(result.shard_sizes), row),
         _draw_figures(result, captions, out),
     ]
@@ -124,10 +128,10 @@ def _show_contributions(result: Result, out: Path) -> Section:
 
 def _show_rewards(result: Result, out: Path) -> Section:
     accuracies = (result.standalone_accuracies, result.accuracies, result.trained_accuracies)
+    fractions = result.latest("fractions")
 
     def row(agent: int) -> tuple[str, ...]:
-        fraction = number(result.history.fractions[-1, agent])
-        return fraction, *(percent(values[agent]) for values in accuracies)
+        return number(fractions[agent]), *(percent(values[agent]) for values in accuracies)
 
     headings = ("reward fraction", "alone %", "final %", "trained %")
     captions = {

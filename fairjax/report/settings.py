@@ -65,6 +65,7 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     """
     given = fields_to_give(experiment)
     own = [name for name in objects.FIELDS if objects.is_object(given.get(name))]
+    own += [name for name in ("participation",) if isinstance(given.get(name), tuple)]
     own += [name for name in names if name not in mechanisms.REGISTRY]
     if names:
         given.pop("mechanism", None)
@@ -127,7 +128,8 @@ def _write_python(given: Mapping[str, Any]) -> str:
 
 
 def _as_python(name: str, value: Any) -> str:
-    if name in objects.FIELDS and objects.is_object(value):
+    is_table = name == "participation" and isinstance(value, tuple)
+    if is_table or (name in objects.FIELDS and objects.is_object(value)):
         return name
     return repr(dict(value) if name in ("options", "behaviours") else value)
 
@@ -135,6 +137,8 @@ def _as_python(name: str, value: Any) -> str:
 def _show_value(value: Any) -> str:
     if objects.is_recorded(value):
         return objects.shown(value)
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return f"a table of {len(value)} rounds"
     if isinstance(value, list) and len(value) > 2:
         return f"{len(value)} values, from {value[0]:.4g} to {value[-1]:.4g}"
     if isinstance(value, Mapping):

@@ -1,12 +1,13 @@
 """Simulation: agents that train, upload, are judged and paid, round by round.
 
-    behaviours   who is dishonest, and how much; `dishonest_data` and `dishonest_uploads` hold
-                 one function per behaviour
-    training     what an agent does on its own data: local epochs of an optax optimizer
-    round        train, upload, judge, pay: the four functions of a round
-    federations  model, mechanism and optimizer -> Federation(init, step)
-    loop         the rounds of a run, compiled in chunks; evaluation
-    progress     how far a run is: History, one row per round
+    behaviours     who is dishonest, and how much; `dishonest_data` and `dishonest_uploads` hold
+                   one function per behaviour
+    participation  who takes part in a round
+    training       what an agent does on its own data: local epochs of an optax optimizer
+    round          train, upload, judge, pay: the four functions of a round
+    federations    Federation(init, step), which `making` puts together from its parts
+    loop           the rounds of a run, compiled in chunks; evaluation
+    progress       how far a run is: History, one row per round
 
 `states` holds what the next round needs, `memory` computes how much memory a round needs, and
 `optimizers` checks that every agent can have its own state of an optax optimizer.
@@ -25,10 +26,12 @@ from fairjax.simulation.behaviours import (
     listed,
     names,
 )
-from fairjax.simulation.federations import Federation, federation
+from fairjax.simulation.federations import Federation
 from fairjax.simulation.loop import PROGRAMS, Rounds, history, play, run
+from fairjax.simulation.making import federation
 from fairjax.simulation.memory import spare_maps
 from fairjax.simulation.optimizers import COUNTS
+from fairjax.simulation.participation import check_fits, check_participation
 from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_unchanged
 from fairjax.simulation.states import Record, State, first_params
 from fairjax.simulation.training import accuracy
@@ -36,6 +39,7 @@ from fairjax.simulation.training import accuracy
 __all__ = [
     "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
     "History", "Memory", "Progress", "Record", "Rounds", "State", "accuracy", "assign",
-    "behaviours", "change_data", "change_uploads", "check_paid", "federation", "first_params",
-    "history", "listed", "names", "play", "run", "spare_maps", "warn_of_unchanged",
+    "behaviours", "change_data", "change_uploads", "check_fits", "check_paid",
+    "check_participation", "federation", "first_params", "history", "listed", "names", "play",
+    "run", "spare_maps", "warn_of_unchanged",
 ]  # fmt: skip

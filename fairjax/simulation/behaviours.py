@@ -38,6 +38,21 @@ class Memory(NamedTuple):
 
     first: Stacked  # every agent's first update
     aggregate: Params  # the last aggregate
+    joined: PerAgent | None = None  # [N] booleans: who has a first update; None: all, or nobody yet
+
+    def with_first(self, updates: Stacked, round: Scalar, present: PerAgent | None) -> "Memory":
+        """Returns the memory with the updates of agents that take part for the first time.
+
+        Args:
+          updates: leaves `[N, ...]`, honest.
+          round: number of the round, from 0.
+          present: `[N]` booleans; None: all take part in every round.
+        """
+        if present is None:
+            return self._replace(first=trees.where(round == 0, updates, self.first))
+        joined = self.joined if self.joined is not None else jnp.zeros(len(present), bool)
+        first = trees.where(present & ~joined, updates, self.first)
+        return self._replace(first=first, joined=joined | present)
 
 
 def assign(
@@ -204,11 +219,17 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
 
 
 def change_uploads(
-    key: Key, updates: Stacked, memory: Memory, round: Scalar, behaviours: Sequence[Behaviour]
+    key: Key,
+    updates: Stacked,
+    memory: Memory,
+    round: Scalar,
+    behaviours: Sequence[Behaviour],
+    present: PerAgent | None = None,
 ) -> Stacked:
     """Returns what agents upload instead of their updates.
 
-    The first colluder uploads its own update, so a single colluder is in effect honest.
+    The first colluder uploads its own update, so a single colluder is in effect honest. If it is
+    absent, the next one takes its place.
 
     Args:
       key: PRNG key of the round.
@@ -216,6 +237,7 @@ def change_uploads(
       memory: the first updates and the last aggregate.
       round: number of the round, from 0.
       behaviours: the behaviours of dishonest agents; those in `DATA` upload honestly.
+      present: `[N]` booleans: who takes part; None: all.
 
     Raises:
       ValueError: there is no such agent, or it has two behaviours.
@@ -231,7 +253,7 @@ def change_uploads(
     checks.kind("memory", memory, Memory, "`fairjax.simulation.Memory(first, aggregate)`")
     updates, memory = jax.tree.map(jnp.asarray, (updates, memory))
     check_agents(behaviours, trees.num_agents(updates))
-    leader = next((one.agent for one in behaviours if one.name == "collude"), None)
+    leader = _first_colluder(behaviours, present)
 
     def row(tree: Stacked, agent: Scalar) -> Params:
         return jax.tree.map(lambda leaf: leaf[agent], tree)
@@ -246,11 +268,23 @@ def change_uploads(
             # Compare by identity, since a traced number of an agent has no value to compare.
             leader=None if leader is None or leader is agent else row(updates, leader),
         )
+        own = row(updates, agent)
         upload = UPLOADS[name].change(
-            jax.random.fold_in(key, agent), row(updates, agent), seen, strength_of(name, strength)
+            jax.random.fold_in(key, agent), own, seen, strength_of(name, strength)
         )
+        if present is not None and name == "collude":
+            upload = trees.where(leader == agent, own, upload)
         updates = jax.tree.map(lambda leaf, one, i=agent: leaf.at[i].set(one), updates, upload)
     return updates
+
+
+def _first_colluder(behaviours: Sequence[Behaviour], present: PerAgent | None) -> Any:
+    """Returns the number of the first colluder that is present, or None if there is none."""
+    colluders = [one.agent for one in behaviours if one.name == "collude"]
+    if not colluders or present is None:
+        return colluders[0] if colluders else None
+    numbers = jnp.array(colluders)
+    return numbers[present[numbers].argmax()]
 
 
 def changing_uploads(behaviours: Sequence[Behaviour], num_agents: int) -> PerAgent:

@@ -19,6 +19,7 @@ from fairjax import checks, devices, trees
 from fairjax.data import Dataset, Shards
 from fairjax.simulation.federations import Federation
 from fairjax.simulation.memory import shapes, spare_maps
+from fairjax.simulation.participation import check_fits
 from fairjax.simulation.progress import (
     Events,
     History,
@@ -139,6 +140,7 @@ class Rounds(NamedTuple):
         checks.kind("shards", self.shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
         checks.kind("test", self.test, Dataset, "`fairjax.data.load`")
         self.shards.data.check_alike("test", self.test)
+        check_fits(self.federation.participation, self.shards.num_agents, self.num_rounds)
 
 
 def history(progress: Progress, num_rounds: int) -> History:
@@ -193,6 +195,7 @@ def play(
             contributions=record.contributions,
             importance=record.importance,
             fractions=record.fractions,
+            participants=record.participants,
             excluded=record.excluded,
             servers=state.server if record_updates else None,
             updates=record.uploads if record_updates else None,

@@ -22,10 +22,12 @@ class History(NamedTuple):
       accuracies: `[T, N]` of the models that agents were paid; nan in rounds not evaluated.
       trained_accuracies: `[T, N]` of the same models after their next local epochs.
       server_accuracies: `[T]` of the server's model.
-      contributions: `[T, N]`; nan where the mechanism does not judge.
+      contributions: `[T, N]`; nan where the mechanism does not judge, or the agent is absent.
       importance: `[T, N]`; nan where the mechanism does not judge.
-      fractions: `[T, N]` shares of the aggregate that agents earned, before rounding.
+      fractions: `[T, N]` shares of the aggregate that agents earned, before rounding; nan where
+        the agent is absent.
       excluded: `[T, N]` booleans: the upload was dropped: not finite, or too large to add.
+      participants: `[T, N]` booleans: who trained and uploaded; None: all, in every round.
       servers: the server's parameters at rounds' starts, leaves `[T, ...]`; None unless
         recorded.
       updates: the uploads, leaves `[T, N, ...]`; None unless recorded.
@@ -38,6 +40,7 @@ class History(NamedTuple):
     importance: PerRound
     fractions: PerRound
     excluded: PerRound
+    participants: PerRound | None = None
     servers: Params | None = None
     updates: Stacked | None = None
 
@@ -101,6 +104,7 @@ def no_rows(state: State, record_updates: bool) -> History:
         contributions=numbers,
         importance=numbers,
         fractions=numbers,
+        participants=numbers.astype(bool),
         excluded=numbers.astype(bool),
         servers=no_entries(state.server) if record_updates else None,
         updates=no_entries(state.agents) if record_updates else None,

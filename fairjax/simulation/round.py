@@ -1,6 +1,7 @@
 """The round: four functions, one after the other.
 
 train    dw_i                 the change by local epochs, from the parameters that the plan gives
+                              of those who take part; others change nothing
 upload   u_i                  dw_i, or what the behaviour of agent i puts in its place
 judge    v_i, aggregate       what the mechanism pays for all uploads; unusable ones are zero
 pay      w_i + v_i            server:  w + aggregate
@@ -31,6 +32,7 @@ class Trained(NamedTuple):
       optimizer: optimizer states; an agent whose training diverged keeps its old state.
       finite: `[N]` booleans: the agent's update has no NaN or infinity.
       unchanged: `[N]` booleans: the agent trained, and its update is exactly zero.
+      participants: `[N]` booleans: who trained; None: all.
     """
 
     start: Stacked
@@ -39,6 +41,7 @@ class Trained(NamedTuple):
     optimizer: Stacked
     finite: PerAgent
     unchanged: PerAgent
+    participants: PerAgent | None
 
 
 class Uploads(NamedTuple):
@@ -101,7 +104,8 @@ def train(
     # An agent whose training diverged starts the next round with the same optimizer state.
     states = trees.where(finite, states, optimizer)
     took_part = True if plan.participants is None else plan.participants
-    return Trained(start, params, updates, states, finite, unchanged & took_part)
+    unchanged &= took_part
+    return Trained(start, params, updates, states, finite, unchanged, plan.participants)
 
 
 def upload(
@@ -111,6 +115,7 @@ def upload(
     behaviours: Sequence[Behaviour],
     memory: Memory | None,
     round: Scalar,
+    present: PerAgent | None = None,
 ) -> Uploads:
     """Returns what agents upload, and which uploads are usable.
 
@@ -121,27 +126,47 @@ def upload(
       behaviours: the behaviours of dishonest agents.
       memory: what dishonest agents remember, if there are any.
       round: number of the round, from 0.
+      present: `[N]` booleans; absent agents upload zeros. None: all are there.
     """
     updates = uploads = trained.updates
     if memory is not None:
-        uploads = change_uploads(key, updates, memory, round, behaviours)
-        memory = memory._replace(first=trees.where(round == 0, updates, memory.first))
-    usable = trees.addable_rows(uploads, (trained.start, server))
+        memory = memory.with_first(updates, round, present)
+        uploads = change_uploads(key, updates, memory, round, behaviours, present)
     zeros = jax.tree.map(jnp.zeros_like, uploads)
+    if present is not None:
+        uploads = trees.where(present, uploads, zeros)
+    usable = trees.addable_rows(uploads, (trained.start, server))
     return Uploads(trees.where(usable, uploads, zeros), usable, memory)
 
 
 def judge(
     mechanism: Mechanism, uploads: Stacked, state: Any, context: Context
 ) -> tuple[Outcome, Any]:
-    """Returns what a mechanism decides and its next state; raises if it breaks its protocol."""
+    """Returns what a mechanism decides and its next state; raises if it breaks its protocol.
+
+    Contributions and fractions of absent agents become nan.
+    """
     answer = mechanism.update(uploads, state, context)
-    return checked_answer(answer, uploads, state, mechanism.name)
+    outcome, state = checked_answer(answer, uploads, state, mechanism.name)
+    if context.present is not None:
+        contributions, fractions = (
+            jnp.where(context.present, values, jnp.nan)
+            for values in (outcome.contributions, outcome.fractions)
+        )
+        outcome = outcome._replace(contributions=contributions, fractions=fractions)
+    return outcome, state
 
 
-def pay(trained: Trained, server: Params, outcome: Outcome) -> Paid:
-    """Returns the parameters of agents and server after the mechanism's pay."""
+def pay(
+    trained: Trained, server: Params, outcome: Outcome, present: PerAgent | None = None
+) -> Paid:
+    """Returns the parameters of agents and server after the mechanism's pay.
+
+    Agents that are not `present` `[N]` keep theirs; None: all are there.
+    """
     agents = jax.tree.map(jnp.add, trained.start, outcome.rewards)
+    if present is not None:
+        agents = trees.where(present, agents, trained.start)
     server = jax.tree.map(jnp.add, server, outcome.aggregate)
     # Ignore agents whose training already diverged: other parameters that are not finite come
     # from the mechanism.

@@ -56,9 +56,11 @@ class Record(NamedTuple):
       trained: the agents' parameters after their local epochs, leaves `[N, ...]`.
       updates: what local training changed, before any behaviour, leaves `[N, ...]`.
       uploads: what the mechanism saw: after behaviours, with unusable uploads as zero.
-      contributions: `[N]`, the mechanism's judgement of each upload.
+      contributions: `[N]`, the mechanism's judgement of each upload; nan for absent agents.
       importance: `[N]`, the mechanism's judgement of each agent so far.
-      fractions: `[N]` shares of the aggregate that agents earned, before rounding.
+      fractions: `[N]` shares of the aggregate that agents earned, before rounding; nan for
+        absent agents.
+      participants: `[N]` booleans: who trained and uploaded.
       excluded: `[N]` booleans: the upload was dropped: not finite, or too large to add.
       broken: a boolean: the mechanism paid NaN or infinity.
       unchanged: `[N]` booleans: the agent trained and uploads honestly, but its update is zero.
@@ -70,6 +72,7 @@ class Record(NamedTuple):
     contributions: PerAgent
     importance: PerAgent
     fractions: PerAgent
+    participants: PerAgent
     excluded: PerAgent
     broken: Scalar
     unchanged: PerAgent
@@ -84,6 +87,7 @@ def first_state(
     num_rounds: Scalar = 0,
     *,
     remember: bool = False,
+    with_absence: bool = False,
     mesh: Mesh | None = None,
 ) -> State:
     """Returns the state before the first round.
@@ -96,6 +100,7 @@ def first_state(
       params: common first parameters; None: drawn by the model from the key.
       num_rounds: how many rounds there will be; 0: unknown.
       remember: whether to keep what dishonest agents need.
+      with_absence: whether agents can be absent.
       mesh: devices over which agents are spread.
 
     Raises:
@@ -123,8 +128,11 @@ def first_state(
         server=params,
         optimizer=trees.broadcast(num_agents, training.init(params)),
         mechanism=mechanism.init(num_agents),
-        memory=Memory(trees.broadcast(num_agents, params), params) if remember else None,
+        memory=None,
     )
+    if remember:
+        joined = jnp.zeros(num_agents, bool) if with_absence else None
+        state = state._replace(memory=Memory(state.agents, params, joined))
     return placed(mesh, state)
 
 

@@ -135,21 +135,30 @@ def train_agents(
         data, round = shared
         return training(key, own, state, Shard(data, rows, size), round)
 
-    sizes = shards.sizes
-    if participants is not None:
-        sizes = jnp.where(participants, sizes, 0)  # no examples, no local steps
-    agents = (keys, params, optimizer_states, shards.indices, sizes)
-    return map_agents(train_agent, agents, (shards.data, round), agents_at_once, mesh)
+    agents = (keys, params, optimizer_states, shards.indices, shards.sizes)
+    if participants is None:
+        return map_agents(train_agent, agents, (shards.data, round), agents_at_once, mesh)
+
+    def train_or_skip(agent: Any, shared: tuple[Dataset, Scalar]) -> tuple[Params, Any]:
+        takes_part, (_, own, state, *_) = agent
+        return lax.cond(takes_part, lambda: train_agent(agent[1], shared), lambda: (own, state))
+
+    agents = (participants, agents)
+    return map_agents(train_or_skip, agents, (shards.data, round), agents_at_once, mesh)
 
 
 def mean_losses(
     training: LocalTraining,
     params: Stacked,
     shards: Shards,
+    present: PerAgent | None,
     agents_at_once: int,
     mesh: Mesh | None = None,
 ) -> PerAgent:
-    """Returns `[N]` mean cross entropies of agents' models on their own shards."""
+    """Returns `[N]` mean cross entropies of agents' models on their own shards.
+
+    Agents that are not `present` have 0; None: all are.
+    """
     batch_size = min(evaluation_batch(), shards.indices.shape[1])
 
     def mean_loss(agent: Any, data: Dataset) -> Scalar:
@@ -161,9 +170,11 @@ def mean_losses(
             present = number * batch_size + jnp.arange(batch_size) < size
             return total + training.loss(own, x, y, present) * present.sum()
 
-        return lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0) / size
+        total = lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0)
+        return total / (size if present is None else jnp.maximum(size, 1))
 
-    agents = (params, shards.indices, shards.sizes)
+    sizes = shards.sizes if present is None else jnp.where(present, shards.sizes, 0)
+    agents = (params, shards.indices, sizes)
     return map_agents(mean_loss, agents, shards.data, agents_at_once, mesh)
 
 

@@ -1,8 +1,4 @@
-"""Rewards: turn contributions into the model updates that agents receive.
-
-    importance    r_i  <-  alpha r_i + (1 - alpha) phi_i, floored, then normalised
-    fraction      f_i   =  tanh(beta r_i) / max_j tanh(beta r_j)
-    reward        v_i   =  the floor(f_i D) largest entries of the aggregate
+"""Masks: a reward is the part of the aggregate with the largest entries.
 
 All agents receive the top of one ranking of entries, and more important agents
 receive more of it. So the order of importance is also the order of distance and
@@ -17,125 +13,10 @@ import numpy as np
 from jax import lax
 
 from fairjax import checks, inputs, trees
+from fairjax.rewards.coefficients import check_one_per_agent, clip_traced
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
 DIGIT_BITS = 8  # bits of a key that one pass of `_select_by_counting` reads
-
-
-def importance(
-    previous: PerAgent,
-    contributions: PerAgent,
-    alpha: Scalar = 0.95,
-    floor: Scalar | None = None,
-) -> PerAgent:
-    """Returns the importance coefficients after a round: a moving average that sums to one.
-
-    Args:
-      previous: `[N]` coefficients of the previous round, not negative; zeros at first.
-      contributions: `[N]` contributions of this round. An entry that is not
-        finite counts as 0.
-      alpha: memory of the moving average, in [0, 1]. May be traced.
-      floor: least coefficient before normalisation, in [0, 1]; None: 1e-3, or .01/N
-        for more than ten agents, since a higher floor would lift most of them.
-
-    Returns:
-      `[N]` coefficients, not negative, with sum one; equal where all would be zero. Traced
-      values outside their range are clipped to it, with nan as 0; infinite coefficients
-      count as 0.
-
-    Raises:
-      ValueError: shapes disagree, a known `previous` is negative or not finite, or a known
-        `alpha` or `floor` is outside [0, 1].
-
-    References:
-      Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative
-      Machine Learning, NeurIPS 2021, algorithm 1.
-
-    Examples:
-      >>> print(np.asarray(importance(jnp.zeros(3), jnp.array([0.9, 0.6, -0.2]))).round(3))
-      [0.592 0.395 0.013]
-    """
-    previous = _as_coefficients("previous", previous)
-    contributions = inputs.as_numbers("contributions", contributions)
-    checks.shape("contributions", contributions, previous.shape)
-    checks.between("alpha", alpha, 0, 1)
-    floor = 1e-3 * min(1, 10 / len(previous)) if floor is None else floor
-    checks.between("floor", floor, 0, 1)
-    alpha, floor = _clip_traced(alpha, 1), _clip_traced(floor, 1)
-    contributions = jnp.where(jnp.isfinite(contributions), contributions, 0)
-    mixed = alpha * previous + (1 - alpha) * contributions
-    return normalised(jnp.clip(mixed, floor, jnp.finfo(mixed.dtype).max))
-
-
-def normalised(values: PerAgent, among: PerAgent | None = None) -> PerAgent:
-    """Returns numbers in the same proportions with sum one; equal numbers if all are zero.
-
-    Args:
-      values: `[N]` numbers, not negative.
-      among: `[N]` booleans; agents with False get 0. None: all agents.
-
-    Examples:
-      >>> print(normalised(jnp.array([1.0, 3.0])))
-      [0.25 0.75]
-    """
-    counted = jnp.ones(values.shape, bool) if among is None else among
-    values = _scale_to_safe_unit(jnp.where(counted, values, 0))
-    total = values.sum()
-    return jnp.where(total > 0, values / jnp.where(total > 0, total, 1), counted / counted.sum())
-
-
-def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
-    """Returns the share of the aggregate that each agent earns.
-
-    A small `beta` pays in proportion to importance; as `beta` grows, everybody
-    is given everything, whatever they contributed.
-
-    Args:
-      importance: `[N]` importance coefficients, not negative, not all zero.
-      beta: altruism degree, above 0. May be traced.
-
-    Returns:
-      `[N]` fractions in [0, 1]; the most important agent's is exactly 1. All are 1
-      where traced coefficients are all zero. Traced coefficients that are negative or
-      not finite count as 0. A traced `beta` that is nan or not above 0 counts as the
-      smallest, which pays r_i / max_j r_j; an infinite one counts as the largest number.
-
-    Raises:
-      ValueError: a known `beta` is not above 0, or known coefficients are
-        negative, not finite, or all zero.
-
-    References:
-      Xu et al., NeurIPS 2021, section on the reward mechanism.
-
-    Examples:
-      >>> print(np.asarray(reward_fractions(jnp.array([0.2, 0.8]), beta=1.0)).round(3))
-      [0.297 1.   ]
-    """
-    importance = _as_coefficients("importance", importance)
-    checks.above("beta", beta, 0, vanishing=True)
-    beta = float(beta) if isinstance(beta, int) else beta  # JAX's whole numbers end at 2^31
-    if checks.is_known(importance) and not importance.any():
-        raise ValueError(f"`importance` must not be all zero, got importance={importance}.")
-    products = _clip_traced(beta, float(jnp.finfo(importance.dtype).max)) * importance
-    # The tanh of a small product is the product itself; avoid it, since it could vanish.
-    small = products.max() < 1e-4
-    return share_of_largest(jnp.where(small, importance, jnp.tanh(products)))
-
-
-def share_of_largest(values: PerAgent) -> PerAgent:
-    """Returns numbers divided by the largest, which becomes exactly 1; all 1 where all are zero.
-
-    Args:
-      values: `[N]` numbers, not negative.
-
-    Examples:
-      >>> print(share_of_largest(jnp.array([1.0, 4.0])))
-      [0.25 1.  ]
-    """
-    values = _scale_to_safe_unit(values)
-    largest = values.max()
-    # In compiled code a number divided by itself can differ slightly from 1.
-    return jnp.where(values == largest, 1, values / jnp.where(largest > 0, largest, 1))
 
 
 def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> Stacked:
@@ -172,7 +53,7 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
     checks.finite("aggregate", aggregate)
     fractions = inputs.as_floating("fractions", fractions)
     fractions = fractions.astype(np.promote_types(fractions.dtype, np.float32))
-    _check_one_per_agent("fractions", fractions)
+    check_one_per_agent("fractions", fractions)
     known = np.asarray(fractions) if checks.is_known(fractions) else np.ones(1)
     if not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"`fractions` must lie in [0, 1], got fractions={fractions}.")
@@ -184,39 +65,11 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
     return _keep_largest(aggregate, _count_kept(fractions, ranked))
 
 
-def _as_coefficients(name: str, values: PerAgent) -> PerAgent:
-    """Returns finite `[N]` numbers that are not negative; other traced ones become 0."""
-    values = inputs.as_numbers(name, values)
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    _check_one_per_agent(name, values)
-    checks.finite(name, values)
-    checks.not_negative(name, values)
-    return jnp.where(jnp.isfinite(values) & (values > 0), values, 0)
-
-
-def _check_one_per_agent(name: str, values: PerAgent) -> None:
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"`{name}` must hold one number per agent [N], got shape {values.shape}.")
-
-
-def _clip_traced(value: Scalar, most: float) -> Scalar:
-    """Returns a known value unchanged and a traced one clipped to [0, most], with nan as 0."""
-    if checks.is_known(value):
-        return value
-    return jnp.where(value > 0, jnp.minimum(value, most), 0)
-
-
-def _scale_to_safe_unit(values: PerAgent) -> PerAgent:
-    """Returns floating numbers, scaled so that sums and quotients of them do not overflow."""
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    return trees.times_power_of_two(values, -trees.largest_exponent(values))
-
-
 def _count_kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
     """Returns how many entries each agent keeps, `[N]` floor(f_i D), where D is `ranked`."""
     exact = isinstance(fractions, np.ndarray) and isinstance(ranked, int)  # in 64 bits too
     xp = np if exact else jnp
-    fractions = _clip_traced(xp.asarray(fractions), 1)
+    fractions = clip_traced(xp.asarray(fractions), 1)
     counts = xp.floor(fractions * xp.asarray(ranked, fractions.dtype)).astype(np.int32)
     return jnp.asarray(xp.where(fractions == 1, ranked, counts), jnp.int32)
 

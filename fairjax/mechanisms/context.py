@@ -1,0 +1,151 @@
+"""Context: what a mechanism may look at besides the updates, and checks of both."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax import checks
+from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
+
+SOURCES = {
+    "key": "give it in the Context",
+    "learning_rate": "give `federation` a `learning_rate` and an optimizer such as optax.sgd",
+    "server": "give the server's parameters in the Context",
+    "agents": "give the agents' parameters in the Context",
+    "shard_classes": "give it in the Context",
+    "losses": "give a function in the Context",
+    "head": "give the `Model` the name of its output layer",
+    "utility": "set held-out data aside as `validation` of the shards",
+}
+FUNCTIONS = {"losses": "losses() -> [N]", "utility": "utility(params) -> a number"}
+
+
+class Context(NamedTuple):
+    """What a mechanism may look at besides the updates.
+
+    Attributes:
+      shard_sizes: `[N]` examples.
+      shard_classes: `[N]` how many classes each agent holds.
+      present: `[N]` booleans: who takes part in this round; None: all. Absent agents upload zeros,
+        and whatever a mechanism answers for them, they receive nothing and are not judged.
+      round: the number of the round, from 0.
+      num_rounds: the number of rounds of the whole run; 0 where it is unknown.
+      key: PRNG key of this round.
+      learning_rate: the learning rate at the round's start; None where only optax knows it.
+      server: the server's parameters at the round's start.
+      agents: the agents' parameters at the round's start, leaves `[N, ...]`.
+      head: the name of the output layer in the parameters.
+      losses: a function that returns `[N]` losses, on their own shards, of the parameters from
+        which agents train; 0 for absent agents.
+      utility: a function of parameters that returns their accuracy on held-out data, if any.
+    """
+
+    shard_sizes: PerAgent
+    shard_classes: PerAgent | None = None
+    present: PerAgent | None = None
+    round: Scalar = 0
+    num_rounds: Scalar = 0
+    key: Key | None = None
+    learning_rate: Scalar | None = None
+    server: Params | None = None
+    agents: Stacked | None = None
+    head: str | None = None
+    losses: Callable[[], PerAgent] | None = None
+    utility: Callable[[Params], Scalar] | None = None
+
+    @property
+    def shares(self) -> PerAgent:
+        """`[N]` shares of the data of those present, with sum one; absent agents have 0."""
+        sizes = self.among_present(self.shard_sizes)
+        return sizes / sizes.sum()
+
+    def among_present(self, values: PerAgent) -> PerAgent:
+        """Returns numbers per agent `[N]`, with 0 for absent agents."""
+        return values if self.present is None else jnp.where(self.present, values, 0)
+
+    def require(self, name: str, mechanism: str) -> Any:
+        """Returns a field, or raises if it is missing.
+
+        Raises:
+          ValueError: the field is None. The message says how to supply it.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"The mechanism {mechanism!r} needs `{name}`: {SOURCES[name]}.")
+        return value
+
+
+def checked_context(context: Any) -> Context:
+    """Returns the context with shard sizes as an array, or raises if a field does not fit.
+
+    Raises:
+      ValueError: `context` is not a `Context`, or a known field has a wrong type, shape or
+        range.
+    """
+    checks.kind("context", context, Context, "`Context(shard_sizes=jnp.array([10, 20]))`")
+    sizes = context.shard_sizes
+    if checks.is_known(sizes):
+        rule = "a number of examples per agent [N], from 0 to 2^31 - 1 and not all zero"
+        sizes = checks.numbers("shard_sizes", sizes, rule, num_axes=1)
+        if not ((sizes >= 0) & (sizes < 2**31)).all() or not sizes.any():
+            raise ValueError(f"`shard_sizes` must hold {rule}, got {context.shard_sizes!r:.100}.")
+    if context.present is not None and checks.is_known(context.present):
+        rule = "a boolean per agent [N], of which at least one is True"
+        present = checks.numbers("present", context.present, rule, num_axes=1)
+        fits = present.shape == np.shape(sizes) and np.isin(present, (0, 1)).all()
+        if not fits or not present.any():
+            raise ValueError(f"`present` must hold {rule}, got {context.present!r:.100}.")
+        context = context._replace(present=jnp.asarray(present, bool))
+    if context.shard_classes is not None and checks.is_known(context.shard_classes):
+        checks.numbers("shard_classes", context.shard_classes, "a number per agent [N]", num_axes=1)
+    for name in ("round", "num_rounds"):
+        checks.at_least(name, getattr(context, name), 0)
+    if context.learning_rate is not None:
+        checks.at_least("learning_rate", context.learning_rate, 0)
+    if context.key is not None:
+        checks.kind("key", context.key, jax.Array, "`jax.random.key(0)`")
+    if context.head is not None:
+        checks.kind("head", context.head, str, "the `head` of a `Model`")
+    for name in ("losses", "utility"):
+        if getattr(context, name) is not None:
+            checks.function(name, getattr(context, name), FUNCTIONS[name])
+    return context._replace(shard_sizes=jnp.asarray(sizes))
+
+
+def checked_updates(updates: Any, context: Context) -> Stacked:
+    """Returns updates as floating arrays, or raises if they do not fit the context.
+
+    Raises:
+      ValueError: a leaf does not hold one row of real numbers per agent, or the context's
+        parameters have other shapes.
+    """
+    sizes = context.shard_sizes
+    leaves, structure = jax.tree.flatten(updates)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    if not all(map(_is_real, leaves)) or {shape[:1] for shape in shapes} != {sizes.shape}:
+        found = [getattr(leaf, "shape", type(leaf).__name__) for leaf in leaves]
+        raise ValueError(
+            "`updates` must be an array [N, ...] of real numbers, or a pytree of them, with "
+            f"N = {len(sizes)} as in `shard_sizes`, got {found!r:.200}."
+        )
+    expected = {"server": [shape[1:] for shape in shapes], "agents": shapes}
+    for name, wanted in expected.items():
+        found = [np.shape(leaf) for leaf in jax.tree.leaves(getattr(context, name))]
+        if found and found != wanted:
+            raise ValueError(
+                f"`{name}` must have the updates' shapes {wanted}, got {found!r:.200}."
+            )
+    return structure.unflatten([_as_floating(leaf) for leaf in leaves])
+
+
+def _is_real(leaf: Any) -> bool:
+    """Says whether a leaf is an array of real numbers."""
+    kind = getattr(leaf, "dtype", np.dtype(object))
+    return jnp.issubdtype(kind, jnp.number) and not jnp.issubdtype(kind, jnp.complexfloating)
+
+
+def _as_floating(leaf: Array) -> Array:
+    return jnp.asarray(leaf, None if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.float32)

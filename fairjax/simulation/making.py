@@ -1,0 +1,114 @@
+"""Making: checks the parts of a federation, and puts them together."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from fairjax import checks, devices
+from fairjax.mechanisms import Mechanism
+from fairjax.models import Model
+from fairjax.simulation.behaviours import DATA, UPLOADS, Behaviour
+from fairjax.simulation.behaviours import checked as checked_behaviours
+from fairjax.simulation.federations import Federation
+from fairjax.simulation.optimizers import COUNTS, by_rounds
+from fairjax.simulation.participation import check_participation
+from fairjax.simulation.training import LocalTraining
+from fairjax.types import Scalar
+
+
+def federation(
+    *,
+    model: Model,
+    mechanism: Mechanism,
+    optimizer: Any,
+    learning_rate: Scalar | Callable[[Scalar], Scalar] | None = None,
+    local_epochs: int = 1,
+    batch_size: int = 32,
+    decay_per: str = "round",
+    local_steps: str = "all",
+    agents_at_once: int | None = None,
+    schedule_counts: str | None = None,
+    behaviours: Sequence[Behaviour] = (),
+    participation: Any = None,
+    mesh: Mesh | None = None,
+) -> Federation:
+    """Returns a federation of agents that train, are judged, and are paid.
+
+    Args:
+      model: the network that every agent trains.
+      mechanism: judges the updates and pays the agents.
+      optimizer: an optax optimizer, such as `optax.sgd(0.1)`; or, with `learning_rate`, a
+        function that makes one from a learning rate, such as `optax.sgd`. Every agent keeps
+        its own state.
+      learning_rate: None; or a number; or a schedule, a function of the rounds played.
+      local_epochs: passes over its shard that an agent makes per round.
+      batch_size: examples per local step; the last batch of an epoch may be partial.
+      decay_per: "round", or "epoch": the learning rate's schedule counts local epochs.
+      local_steps: "all", or "last_batch": one step per local epoch, on its last batch.
+      agents_at_once: how many agents are vectorised; None: one on a CPU, as many as
+        memory holds on an accelerator. Results depend on it by rounding.
+      schedule_counts: what a schedule within `optimizer` counts, for example in
+        `optax.sgd(optax.cosine_decay_schedule(0.1, 100))`: "steps" counts each agent's own
+        local steps, so an agent with more data counts faster; "rounds" counts rounds (or local
+        epochs, as `decay_per` says), the same for all agents. None: steps, with a warning.
+      behaviours: what dishonest agents upload. For dishonest data, call
+        `fairjax.simulation.change_data(shards, behaviours)` beforehand.
+      participation: who takes part in a round: a number of agents, or a share of them in (0, 1],
+        drawn by the key of the run; or a table `[T, N]` of booleans; None: all. Absent agents
+        train nothing, upload nothing, are not judged and receive nothing.
+      mesh: devices over which agents are spread, such as `fairjax.devices.mesh()`; None: one.
+        Results depend on their number by rounding.
+
+    Returns:
+      A `Federation`.
+
+    Raises:
+      ValueError: an argument has the wrong kind or is out of range.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> import optax
+      >>> train, test = fj.data.load("digits")
+      >>> shards = fj.data.power_law(train, num_agents=3, seed=0)
+      >>> fed = federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.fedavg(),
+      ...                  optimizer=optax.sgd, learning_rate=optax.exponential_decay(0.1, 1, 0.9))
+      >>> state, record = jax.jit(fed.step)(fed.init(jax.random.key(0), shards), shards)
+      >>> print(record.fractions)
+      [1. 1. 1.]
+    """
+    checks.kind("model", model, Model, "`fairjax.models.mlp(train)`")
+    checks.kind("mechanism", mechanism, Mechanism, "`fairjax.mechanisms.cgsv()`")
+    checks.count("local_epochs", local_epochs)
+    checks.count("batch_size", batch_size)
+    checks.choice("decay_per", decay_per, ("round", "epoch"))
+    checks.choice("local_steps", local_steps, ("all", "last_batch"))
+    if agents_at_once is not None:
+        checks.count("agents_at_once", agents_at_once)
+    if schedule_counts is not None:
+        checks.choice("schedule_counts", schedule_counts, COUNTS)
+    optimizer_at, rate_at = by_rounds(optimizer, learning_rate)
+    steps = (local_epochs, batch_size, decay_per, local_steps, schedule_counts)
+    return Federation(
+        training=LocalTraining(model, optimizer_at, *steps),
+        mechanism=mechanism,
+        rate_at=rate_at,
+        behaviours=_check_upload_behaviours(behaviours),
+        participation=check_participation(participation),
+        group_size=agents_at_once,
+        mesh=devices.checked(mesh),
+    )
+
+
+def _check_upload_behaviours(behaviours: Any) -> tuple[Behaviour, ...]:
+    """Returns behaviours that change uploads, or raises if one changes data."""
+    behaviours = checked_behaviours(behaviours)
+    for one in behaviours:
+        if one.name in DATA:
+            raise ValueError(
+                "`behaviours` of a federation must change uploads, one of "
+                f"{', '.join(sorted(UPLOADS))}, got {one.name!r}, which changes an agent's data. "
+                "Pass it to `shards = fairjax.simulation.change_data(shards, behaviours)` and "
+                "leave it out here."
+            )
+    return behaviours
