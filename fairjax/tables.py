@@ -3,70 +3,18 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
+from fairjax.cells import UNDEFINED, Cell, Spread, has_no_mean
 
-UNDEFINED = "undefined"  # the word for seeds without a value, unless another is given
-
-
-class Spread(NamedTuple):
-    """A mean over seeds, with its standard deviation.
-
-    Seeds with an undefined value (nan) are left out of the mean, counted, and named by `word`.
-    """
-
-    mean: float  # nan where `num` is 0
-    std: float  # of a sample: divided by num - 1; nan for fewer than two
-    num: int  # number of seeds in the mean
-    of: int  # number of all seeds
-    undefined: int = 0  # number of seeds with an undefined value
-    word: str = UNDEFINED  # what an undefined value means
-
-    @classmethod
-    def over(
-        cls,
-        values: Sequence[float],
-        used: Sequence[bool] | None = None,
-        word: str = UNDEFINED,
-    ) -> "Spread":
-        """Returns the spread of one value per seed.
-
-        Args:
-          values: one per seed; nan where undefined.
-          used: whether each seed may enter the mean; None: all may.
-          word: what an undefined value means.
-
-        Examples:
-          >>> print(Spread.over([1.0, 2.0, 3.0]))
-          2.000 ± 1.000
-          >>> print(Spread.over([1.0, 3.0, float("nan")], word="all equal"))
-          2.000 ± 1.414 (2 of 3; 1 all equal)
-          >>> print(Spread.over([float("nan")] * 3, word="all equal"))
-          all equal (3 of 3)
-        """
-        numbers = np.array(values, np.float64)
-        defined = np.isfinite(numbers)
-        chosen = numbers[defined if used is None else defined & np.array(used, bool)]
-        mean = chosen.mean() if len(chosen) else np.nan
-        std = chosen.std(ddof=1) if len(chosen) > 1 else np.nan
-        undefined = int((~defined).sum())
-        return cls(float(mean), float(std), len(chosen), len(numbers), undefined, word)
-
-    def __str__(self) -> str:
-        if self.num == 0 and _has_no_mean(self.undefined, self.of):
-            return f"{self.word} ({self.undefined} of {self.of})"
-        if self.num == 0:
-            few = f" ({self.undefined} of {self.of} {self.word})" if self.undefined else ""
-            return f"no common seed{few}"
-        decimals = 3 if abs(self.mean) < 10 else 2
-        tiny = 0 < abs(self.mean) < 0.001
-        mean, std = (f"{x:.1e}" if tiny else f"{x:.{decimals}f}" for x in (self.mean, self.std))
-        few = f"; {self.undefined} {self.word}" if self.undefined else ""
-        few = f" ({self.num} of {self.of}{few})" if self.num < self.of else ""
-        return f"{mean} ± {std}{few}" if self.num > 1 else f"{mean}{few}"
+LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", "−": "$-$", "–": "--", "<": "$<$", ">": "$>$"},
+}
 
 
 class Table(NamedTuple):
@@ -120,30 +68,57 @@ class Table(NamedTuple):
         texts = [f"| {' | '.join(first)} |", f"|{'|'.join(rule)}|"]
         return "\n".join(texts + [f"| {' | '.join(row)} |" for row in rest])
 
-    def csv(self) -> str:
-        """Returns the table as CSV.
+    def latex(self) -> str:
+        r"""Returns the table as a LaTeX tabular, which needs `\usepackage{booktabs}`.
+
+        Examples:
+          >>> print(Table([{"best_%": 97.5, "mean": Spread.over([0.5, 0.7])}]).latex())
+          \begin{tabular}{rl}
+          \toprule
+          best\_\% & mean \\
+          \midrule
+          97.5 & 0.600 $\pm$ 0.141 \\
+          \bottomrule
+          \end{tabular}
+        """
+        numeric = [
+            all(isinstance(row.get(name, 0), int | float) for row in self.rows)
+            for name in self.columns
+        ]
+        first, *rest = (
+            " & ".join(map(_escape_latex, row)) + r" \\" for row in (self.columns, *self.cells())
+        )
+        lines = [
+            rf"\begin{{tabular}}{{{''.join('lr'[one] for one in numeric)}}}",
+            *(r"\toprule", first, r"\midrule", *rest, r"\bottomrule"),
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines)
+
+    def plain(self) -> list[dict[str, Any]]:
+        """Returns the rows with one number or text per column, as for `pandas.DataFrame`.
 
         A spread takes four columns: mean, standard deviation, number of seeds in the mean, and
-        number of undefined seeds.
+        number of undefined seeds; a difference takes mean, ends of its interval and number.
         """
-        with_spread = {
-            name for row in self.rows for name, cell in row.items() if isinstance(cell, Spread)
-        }
-        header = []
-        for name in self.columns:
-            header += _name_spread_columns(name) if name in with_spread else [name]
+        return [
+            {
+                column: value
+                for name in self.columns
+                if name in row
+                for column, value in _plain_cell(name, row[name]).items()
+            }
+            for row in self.rows
+        ]
+
+    def csv(self) -> str:
+        """Returns the table as CSV, with the columns of `plain`."""
+        rows = self.plain()
+        header = list(dict.fromkeys(name for row in rows for name in row))
         file = io.StringIO()
         writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()
-        for row in self.rows:
-            flat = {}
-            for name, cell in row.items():
-                if isinstance(cell, Spread):
-                    numbers = (cell.mean, cell.std, cell.num, cell.undefined)
-                    flat |= dict(zip(_name_spread_columns(name), numbers, strict=True))
-                else:
-                    flat[name] = cell
-            writer.writerow(flat)
+        writer.writerows(rows)
         return file.getvalue()
 
 
@@ -198,12 +173,12 @@ def spreads(
 
     left_out: dict[tuple[Any, ...], set[Any]] = {}
     for (group, name), seeds in undefined.items():
-        if not _has_no_mean(len(seeds), len(groups[group])):
+        if not has_no_mean(len(seeds), len(groups[group])):
             left_out.setdefault(block(group, name), set()).update(seeds)
 
     def spread(group: tuple[Any, ...], name: str) -> Spread:
         members = groups[group]
-        averaged = not _has_no_mean(len(undefined[group, name]), len(members))
+        averaged = not has_no_mean(len(undefined[group, name]), len(members))
         without = left_out.get(block(group, name), set())
         used = [averaged and row["seed"] not in without for row in members]
         return Spread.over([row[name] for row in members], used, words.get(name, UNDEFINED))
@@ -231,13 +206,14 @@ def first_line(function: Callable) -> str:
     return sentence.removeprefix("Returns ").rstrip(".")
 
 
-def _has_no_mean(num_undefined: int, num_seeds: int) -> bool:
-    """Says whether too few seeds are defined for a mean."""
-    return 2 * num_undefined > num_seeds
+def _plain_cell(name: str, cell: Any) -> dict[str, Any]:
+    return cell.plain(name) if isinstance(cell, Cell) else {name: cell}
 
 
-def _name_spread_columns(name: str) -> list[str]:
-    return [name, f"{name}_std", f"{name}_num", f"{name}_undefined"]
+def _escape_latex(text: str) -> str:
+    """Returns text that LaTeX sets as it is, with minus signs of numbers."""
+    escaped = "".join(LATEX.get(sign, sign) for sign in text)
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
 
 
 def _format_cell(cell: Any) -> str:

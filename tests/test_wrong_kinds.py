@@ -114,7 +114,7 @@ CALLS = {  # the required arguments
 INNER = {  # only called by the package itself
     "contributions.check_table", "contributions.checked", "contributions.coalition_cosines",
     "contributions.measure", "contributions.products_of", "mechanisms.checked_answer",
-    "mechanisms.length_at", "devices.by_agent", "devices.checked", "devices.everywhere",
+    "mechanisms.length_at", "mechanisms.switched", "devices.by_agent", "devices.checked", "devices.everywhere",
     "devices.map_shards", "devices.placed", "figures.check_results", "figures.correlation_axis",
     "figures.draw_correlation", "figures.draw_spread", "figures.name_lines",
     "figures.name_series", "figures.styled", "rewards.normalised", "rewards.recall",

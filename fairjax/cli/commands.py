@@ -21,11 +21,20 @@ from fairjax.cli.terminal import (
     output,
     print_comparison,
     print_lines,
+    print_over_seeds,
     print_result,
     print_table,
 )
 from fairjax.devices import start
-from fairjax.experiments import ProgressBar, Result, compare, load_comparison, load_run, records
+from fairjax.experiments import (
+    Comparison,
+    ProgressBar,
+    Result,
+    compare,
+    load_comparison,
+    load_run,
+    records,
+)
 from fairjax.simulation import DATA, UPLOADS
 from fairjax.tables import first_line
 
@@ -41,6 +50,7 @@ Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=
 Number = Annotated[Any, tyro.conf.arg(metavar="INT", help_behavior_hint=""), flags.AS_READ]
 Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 Mechanisms = Annotated[str, tyro.conf.arg(metavar="NAMES")]
+Seeds = Annotated[str, tyro.conf.arg(metavar="INTS", help_behavior_hint="(default: --seed)")]
 Study = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Tools = Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: none)")]
 
@@ -123,6 +133,7 @@ def _run(
 def _compare(
     described: CompareFlags,
     mechanisms: Mechanisms = "cgsv,fedavg,standalone",
+    seeds: Seeds = "",
     out: Folder = None,
     resume: Resume = True,
 ) -> None:
@@ -131,15 +142,19 @@ def _compare(
     Args:
       described: the experiment.
       mechanisms: names of mechanisms, separated by commas.
+      seeds: several seeds in place of --seed, as 0:5 (0 to 4) or 0,3,7; the table then has means,
+        standard deviations and differences from the first mechanism.
       out: directory that gets one folder per mechanism; by default below runs/.
       resume: go on with runs that were stopped; False: start over.
     """
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
     experiment = flags.experiment(described)
     # Name the folder after the mechanisms, so that comparisons do not replace each other's pages.
-    out = out or Path("runs") / f"compare-{experiment.name}" / "-".join(names)
+    drawn = flags.parse_seeds(seeds)
+    folder = "-".join([*names, *(["seeds", *map(str, drawn)] if drawn else [])])
+    out = out or Path("runs") / f"compare-{experiment.name}" / folder
     with endings.resumable(out, resume), ProgressBar() as watch:
-        results = compare(experiment, names, out, resume, watch=watch)
+        results = compare(experiment, names, out, resume, seeds=drawn, watch=watch)
     _leave(results, out)
 
 
@@ -207,13 +222,16 @@ def _list() -> None:
     print_lines({name: first_line(factory) for name, factory in models.REGISTRY.items()})
 
 
-def _leave(results: Result | Mapping[str, Result], out: Path) -> None:
+def _leave(results: Result | Comparison | Mapping[str, Result], out: Path) -> None:
     """Prints a result or a comparison, and writes its page and figures to `out`."""
     from fairjax import report  # with matplotlib, which help does not need
 
     if isinstance(results, Result):
         print_result(results)
         path = report.write_run(results, out)
+    elif isinstance(results, Comparison):
+        print_over_seeds(results)
+        path = report.write_over_seeds(results, out)
     else:
         print_comparison(results)
         path = report.write_comparison(results, out)

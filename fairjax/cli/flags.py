@@ -129,6 +129,21 @@ def experiment(described: Any) -> Experiment:
     return Experiment(**fields)
 
 
+def parse_seeds(text: str) -> tuple[int, ...] | None:
+    """Returns the seeds that a text lists; None for an empty text.
+
+    Examples:
+      >>> parse_seeds("0:3"), parse_seeds("4,7")
+      ((0, 1, 2), (4, 7))
+    """
+    if not text:
+        return None
+    with contextlib.suppress(ValueError):
+        first, colon, last = text.partition(":")
+        return tuple(range(int(first), int(last)) if colon else map(int, text.split(",")))
+    raise ValueError(f"`seeds` must be as 0:5 (0 to 4) or 0,3,7, got {text!r}.")
+
+
 def _list_flag_fields() -> list[dataclasses.Field]:
     """Returns the fields that are flags."""
     found = dataclasses.fields(Experiment)

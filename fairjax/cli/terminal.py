@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from fairjax.experiments import Result
+from fairjax.experiments import Comparison, Result
 from fairjax.simulation import HONEST
 from fairjax.tables import number
 
@@ -96,6 +96,13 @@ def print_result(result: Result) -> None:
             f"Agent {agent}'s upload held NaN, infinity or numbers too large to be added, and was "
             f"dropped, in {excluded[agent]} of {experiment.rounds} rounds."
         )
+
+
+def print_over_seeds(comparison: Comparison) -> None:
+    """Prints one row per mechanism: means and standard deviations, and paired differences."""
+    table, seeds = comparison.table(), ", ".join(map(str, comparison.seeds))
+    title = f"Mechanisms on the same shards, seeds {seeds}: mean ± standard deviation"
+    print_table(title, table.columns, table.cells())
 
 
 def print_comparison(results: Mapping[str, Result]) -> None:

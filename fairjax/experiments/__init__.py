@@ -9,7 +9,7 @@ experiment   a description that can be run
 playing      plays the rounds of a run, with checkpoints, progress and tracking
 results      the result of a run and its figures; `loading` reads a result from disk
 sweeps       many runs as one program, which `points` compiles and plays
-comparison   several mechanisms on the same shards
+comparison   several mechanisms on the same shards; `over_seeds`, with several seeds
 records, histories, checkpoints   the files of a run
 tracking     sends the scalars of each round to other tools
 """
@@ -19,12 +19,13 @@ from fairjax.experiments.bar import ProgressBar
 from fairjax.experiments.comparison import compare, load_comparison
 from fairjax.experiments.description import COEFFICIENTS, ONLY_PYTHON, OPTIMIZERS
 from fairjax.experiments.experiment import Experiment, load_run
+from fairjax.experiments.over_seeds import Comparison
 from fairjax.experiments.presets import PRESETS
 from fairjax.experiments.results import Result
 from fairjax.experiments.sweeps import WORDS, Sweep, sweep
 
 __all__ = [
-    "COEFFICIENTS", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS", "Experiment", "ProgressBar",
-    "Result", "Sweep", "compare", "factories", "load_comparison", "load_run", "objects", "records",
-    "sweep",
+    "COEFFICIENTS", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS", "Comparison", "Experiment",
+    "ProgressBar", "Result", "Sweep", "compare", "factories", "load_comparison", "load_run",
+    "objects", "records", "sweep",
 ]  # fmt: skip

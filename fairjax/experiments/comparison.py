@@ -6,9 +6,11 @@ from typing import Any
 
 from fairjax import checks
 from fairjax.experiments import fields, records
-from fairjax.experiments.experiment import Experiment, load_run
+from fairjax.experiments.experiment import Experiment, load_run, read_description
+from fairjax.experiments.over_seeds import Comparison, compare_over_seeds, read_sweep
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
+from fairjax.experiments.sweeps import Sweep
 from fairjax.files import DamagedError
 from fairjax.mechanisms import REGISTRY
 
@@ -19,9 +21,10 @@ def compare(
     out: str | Path | None = None,
     resume: bool = True,
     *,
+    seeds: Sequence[int] | None = None,
     watch: Watcher | None = None,
-) -> dict[str, Result]:
-    """Runs several mechanisms on the same shards, and returns their results by name.
+) -> Any:
+    """Runs several mechanisms on the same shards, and returns their results.
 
     Args:
       experiment: the experiment; its mechanism and options are replaced, and alpha, beta
@@ -30,15 +33,25 @@ def compare(
         function that makes one, as in the field `mechanism`. Objects use their own names.
       out: a directory that gets one folder per mechanism; None: nothing is written.
       resume: as in `Experiment.run`.
+      seeds: seeds that take the place of the experiment's. All seeds of a mechanism are one
+        program, as in `fairjax.sweep`. A comparison that was stopped goes on with the mechanisms
+        that are not finished. None: one seed.
       watch: as in `Experiment.run`.
 
+    Returns:
+      A dict of one `Result` per mechanism; with `seeds` a `Comparison`, whose `table()` has means,
+      standard deviations and paired differences.
+
     Raises:
-      ValueError: a name is unknown or occurs twice, or for a reason given in `Experiment.run`.
+      ValueError: a name is unknown or occurs twice, `seeds` are not different seeds,
+        `record_updates` is set with `seeds`, or for a reason given in `Experiment.run`.
 
     Examples:
       >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic")
       >>> list(compare(experiment, ["cgsv", "fedavg"]))
       ['cgsv', 'fedavg']
+      >>> compare(experiment, ["cgsv", "fedavg"], seeds=range(3)).table().columns[:3]
+      ['mechanism', 'seeds', 'fairness']
     """
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     checks.flag("resume", resume)
@@ -50,9 +63,18 @@ def compare(
             f"`mechanisms` must have different names, got {len(compared)} mechanisms with only the "
             f"names {', '.join(runs)}."
         )
+    if seeds is not None:
+        seeds = fields.different(
+            "seeds", seeds, "values", lambda seed: fields.not_negative("seed", seed)
+        )
+        if experiment.record_updates:
+            raise ValueError("`record_updates` must be False where `seeds` are given, got True.")
     out = None if out is None else checks.path("out", out)
     if out is not None and (out / records.EXPERIMENT).exists():
         raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
+    if seeds is not None:
+        with records.locked(out):
+            return compare_over_seeds(runs, seeds, out, resume, watch)
     below = {name: None if out is None else out / name for name in ("standalone", *runs)}
     with records.locked(out):
         alone = experiment.alone().run(below["standalone"], resume, watch=watch)
@@ -67,8 +89,10 @@ def compare(
     return results
 
 
-def load_comparison(out: str | Path) -> dict[str, Result] | None:
+def load_comparison(out: str | Path) -> dict[str, Result] | Comparison | None:
     """Returns the results of a finished comparison from its directory, or None if there is none.
+
+    With seeds they are a `Comparison`.
 
     Raises:
       ValueError: a run is missing or not finished, or `comparison.json` is damaged.
@@ -76,11 +100,20 @@ def load_comparison(out: str | Path) -> dict[str, Result] | None:
     path = checks.path("out", out) / records.COMPARISON
     if not path.exists():
         return None
-    names = records.read_json(path, ("mechanisms",))["mechanisms"]
+    content = records.read_json(path, ("mechanisms",))
+    names, seeds = content["mechanisms"], content.get("seeds")
     # A mechanism that is an object is not in the registry; only its folder has its name.
     known = {*REGISTRY, *(run.name for run in path.parent.iterdir())}
     if not isinstance(names, list) or not names or not set(map(str, names)) <= known:
         raise DamagedError(
             f"{path} is damaged: `mechanisms` must be names of mechanisms, got {names!r:.100}."
         )
-    return {name: load_run(path.parent / name) for name in names}
+    if seeds is None:
+        return {name: load_run(path.parent / name) for name in names}
+    return Comparison({name: _load_sweep(path.parent / name, seeds) for name in names})
+
+
+def _load_sweep(folder: Path, seeds: Sequence[int]) -> Sweep:
+    description = records.read_experiment(folder)["experiment"]
+    experiment = read_description(folder, {**description, "seed": seeds[0]})
+    return read_sweep(folder, experiment, seeds)

@@ -181,14 +181,19 @@ def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
             "Run the same experiment again with this `out` to go on."
         )
     record = records.read_experiment(out)
+    if isinstance(record["experiment"].get("seed"), list):
+        raise ValueError(
+            f"`out` must be the directory of a run, got {out}, which holds one mechanism of a "
+            "comparison over seeds. `fairjax.experiments.load_comparison(out.parent)` opens it."
+        )
     if experiment is None:
-        experiment = _read_description(out, record["experiment"])
+        experiment = read_description(out, record["experiment"])
     else:
         records.check_same(out, record, experiment.description())
     return load(out, experiment, record)
 
 
-def _read_description(out: Path, description: dict[str, Any]) -> Experiment:
+def read_description(out: Path, description: dict[str, Any]) -> Experiment:
     """Returns the experiment that a record describes; raises if it held objects."""
     held = [
         f"{name}={objects.shown(value)}"

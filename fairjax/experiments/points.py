@@ -16,6 +16,7 @@ from fairjax import simulation
 from fairjax.data import Dataset, Shards
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
+from fairjax.mechanisms import switched
 from fairjax.simulation import (
     Events,
     Federation,
@@ -25,6 +26,7 @@ from fairjax.simulation import (
     spare_maps,
     warn_of_unchanged,
 )
+from fairjax.types import Scalar
 
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
 CACHE_BYTES = 2**25  # cache of a CPU, shared by the local steps of all points
@@ -38,15 +40,35 @@ def play_points(
     test: Dataset,
     points_at_once: int | None,
     watch: Watcher | None,
+    together: tuple[Experiment, ...] = (),
+    number: int = 0,
 ) -> History:
-    """Plays all points in chunks of equal size; returns their history, leaves `[P, T, ...]`."""
+    """Plays all points in chunks of equal size; returns their history, leaves `[P, T, ...]`.
+
+    Args:
+      on: one experiment for every data set.
+      combinations: values of coefficients.
+      shards: leaves `[S, ...]`.
+      test: the test data.
+      points_at_once: number of points that are vectorised; None: chosen for the device.
+      watch: called with a name, the rounds played and the rounds in all.
+      together: experiments with other mechanisms that share one program; they have no
+        coefficients that vary. Empty: only this one.
+      number: the place of this experiment in `together`.
+    """
+    together = tuple(one.resolved() for one in together)
     resolved, name = on[0].resolved(), on[0].label("mechanism")
-    given = {field: getattr(resolved, field) for field in COEFFICIENTS}
+    traced = ("learning_rate",) if together else COEFFICIENTS
+    given = {field: getattr(resolved, field) for field in traced}
     # A schedule is part of the program and cannot be traced.
     given = {field: value for field, value in given.items() if isinstance(value, int | float)}
     coefficients = [{**given, **one} for one in combinations]
     # Replace traced values by constants, so that sweeps with other values reuse the program.
-    common = dataclasses.replace(resolved, seed=0, **dict.fromkeys(coefficients[0], 0.5))
+    common = dataclasses.replace(
+        together[0] if together else resolved,
+        seed=0,
+        **dict.fromkeys(coefficients[0], 0.5),
+    )
     first = jax.tree.map(lambda leaf: leaf[0], shards)
     federation = common.federation(first)
     # Outside of the program, as a single run draws them.
@@ -67,7 +89,7 @@ def play_points(
     num_runs = min(len(on), max(1, points_at_once // num_values))
     test = jax.device_put(test)
     parts, done, warned = [], 0, False
-    program = _program(common)
+    program = _program(common, together)
     for some_runs in _chunks(len(on), num_runs):
         row = []
         for some_values in _chunks(len(coefficients), num_values):
@@ -77,6 +99,7 @@ def play_points(
                     # The indices give vmap an axis even if no coefficient varies.
                     (some_values, {name: those[some_values] for name, those in values.items()}),
                     test,
+                    number,
                 )
             )
             check_paid(name, events.broken.max())
@@ -101,14 +124,19 @@ def _chunks(length: int, size: int) -> list[np.ndarray]:
 
 
 @functools.lru_cache(maxsize=simulation.PROGRAMS)
-def _program(experiment: Experiment) -> Any:
-    """Returns `_play` compiled for an experiment; the most recently used programs are cached."""
+def _program(experiment: Experiment, together: tuple[Experiment, ...]) -> Any:
+    """Returns `_play` compiled for experiments; the most recently used programs are cached."""
     spare_maps()
-    return jax.jit(functools.partial(_play, experiment))
+    return jax.jit(functools.partial(_play, experiment, together))
 
 
 def _play(
-    experiment: Experiment, runs: Any, coefficients: Any, test: Dataset
+    experiment: Experiment,
+    together: tuple[Experiment, ...],
+    runs: Any,
+    coefficients: Any,
+    test: Dataset,
+    number: Scalar,
 ) -> tuple[History, Events]:
     """Returns histories of runs x coefficients, `[S, K, T, ...]`, and events for the host."""
     assigned = experiment.assigned_behaviours()
@@ -119,9 +147,12 @@ def _play(
         federation = dataclasses.replace(experiment, **values).federation(
             shards,
             behaviours=[
-                one._replace(agent=run["places"][number]) for number, one in enumerate(assigned)
+                one._replace(agent=run["places"][place]) for place, one in enumerate(assigned)
             ],
         )
+        if together:
+            mechanism = switched(number, [one.make_mechanism() for one in together])
+            federation = dataclasses.replace(federation, mechanism=mechanism)
         key = jax.random.wrap_key_data(run["key"])
         state = federation.init(key, shards, run["params"], num_rounds)
         (state, events), rows = simulation.play(
@@ -136,6 +167,11 @@ def _play(
         )
         return simulation.history(Progress(state, rows), num_rounds), events
 
+    numbers, values = coefficients
+    if len(numbers) == 1:  # a second vmap would double the time to trace and compile
+        values = jax.tree.map(lambda leaf: leaf[0], values)
+        found = jax.vmap(point, in_axes=(0, None))(runs, (numbers[0], values))
+        return jax.tree.map(lambda leaf: leaf[:, None], found)
     return jax.vmap(jax.vmap(point, in_axes=(None, 0)), in_axes=(0, None))(runs, coefficients)
 
 

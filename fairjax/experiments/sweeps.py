@@ -191,8 +191,8 @@ def sweep(
         )
     if experiment.mechanism != "standalone":
         experiment.warn_of_decay()
-    alone = None if standalone is None else _standalone_accuracies(experiments, standalone)
-    shards, test = _data(tuple(one.only_data() for one in on))
+    alone = None if standalone is None else accuracies_alone(experiments, standalone)
+    shards, test = load_shards(tuple(one.only_data() for one in on))
     history = play_points(on, combinations, shards, test, points_at_once, watch)
     return Sweep(
         experiments=tuple(experiments),
@@ -216,7 +216,7 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=1)
-def _data(on: tuple[Experiment, ...]) -> tuple[Shards, Dataset]:
+def load_shards(on: tuple[Experiment, ...]) -> tuple[Shards, Dataset]:
     """Returns shards `[S, ...]` and test data; the last ones are cached for the next sweep."""
     loaded = on[0].load()
     made = [one.make_shards(loaded) for one in on]
@@ -227,7 +227,7 @@ def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def _standalone_accuracies(experiments: Sequence[Experiment], standalone: Sweep) -> np.ndarray:
+def accuracies_alone(experiments: Sequence[Experiment], standalone: Sweep) -> np.ndarray:
     """Returns `[P, N]` final accuracies of the standalone runs of some experiments."""
     found = dict(zip(standalone.experiments, standalone.history.accuracies[:, -1], strict=True))
     wanted = [one.alone().resolved() for one in experiments]

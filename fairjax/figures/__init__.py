@@ -7,12 +7,13 @@ importance        who matters, round by round?
 reward_fractions  who is paid how much, round by round?
 fairness          does the agent that is better alone receive the better model?
 comparison        which mechanism pays fairly, and at which price?
+over_seeds        the same over several seeds
 
 Figures are as wide as one column of a two-column paper. An agent has the same colour in all
 of them. With more than twenty agents, three are drawn as lines and a band shows all.
 """
 
-from fairjax.figures.ends import comparison, fairness, partition
+from fairjax.figures.ends import comparison, fairness, over_seeds, partition
 from fairjax.figures.rounds import accuracy, contributions, importance, reward_fractions
 from fairjax.figures.style import (
     ASIDE,
@@ -42,6 +43,7 @@ __all__ = [
     "importance",
     "name_lines",
     "name_series",
+    "over_seeds",
     "partition",
     "reward_fractions",
     "styled",

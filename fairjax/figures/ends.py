@@ -10,9 +10,10 @@ from matplotlib.colors import ListedColormap
 
 from fairjax import checks
 from fairjax.data import Shards
-from fairjax.experiments import Result
+from fairjax.experiments import Comparison, Result
 from fairjax.figures import style
 
+ENDS = {"best": ("^", "#1b9e77"), "mean": ("o", "0.2"), "worst": ("v", "#d95f02")}
 MOST_CELLS = 12  # most rows and columns of cells with counts written into them
 
 
@@ -145,6 +146,53 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
         ax.set_title("fairness", loc="right")
         ax.plot([], [], "|", color="0.1", markersize=8, label="mean")
         style.legend(ax, first, points=True)
+    return ax
+
+
+def over_seeds(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """Draws final accuracies per mechanism over seeds, and its fairness beside them.
+
+    Each line has the best agent, the mean over agents and the worst agent: the mean over seeds,
+    with a bar of one standard deviation to either side.
+
+    Args:
+      comparison: what `fairjax.compare(..., seeds=...)` returned.
+      ax: where to draw; None: a new figure one column wide.
+
+    Returns:
+      The axes.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> experiment = fj.Experiment(num_agents=2, rounds=1, model="logistic")
+      >>> over_seeds(fj.compare(experiment, ["cgsv", "fedavg"], seeds=[0, 1])).get_xlabel()
+      'final test accuracy (%)'
+    """
+    checks.kind("comparison", comparison, Comparison, "`fairjax.compare(..., seeds=range(5))`")
+    rows = comparison.table().rows
+    experiment = next(iter(comparison.sweeps.values())).experiments[0]
+    with style.styled():
+        ax = style.axes_of(ax, height=1.3 + 0.3 * len(rows))
+        for number, (name, (marker, shade)) in enumerate(ENDS.items()):
+            for line, row in enumerate(rows):
+                place = line + (number - 1) * 0.18
+                style.draw_spread(
+                    ax, row[f"{name}_%"], place, color=shade, marker=marker, markersize=4
+                )
+            ax.plot([], [], marker, color=shade, markersize=4, label=f"{name} of agents")
+        style.name_lines(ax, [row["mechanism"] for row in rows])
+        ax.set_xlabel("final test accuracy (%)")
+        beside = ax.secondary_yaxis("right")
+        beside.set_yticks(range(len(rows)), [str(row["fairness"]) for row in rows])
+        beside.tick_params(length=0)
+        beside.spines["right"].set_visible(False)
+        ax.set_title(
+            f"{experiment.label('dataset')}, {style.split(experiment)}, "
+            f"{len(comparison.seeds)} seeds"
+        )
+        ax.text(1.03, 1.04, "fairness", transform=ax.transAxes)
+        figure: Any = ax.figure
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return ax
 
 

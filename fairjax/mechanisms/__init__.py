@@ -15,6 +15,7 @@ from fairjax.mechanisms.qffl import qffl
 from fairjax.mechanisms.rr import rr
 from fairjax.mechanisms.shapfed import shapfed
 from fairjax.mechanisms.standalone import standalone
+from fairjax.mechanisms.switched import switched
 
 REGISTRY = {
     factory.__name__: factory
@@ -58,4 +59,5 @@ __all__ = [
     "rr",
     "shapfed",
     "standalone",
+    "switched",
 ]

@@ -25,7 +25,7 @@ def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
     figures.check_results(results)
     out = page.checked_folder(out)
     first = next(iter(results.values()))
-    experiment = _common_experiment(results)
+    experiment = common_experiment(results)
     sections = (
         _show_mechanisms(results, out),
         _show_agents(results),
@@ -38,7 +38,7 @@ def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
     return page.write(out / PAGE, title, settings.words(experiment, first.shard_sizes), sections)
 
 
-def _common_experiment(results: Mapping[str, Result]) -> Experiment:
+def common_experiment(results: Mapping[str, Result]) -> Experiment:
     """Returns the experiment that all share, with the coefficients that any mechanism takes."""
     runs = [result.experiment for result in results.values()]
     # The standalone run is evaluated only at the end, so take the fields of another run.

@@ -54,7 +54,9 @@ def environment(record: Mapping[str, Any]) -> str:
     return page.table(("on", ""), rows, words=True)
 
 
-def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
+def again(
+    experiment: Experiment, names: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> list[str]:
     """Returns the command and the Python lines that run the experiment again.
 
     Objects can only be given in Python; the lines call each object by the name of its field.
@@ -62,6 +64,7 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     Args:
       experiment: the experiment that was run.
       names: the mechanisms of a comparison; empty for a single run.
+      seeds: the seeds of a comparison over seeds.
     """
     given = fields_to_give(experiment)
     own = [name for name in objects.FIELDS if objects.is_object(given.get(name))]
@@ -69,9 +72,13 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     own += [name for name in names if name not in mechanisms.REGISTRY]
     if names:
         given.pop("mechanism", None)
+        more = ""
+        if seeds:
+            given.pop("seed", None)
+            more = f", seeds={list(seeds)}"
         command = ["fairjax", "compare", "--mechanisms", ",".join(names)]
         listed = [repr(name) if name in mechanisms.REGISTRY else name for name in names]
-        lines = f"results = fj.compare({_write_python(given)}, [{', '.join(listed)}])"
+        lines = f"results = fj.compare({_write_python(given)}, [{', '.join(listed)}]{more})"
     else:
         command, lines = ["fairjax", "run"], f"result = {_write_python(given)}.run()"
     said = f"# Your own objects: {', '.join(own)}.\n" if own else ""
@@ -82,6 +89,7 @@ def again(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
     typed = [value for _, value in experiment.options] + [experiment.gamma or 0]
     if all(type(value) in (str, int, float) for value in typed):
         parts = [command, *(_flag(name, value) for name, value in given.items())]
+        parts += [["--seeds", ",".join(map(str, seeds))]] if seeds else []
         pieces.insert(0, page.code(" \\\n  ".join(map(shlex.join, parts))))
     return pieces
 

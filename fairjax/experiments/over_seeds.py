@@ -1,0 +1,185 @@
+"""Over seeds: several mechanisms, each with all seeds in one program, compared seed by seed.
+
+out/cgsv/experiment.json   the description, with all seeds
+out/cgsv/history.npz       the histories of all seeds, leaves [S, T, ...]
+out/cgsv/result.json       figures by seed; it is written last
+out/comparison.json        the names of the mechanisms, and the seeds
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax.cells import Difference
+from fairjax.experiments import fields, histories, records
+from fairjax.experiments.experiment import Experiment
+from fairjax.experiments.playing import Watcher
+from fairjax.experiments.points import play_points
+from fairjax.experiments.sweeps import WORDS, Sweep, accuracies_alone, load_shards, sweep
+from fairjax.files import DamagedError
+from fairjax.simulation import History
+from fairjax.tables import Table, spreads
+
+COMPARED = ("fairness", "mean_%")  # columns whose differences from the first mechanism are shown
+STORED = ("shard_sizes", "standalone_accuracies")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """Several mechanisms with the same seeds, made by `fairjax.compare(..., seeds=...)`.
+
+    Attributes:
+      sweeps: one `Sweep` over the seeds for each mechanism, by name.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic")
+      >>> fj.compare(experiment, ["cgsv", "fedavg"], seeds=[0, 1])
+      Comparison(mechanisms=['cgsv', 'fedavg'], seeds=(0, 1))
+    """
+
+    sweeps: Mapping[str, Sweep]
+
+    def __repr__(self) -> str:
+        """Returns the mechanisms and the seeds."""
+        return fields.written("Comparison", {"mechanisms": [*self.sweeps], "seeds": self.seeds})
+
+    def __getitem__(self, name: str) -> Sweep:
+        """Returns the sweep of a mechanism; `comparison["cgsv"][0]` is its first seed's result."""
+        return self.sweeps[name]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, the same for every mechanism."""
+        return tuple(one.seed for one in next(iter(self.sweeps.values())).experiments)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns one row per mechanism and seed with its figures, as for `pandas.DataFrame`."""
+        return [
+            {"mechanism": name, **row}
+            for name, swept in self.sweeps.items()
+            for row in swept.rows()
+        ]
+
+    def table(self) -> Table:
+        """Returns one row per mechanism: means and standard deviations over the seeds.
+
+        Columns such as `fairness_vs_cgsv` hold the mean difference from the first mechanism on
+        the same seeds, with its 95% interval. A seed that is undefined for one mechanism is left
+        out of the column for all, and counted.
+        """
+        rows, (first, *others) = self.rows(), self.sweeps
+        values = [name for name in rows[0] if name not in ("mechanism", "seed")]
+        table = spreads(rows, ["mechanism"], values, words=WORDS)
+        if others:
+            for row in table.rows:
+                for name in COMPARED:
+                    mine, firsts = (
+                        [one[name] for one in self.sweeps[which].rows()]
+                        for which in (row["mechanism"], first)
+                    )
+                    difference = Difference.over(mine, firsts)
+                    row[f"{name}_vs_{first}"] = "" if row["mechanism"] == first else difference
+        return table
+
+
+def compare_over_seeds(
+    experiments: Mapping[str, Experiment],
+    seeds: Sequence[int],
+    out: Path | None,
+    resume: bool,
+    watch: Watcher | None,
+) -> Comparison:
+    """Returns a comparison of mechanisms over seeds; finished mechanisms are read from disk.
+
+    Args:
+      experiments: one experiment per mechanism, by name.
+      seeds: different seeds, at least one.
+      out: a directory that gets one folder per mechanism; None: nothing is written.
+      resume: False: start over.
+      watch: as in `sweep`.
+    """
+    together = tuple(one for name, one in experiments.items() if name != "standalone")
+
+    def play(name: str, experiment: Experiment, alone: Sweep | None) -> Sweep:
+        folder = None if out is None else out / name
+        if folder is not None:
+            description = {**experiment.description(), "seed": list(seeds)}
+            record = records.claim(folder, description, resume)
+            if resume and (folder / records.RESULT).exists():
+                try:
+                    return read_sweep(folder, experiment, seeds)
+                except DamagedError as damage:
+                    warnings.warn(f"{damage} It is run again.", stacklevel=4)
+            folder.mkdir(parents=True, exist_ok=True)
+            records.write_json(folder / records.EXPERIMENT, record)
+        if alone is None:
+            swept = sweep(experiment, seeds=seeds, watch=watch)
+        else:
+            swept = _sweep_one(experiment, together, seeds, watch, alone)
+        if folder is not None:
+            _write_sweep(folder, swept)
+        return swept
+
+    alone = play("standalone", next(iter(experiments.values())).alone(), None)
+    played = {
+        name: alone if name == "standalone" else play(name, one, alone)
+        for name, one in experiments.items()
+    }
+    if out is not None:
+        content = {"mechanisms": list(played), "seeds": list(seeds)}
+        records.write_json(out / records.COMPARISON, content)
+    return Comparison(played)
+
+
+def _sweep_one(
+    experiment: Experiment,
+    together: tuple[Experiment, ...],
+    seeds: Sequence[int],
+    watch: Watcher | None,
+    alone: Sweep,
+) -> Sweep:
+    """Returns the sweep over seeds of one mechanism; all of `together` share one program."""
+    experiment.warn_of_decay()
+    on = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
+    shards, test = load_shards(tuple(one.only_data() for one in on))
+    number = together.index(experiment)
+    history = play_points(on, [{}], shards, test, None, watch, together, number)
+    experiments = tuple(one.resolved() for one in on)
+    accuracies = accuracies_alone(experiments, alone)
+    return Sweep(experiments, ("seed",), history, np.asarray(shards.sizes), accuracies)
+
+
+def read_sweep(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> Sweep:
+    """Returns the sweep over seeds in a directory.
+
+    Raises:
+      DamagedError: a file is missing or damaged.
+    """
+    path = folder / records.RESULT
+    content = records.read_json(path, STORED)
+    shape = (len(seeds), experiment.num_agents)
+    sizes, alone = (np.array(content[name], object) for name in STORED)
+    if sizes.shape != shape or alone.shape != shape:
+        raise DamagedError(f"{path} is damaged: it must hold numbers of {shape} seeds and agents.")
+    numbers = jnp.zeros((0, experiment.rounds, experiment.num_agents))
+    flags = numbers.astype(bool)
+    like = History(numbers, numbers, numbers[..., 0], numbers, numbers, numbers, flags, flags)
+    return Sweep(
+        experiments=tuple(dataclasses.replace(experiment, seed=seed).resolved() for seed in seeds),
+        axes=("seed",),
+        history=histories.read(folder, like, len(seeds)),
+        shard_sizes=sizes.astype(np.int32),
+        standalone_accuracies=alone.astype(numbers.dtype),
+    )
+
+
+def _write_sweep(folder: Path, swept: Sweep) -> None:
+    histories.write(folder, swept.history)
+    content = {name: getattr(swept, name).tolist() for name in STORED}
+    records.write_json(folder / records.RESULT, {**content, "figures": swept.rows()})

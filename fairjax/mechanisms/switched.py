@@ -1,0 +1,72 @@
+"""Switched: several mechanisms as one, of which a traced number says which one acts.
+
+So runs of several mechanisms are one compiled program, which has local training and evaluation
+only once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fairjax.mechanisms.base import Mechanism, Outcome, Plan, checked_answer
+from fairjax.mechanisms.context import Context
+from fairjax.types import Scalar, Stacked
+
+
+def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
+    """Returns a mechanism that acts as one of several; its state holds the states of all.
+
+    Args:
+      number: which of the mechanisms acts, from 0. May be traced.
+      mechanisms: the mechanisms, at least one.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> both = switched(1, [fj.mechanisms.fedavg(), fj.mechanisms.standalone()])
+      >>> context = Context(shard_sizes=jnp.array([30, 10]))
+      >>> outcome, _ = both.update(jnp.array([[4.0], [8.0]]), both.init(2), context)
+      >>> print(outcome.rewards.ravel())
+      [4. 8.]
+    """
+
+    def init(num_agents: int) -> tuple[Any, ...]:
+        return tuple(jax.tree.map(jnp.asarray, one.init(num_agents)) for one in mechanisms)
+
+    def update(
+        updates: Stacked, states: tuple[Any, ...], context: Context
+    ) -> tuple[Outcome, tuple[Any, ...]]:
+        def act(place: int) -> Callable[[], tuple[Outcome, tuple[Any, ...]]]:
+            def branch() -> tuple[Outcome, tuple[Any, ...]]:
+                one, before = mechanisms[place], states[place]
+                answer = one.update(updates, before, context)
+                outcome, after = checked_answer(answer, updates, before, one.name)
+                after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
+                return outcome, (*states[:place], after, *states[place + 1 :])
+
+            return branch
+
+        return lax.switch(number, [act(place) for place in range(len(mechanisms))])
+
+    def plan(states: tuple[Any, ...], context: Context) -> Plan:
+        def plan_of(place: int) -> Plan:
+            of_one = mechanisms[place].plan
+            return Plan() if of_one is None else of_one(states[place], context)
+
+        plans = [jax.eval_shape(lambda place=place: plan_of(place)) for place in range(len(states))]
+        if not jax.tree.leaves(plans):
+            return Plan()
+
+        def fill(place: int) -> Plan:
+            participants, start = plan_of(place)
+            everybody = jnp.ones(len(context.shard_sizes), bool)
+            return Plan(
+                everybody if participants is None else participants,
+                context.agents if start is None else start,
+            )
+
+        return lax.switch(number, [lambda place=place: fill(place) for place in range(len(states))])
+
+    return Mechanism(init, update, plan)
