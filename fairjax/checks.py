@@ -131,6 +131,16 @@ def choice(name: str, value: Any, known: Iterable[str]) -> None:
         raise ValueError(f"Unknown {name} {shown(value)}.{hint} Known: {', '.join(names)}.")
 
 
+def new_name(name: str, value: Any, taken: Iterable[str]) -> None:
+    """Raises unless `value` is a word of letters, digits and `_` that is not in `taken`."""
+    if not isinstance(value, str) or not value.isidentifier():
+        raise ValueError(
+            f"`{name}` must be a word of letters, digits and _, got {name}={shown(value)}."
+        )
+    if value in taken:
+        raise ValueError(f"`{name}` must be a new name, got {value!r}, which fairjax has itself.")
+
+
 def numbers(name: str, value: Any, rule: str, num_axes: int | None = None) -> np.ndarray:
     """Returns a known `value` as an array of real numbers, or raises an error with `rule`."""
     try:

@@ -202,7 +202,7 @@ def number(value: float) -> str:
 
 def first_line(function: Callable) -> str:
     """Returns a docstring's first sentence, without "Returns" and the full stop."""
-    sentence = (function.__doc__ or "").splitlines()[0].partition(". ")[0]
+    sentence = (function.__doc__ or "").partition("\n")[0].partition(". ")[0]
     return sentence.removeprefix("Returns ").rstrip(".")
 
 

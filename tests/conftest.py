@@ -30,6 +30,18 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+@pytest.fixture(autouse=True)
+def registries():
+    """Forgets what a test has registered."""
+    import fairjax as fj
+
+    known = [(entries, dict(entries)) for entries in (fj.mechanisms.REGISTRY, fj.data.DATASETS)]
+    yield
+    for entries, before in known:
+        entries.clear()
+        entries.update(before)
+
+
 def pytest_runtest_teardown(item, nextitem):
     # Compiled programs occupy memory maps, and a process may have only 65,530.
     if nextitem is None or nextitem.path != item.path:

@@ -20,6 +20,7 @@ import scipy.sparse  # noqa: F401
 import twin
 
 import fairjax as fj
+from fairjax.experiments import Comparison
 import fairjax.simulation
 
 LARGEST = 3e38  # about the largest float32
@@ -217,7 +218,7 @@ def judge(mechanism):
     return jax.jit(lambda rows: made.update(layers(rows), made.init(5), context)[0])
 
 
-NAMES = ("train", "test", "shards", "model", "federation", "experiment", "result")
+NAMES = ("train", "test", "shards", "model", "federation", "experiment", "result", "comparison")
 
 
 @functools.cache
@@ -232,6 +233,9 @@ def things():
     optimizer = optax.sgd(0.1)
     experiment = fj.Experiment(num_agents=3, rounds=1, local_epochs=1, model="logistic")
     rows = rng.uniform(size=(1, 3))
+    history = fj.History(rows, rows, rows[:, 0], rows, rows, rows, excluded=rows > 1)
+    one = jax.tree.map(lambda leaf: leaf[None], history)
+    swept = fj.Sweep((experiment.resolved(),), ("seed",), one, np.array([[8, 8, 8]]), rows)
     return types.SimpleNamespace(
         train=train,
         test=test,
@@ -241,10 +245,11 @@ def things():
         federation=fj.federation(model=model, mechanism=fj.mechanisms.cgsv(), optimizer=optimizer),
         result=fj.Result(
             experiment=experiment,
-            history=fj.History(rows, rows, rows[:, 0], rows, rows, rows, excluded=rows > 1),
+            history=history,
             state=None,
             shard_sizes=np.array([8, 8, 8]),
             standalone_accuracies=rows[0],
             behaviours=("honest",) * 3,
         ),
+        comparison=Comparison({"cgsv": swept}),
     )

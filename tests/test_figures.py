@@ -138,7 +138,7 @@ def test_a_notebook_goes_on_showing_figures_after_one_of_ours():
         plt.ioff()
 
 
-NO_RESULTS = (None, True, 3, "cgsv", [1, 2], {}, object(), len, np.ones(3), drawn(2).history,
+NO_RESULTS = (None, True, 3, "cgsv", [1, 2], {}, object(), len, np.ones(3),
               drawn(2).experiment, fj.Experiment)  # fmt: skip
 
 

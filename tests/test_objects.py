@@ -212,7 +212,7 @@ def test_an_object_without_a_fingerprint_runs_but_is_not_recorded(tmp_path):
     ("fields", "message"),
     [
         ({"dataset": table(9, seed=0)}, r"`dataset` must be a name .* or a pair \(train, test\)"),
-        ({"model": Net}, "`model` must be one of .* or a Model such as `fairjax.models.from_flax`"),
+        ({"model": 3}, "`model` must be one of .* or a Model, a Flax module, or a function"),
         ({"mechanism": print}, "`mechanism` must be a function that makes a Mechanism"),
         ({"mechanism": lambda x: x}, "`options` must hold what the function .* got no x"),
         ({"optimizer": 0.1}, "`optimizer` must be one of adam, sgd, or an optax optimizer"),

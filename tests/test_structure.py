@@ -12,16 +12,17 @@ PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms before its own in `ROOMS`. A room is a module or a package.
 # From a package (a wing) it imports only names that `__init__` (the door) exports.
 LOOSE = [
-    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "cells", "tables", "metrics",
+    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "cells", "tables",
+    "metrics",
 ]  # fmt: skip
 WINGS = [
     "data", "contributions", "rewards", "mechanisms", "models", "simulation", "experiments",
     "figures", "report", "studies", "cli", "bridges",
 ]  # fmt: skip
 ROOMS = [
-    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "cells", "tables", "data",
-    "contributions", "rewards", "metrics", "mechanisms", "models", "simulation", "experiments",
-    "figures", "report", "studies", "cli", "bridges",
+    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "cells", "tables",
+    "data", "contributions", "rewards", "metrics", "mechanisms", "models", "simulation",
+    "experiments", "figures", "report", "studies", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 each_module = pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def _compare(
     # Name the folder after the mechanisms, so that comparisons do not replace each other's pages.
     drawn = flags.parse_seeds(seeds)
     folder = "-".join([*names, *(["seeds", *map(str, drawn)] if drawn else [])])
-    out = out or Path("runs") / f"compare-{experiment.name}" / folder
+    out = out or Path("runs") / f"compare-{experiment.name}" / re.sub(r"[^\w.-]", "_", folder)
     with endings.resumable(out, resume), ProgressBar() as watch:
         results = compare(experiment, names, out, resume, seeds=drawn, watch=watch)
     _leave(results, out)

@@ -2,7 +2,7 @@
 
 from fairjax.data.dataset import Dataset, hold_out
 from fairjax.data.shards import MOST_AGENTS, Shards, stacked
-from fairjax.data.sources import DATASETS, load
+from fairjax.data.sources import DATASETS, load, register
 from fairjax.data.splits import SPLITS, class_imbalance, dirichlet, power_law, uniform
 from fairjax.data.tfds_images import DataUnavailableError
 
@@ -18,6 +18,7 @@ __all__ = [
     "hold_out",
     "load",
     "power_law",
+    "register",
     "stacked",
     "uniform",
 ]

@@ -6,20 +6,17 @@ any other name           an image-classification set of TensorFlow Datasets: byt
                          cached -> float32, standardised, small images padded
 """
 
-import contextlib
-import hashlib
-import io
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fairjax import checks
 from fairjax.data import text
+from fairjax.data.cache import arrays_of, cache_folder
 from fairjax.data.dataset import Dataset
 from fairjax.data.tfds_images import decoded, unknown
 
@@ -89,6 +86,43 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
     return source.load(name, data_dir)
 
 
+def register(name: str, loader: Callable[[], tuple[Dataset, Dataset]]) -> None:
+    """Makes a data set of your own known by a name, to `load` and to `Experiment`.
+
+    Records keep only the name, so register it again before you open a run.
+
+    Args:
+      name: a name that no other data set has; a second call with a name of your own replaces it.
+      loader: returns training and test data. Its docstring's first line is its description.
+
+    Raises:
+      ValueError: `name` is no word of letters, digits and `_`, or that of a data set of fairjax; or
+        `loader` is not a function.
+
+    Examples:
+      >>> def halves() -> tuple[Dataset, Dataset]:
+      ...     data = Dataset(x=[[0.0], [1.0]], y=[0, 1], num_classes=2)
+      ...     return data, data
+      >>> register("halves", halves)
+      >>> load("halves")[0].num_classes
+      2
+    """
+    checks.new_name("name", name, OURS)
+    checks.function("loader", loader, "loader() -> (train, test)")
+    words = (loader.__doc__ or "your own").strip().splitlines()[0]
+    DATASETS[name] = Source(words, lambda name, data_dir: _checked_pair(loader()))
+
+
+def _checked_pair(pair: Any) -> tuple[Dataset, Dataset]:
+    """Returns training and test data, or raises if they are not."""
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+    if not is_pair or not all(isinstance(part, Dataset) for part in pair):
+        raise ValueError(
+            f"`loader` must return training and test data, (Dataset, Dataset), got {pair!r:.100}."
+        )
+    return pair[0], pair[1]
+
+
 def _load_digits(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
     from sklearn import datasets
 
@@ -111,7 +145,7 @@ def _load_images(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
     folder, ours = _data_dir(data_dir), tuple(DATASETS)
     if not NAME.fullmatch(name):
         raise unknown(name, folder, ours)
-    return _standardise(_load_arrays(name, folder, lambda: decoded(name, folder, ours)))
+    return _standardise(arrays_of(name, folder, lambda: decoded(name, folder, ours)))
 
 
 MNIST = {"model": "mnist_cnn", "samples_per_agent": 600, "eval_every": 5}
@@ -142,6 +176,7 @@ DATASETS = {
         {**SENTENCES, "learning_rate": 1e-4, "batch_size": 256},
     ),
 }
+OURS = frozenset(DATASETS)
 OTHER = Source("an image-classification set of TensorFlow Datasets", _load_images)
 
 
@@ -201,90 +236,17 @@ def _count_bytes(images: np.ndarray) -> np.ndarray:
 def _load_sentences(name: str, data_dir: Path) -> dict[str, np.ndarray]:
     """Returns sentences from the data directory, or from the cache if that is read-only."""
     there = (data_dir / name).is_dir() or _is_writable(data_dir)
-    folder = data_dir if there else _cache_folder() / "tensorflow_datasets"
+    folder = data_dir if there else cache_folder() / "tensorflow_datasets"
 
     def read() -> dict[str, np.ndarray]:
         from fairjax.data import tfds_text
 
         return tfds_text.sentences(name, folder, data_dir)
 
-    return _load_arrays(name, folder, read)
+    return arrays_of(name, folder, read)
 
 
 def _is_writable(folder: Path) -> bool:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     # An administrator may write anywhere, so also respect folders that nobody may write.
     return os.access(existing, os.W_OK) and existing.stat().st_mode & 0o222 != 0
-
-
-def _load_arrays(
-    name: str, data_dir: Path, read: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Returns `read()`, or the same from the cache if the prepared files have not changed."""
-    cached = _cache_file(name, data_dir)
-    if cached is not None:
-        arrays = _read_cache(cached)
-        if _are_examples(arrays, *((np.bytes_, 1) if name in text.CLEANING else (np.uint8, 4))):
-            return arrays
-    arrays = read()
-    cached = _cache_file(name, data_dir)  # `read` may have prepared the files
-    if cached is not None:
-        _write_cache(cached, arrays)
-    return arrays
-
-
-def _read_cache(cached: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file in the cache, or none if the file is damaged or no archive."""
-    # Errors besides OSError that zipfile and numpy raise for damaged files.
-    damages = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-    try:
-        with zipfile.ZipFile(cached) as file:
-            # Read whole members: with a damaged shape numpy would stop before the checksum.
-            members = {name: io.BytesIO(file.read(name)) for name in file.namelist()}
-            return {Path(name).stem: np.load(member) for name, member in members.items()}
-    except (OSError, *damages):
-        return {}
-
-
-def _are_examples(arrays: dict[str, np.ndarray], kind: type[np.generic], ndim: int) -> bool:
-    """Says whether arrays are a data set with examples of the given kind and their classes."""
-    names = [name for name in arrays if name.startswith("x_")]
-    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        return False
-    return {"x_train", "num_classes"} <= set(arrays) and all(
-        np.issubdtype(arrays[name].dtype, kind)
-        and arrays[name].ndim == ndim
-        and name.replace("x_", "y_", 1) in arrays
-        and arrays[name.replace("x_", "y_", 1)].shape == arrays[name].shape[:1]
-        for name in names
-    )
-
-
-def _write_cache(cached: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays completely or not at all; without a cache the next load decodes again."""
-    unfinished = cached.with_name(f"{cached.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(cached)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
-def _cache_file(name: str, data_dir: Path) -> Path | None:
-    """Returns the cache file for the present prepared files, or None if there are none."""
-    folder = data_dir / name.replace(":", "/")
-    if not name or ".." in folder.parts or not folder.is_dir():
-        return None
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    digest = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
-    return _cache_folder() / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"

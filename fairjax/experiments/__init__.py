@@ -3,6 +3,7 @@
 description  the fields of an experiment, each with its check, group and help (`fields`)
 presets      values for fields that are left open, by data set
 objects      objects that a field may hold instead of a name
+references   objects in files of one's own, such as "mine.py:factory"
 factories    makes a mechanism from a name, a function or an object
 setup        makes data, shards and the federation from a description
 experiment   a description that can be run
@@ -14,7 +15,7 @@ records, histories, checkpoints   the files of a run
 tracking     sends the scalars of each round to other tools
 """
 
-from fairjax.experiments import factories, objects, records
+from fairjax.experiments import factories, objects, records, references
 from fairjax.experiments.bar import ProgressBar
 from fairjax.experiments.comparison import compare, load_comparison
 from fairjax.experiments.description import COEFFICIENTS, ONLY_PYTHON, OPTIMIZERS
@@ -27,5 +28,5 @@ from fairjax.experiments.sweeps import WORDS, Sweep, sweep
 __all__ = [
     "COEFFICIENTS", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS", "Comparison", "Experiment",
     "ProgressBar", "Result", "Sweep", "compare", "factories", "load_comparison", "load_run",
-    "objects", "records", "sweep",
+    "objects", "records", "references", "sweep",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import optax
 
 from fairjax import checks, data, models
 from fairjax.data import Dataset, Shards
-from fairjax.experiments import factories, fields, objects
+from fairjax.experiments import factories, fields, objects, references
 from fairjax.experiments.fields import describe_field
 from fairjax.experiments.presets import PRESETS
 from fairjax.mechanisms import Mechanism
@@ -32,7 +32,8 @@ class Description:
         "digits",
         "data",
         objects.check_dataset,
-        "a name that `fairjax.data.load` knows; `fairjax list` explains all; or, in Python, "
+        "a name that `fairjax.data.load` knows (`fairjax list` explains all), or a file and a "
+        "function in it that returns training and test data, as mine.py:loader; or, in Python, "
         "training and test data.",
     )
     split: str = describe_field(
@@ -61,15 +62,23 @@ class Description:
     model: str | Model | None = describe_field(
         None,
         "training",
-        objects.name_or(models.REGISTRY, Model, "a Model such as `fairjax.models.from_flax` makes"),
-        "model of every agent, a name in `fairjax.models.REGISTRY`; or, in Python, a `Model`.",
+        objects.name_or(
+            models.REGISTRY,
+            Model,
+            "a Model, a Flax module, or a function of the training data that makes one",
+            or_function=True,
+        ),
+        "model of every agent, a name in `fairjax.models.REGISTRY`, or a file and a name in it, as "
+        "net.py:network; or, in Python, a `Model`, a Flax module, or a function of the training "
+        "data that makes one.",
     )
     mechanism: str | Mechanism | Callable[..., Mechanism] = describe_field(
         "cgsv",
         "mechanism",
         factories.check,
-        "mechanism that judges and pays agents, a name in `fairjax.mechanisms.REGISTRY`; or, in "
-        "Python, a `Mechanism`, or a function that makes one from coefficients.",
+        "mechanism that judges and pays agents, a name in `fairjax.mechanisms.REGISTRY`, or a file "
+        "and a name in it, as mine.py:factory; or, in Python, a `Mechanism`, or a function that "
+        "makes one from coefficients.",
     )
     preset: str = describe_field(
         "fairjax",
@@ -215,6 +224,10 @@ class Description:
         if callable(self.gamma):
             checks.count("rounds", self.rounds)
             object.__setattr__(self, "gamma", fields.table("gamma", self.gamma, self.rounds))
+        for name in references.FIELDS:
+            value = getattr(self, name)
+            if references.is_reference(value):
+                object.__setattr__(self, name, references.resolve(name, value))
         for field in dataclasses.fields(self):
             value = fields.plain(getattr(self, field.name))
             if field.name in FLOATS and type(value) is int and abs(value) < checks.GREATEST:

@@ -195,19 +195,20 @@ def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
 
 def read_description(out: Path, description: dict[str, Any]) -> Experiment:
     """Returns the experiment that a record describes; raises if it held objects."""
-    held = [
-        f"{name}={objects.shown(value)}"
-        for name, value in description.items()
-        if name in objects.FIELDS and objects.is_recorded(value)
-    ]
+    given, held = dict(description), []
+    for name in objects.FIELDS:
+        if objects.is_recorded(description.get(name)):
+            given[name] = objects.found_again(name, description[name])
+            if given[name] is None:
+                held.append(f"{name}={objects.shown(description[name])}")
     if held:
         raise ValueError(
-            f"{out} holds a run with objects, which records do not keep: {', '.join(held)}. "
+            f"{out} holds a run with objects that are not found again: {', '.join(held)}. "
             "Open it in Python with `fairjax.load_run(out, experiment)`, where `experiment` holds "
             "the same objects again."
         )
     try:
-        return Experiment(**description)
+        return Experiment(**given)
     except (TypeError, ValueError) as error:
         raise DamagedError(
             f"{out / records.EXPERIMENT} does not describe an experiment that this version of "

@@ -14,6 +14,7 @@ import optax
 
 from fairjax import checks
 from fairjax.data import Dataset
+from fairjax.experiments import references
 from fairjax.fingerprint import fingerprint
 from fairjax.mechanisms import Mechanism
 
@@ -39,6 +40,8 @@ def label(name: str, value: Any) -> str:
     """
     if not is_object(value):
         return str(value)
+    if name == "dataset" and (reference := references.reference_of(value)):
+        return references.name_in_file(reference)
     if isinstance(value, Mechanism):
         return value.name
     if name in ("dataset", "shards"):
@@ -58,12 +61,36 @@ def recorded(name: str, value: Any) -> Any:
     """
     if not is_object(value):
         return value
-    return {"object": label(name, value), "fingerprint": fingerprint(value, name)}
+    kept = {"object": label(name, value), "fingerprint": fingerprint(value, name)}
+    reference = references.reference_of(value)
+    return kept if reference is None else {**kept, "from": reference}
+
+
+def without_place(value: Any) -> Any:
+    """Returns a field read from JSON without the file of an object, which may move."""
+    return {**value, "from": None} if is_recorded(value) and "from" in value else value
+
+
+def same(left: Any, right: Any) -> bool:
+    """Says whether two fields read from JSON are equal; an object's file may have moved."""
+    if is_recorded(left) and is_recorded(right):
+        left, right = ({**one, "from": None} for one in (left, right))
+    return left == right
+
+
+def found_again(name: str, value: Mapping[str, Any]) -> str | None:
+    """Returns the reference of a recorded object, if its file still holds the same object."""
+    reference = value.get("from")
+    try:
+        found = None if reference is None else references.resolve(name, reference)
+        return reference if same(recorded(name, found), value) else None
+    except ValueError:  # the file is gone, or has changed
+        return None
 
 
 def is_recorded(value: Any) -> bool:
     """Says whether a value read from JSON stands for an object."""
-    return isinstance(value, Mapping) and value.keys() == {"object", "fingerprint"}
+    return isinstance(value, Mapping) and value.keys() - {"from"} == {"object", "fingerprint"}
 
 
 def shown(value: Any) -> str:
@@ -74,7 +101,8 @@ def shown(value: Any) -> str:
       'Net (an object, fingerprint 0123456789ab)'
     """
     if is_recorded(value):
-        return f"{value['object']} (an object, fingerprint {value['fingerprint'][:DIGITS]})"
+        kind = f"from {value['from']}" if "from" in value else "an object"
+        return f"{value['object']} ({kind}, fingerprint {value['fingerprint'][:DIGITS]})"
     return repr(value)
 
 

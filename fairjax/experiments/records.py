@@ -90,7 +90,7 @@ def check_same(out: Path, record: Mapping[str, Any], description: Mapping[str, A
     differences = [
         f"{name}={objects.shown(there.get(name))} there, {objects.shown(value)} here"
         for name, value in description.items()
-        if there.get(name) != value
+        if not objects.same(there.get(name), value)
     ]
     if differences:
         raise ValueError(

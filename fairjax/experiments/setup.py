@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from fairjax import data, models
 from fairjax.data import Dataset, Shards
-from fairjax.experiments import factories, objects
+from fairjax.experiments import factories, objects, references
 from fairjax.experiments.description import COEFFICIENTS, MAPPINGS, OPTIMIZERS, Description
 from fairjax.experiments.presets import LAST_RATE, settings
 from fairjax.mechanisms import Length, Mechanism
@@ -90,7 +90,8 @@ class Setup(Description):
     @property
     def name(self) -> str:
         """A name for a directory; the same description always has the same name."""
-        text = json.dumps(self.description(), sort_keys=True)
+        kept = {name: objects.without_place(value) for name, value in self.description().items()}
+        text = json.dumps(kept, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         dataset, split, mechanism = map(self.label, ("dataset", "split", "mechanism"))
         text = f"{dataset}-{split}-{self.num_agents}-{mechanism}-{digest}"
@@ -107,6 +108,8 @@ class Setup(Description):
         Coefficients that the mechanism does not take are left out. A `Mechanism` takes none,
         since it has its own.
         """
+        if isinstance(mechanism, str) and references.is_reference(mechanism):
+            mechanism = references.resolve("mechanism", mechanism)
         factories.check("mechanism", mechanism)
         takes = {} if isinstance(mechanism, Mechanism) else factories.takes(mechanism)
         kept = {name: getattr(self, name) if name in takes else None for name in COEFFICIENTS}
@@ -230,5 +233,6 @@ class Setup(Description):
     def _model(self, data: Dataset) -> models.Model:
         model: Any = self.resolved().model
         if isinstance(model, str):
-            model = models.REGISTRY[model](data)
+            model = models.REGISTRY[model]
+        model = models.as_model(model, data)
         return models.computing_in(model, self.compute_dtype)

@@ -11,15 +11,16 @@ from matplotlib.ticker import MaxNLocator
 
 from fairjax.experiments import Result
 from fairjax.figures import style
+from fairjax.simulation import History
 
 DOTTED: Any = {"linestyle": (0, (1, 2)), "linewidth": 1}
 
 
-def accuracy(result: Result, ax: Axes | None = None) -> Axes:
+def accuracy(result: Result | History, ax: Axes | None = None) -> Axes:
     """Draws every agent's test accuracy over rounds, and its standalone accuracy.
 
     Args:
-      result: the result of an experiment.
+      result: the result of an experiment, or the history that `fairjax.run` returned.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
@@ -31,7 +32,7 @@ def accuracy(result: Result, ax: Axes | None = None) -> Axes:
       >>> accuracy(result).get_ylabel()
       'test accuracy (%)'
     """
-    style.check_result(result)
+    result = style.as_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         _draw_lines(ax, result, 100 * result.history.accuracies)
@@ -41,16 +42,17 @@ def accuracy(result: Result, ax: Axes | None = None) -> Axes:
             alone = 100 * result.standalone_accuracies[agent]
             ax.axhline(alone, color=shades[agent], **DOTTED)
         ax.set(xlabel="round", ylabel="test accuracy (%)", title=style.title(result))
-        ax.plot([], [], color="0.4", label="alone", **DOTTED)
+        if np.isfinite(result.standalone_accuracies).any():
+            ax.plot([], [], color="0.4", label="alone", **DOTTED)
         style.legend(ax, result)
     return ax
 
 
-def contributions(result: Result, ax: Axes | None = None) -> Axes:
+def contributions(result: Result | History, ax: Axes | None = None) -> Axes:
     """Draws what every agent's upload was worth, round by round.
 
     Args:
-      result: the result of an experiment whose mechanism judges.
+      result: the result of an experiment whose mechanism judges, or its history.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
@@ -62,7 +64,7 @@ def contributions(result: Result, ax: Axes | None = None) -> Axes:
       >>> contributions(result).get_ylabel()
       'contribution'
     """
-    style.check_result(result)
+    result = style.as_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
@@ -71,11 +73,11 @@ def contributions(result: Result, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def importance(result: Result, ax: Axes | None = None) -> Axes:
+def importance(result: Result | History, ax: Axes | None = None) -> Axes:
     """Draws every agent's importance coefficient over rounds.
 
     Args:
-      result: the result of an experiment whose mechanism judges.
+      result: the result of an experiment whose mechanism judges, or its history.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
@@ -87,7 +89,7 @@ def importance(result: Result, ax: Axes | None = None) -> Axes:
       >>> importance(result).get_ylabel()
       'importance'
     """
-    style.check_result(result)
+    result = style.as_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         equal = 1 / len(result.shard_sizes)
@@ -97,11 +99,11 @@ def importance(result: Result, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def reward_fractions(result: Result, ax: Axes | None = None) -> Axes:
+def reward_fractions(result: Result | History, ax: Axes | None = None) -> Axes:
     """Draws the share of the aggregate that every agent was paid, round by round.
 
     Args:
-      result: the result of an experiment.
+      result: the result of an experiment, or the history that `fairjax.run` returned.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
@@ -113,7 +115,7 @@ def reward_fractions(result: Result, ax: Axes | None = None) -> Axes:
       >>> reward_fractions(result).get_ylabel()
       'reward fraction'
     """
-    style.check_result(result)
+    result = style.as_result(result)
     with style.styled():
         ax = style.axes_of(ax)
         _draw_judgement(ax, result, result.history.fractions, "reward fraction")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fairjax import checks, files
 from fairjax.experiments import Result
+from fairjax.simulation import HONEST, History
 from fairjax.tables import Spread
 
 COLUMN = 3.4  # inches, one column of a two-column paper
@@ -52,6 +54,21 @@ def check_result(result: Any) -> None:
     checks.kind("result", result, Result, "`fairjax.Experiment(...).run()`")
 
 
+def as_result(result: Any) -> Result:
+    """Returns a result, made of a history without an experiment if that is given.
+
+    Raises:
+      ValueError: `result` is neither.
+    """
+    if not isinstance(result, History):
+        check_result(result)
+        return result
+    num_agents = result.excluded.shape[1]
+    history = jax.tree.map(np.asarray, result)
+    nothing = np.full(num_agents, np.nan)
+    return Result(None, history, None, nothing, nothing, (HONEST,) * num_agents)
+
+
 def check_results(results: Any) -> None:
     """Raises unless `results` maps mechanisms to results with the same number of agents."""
     if not isinstance(results, Mapping) or not results:
@@ -77,6 +94,8 @@ def axes_of(ax: Axes | None, height: float = 2.6) -> Axes:
 def title(result: Result) -> str:
     """Returns a title with a result's mechanism, data set and split."""
     experiment = result.experiment
+    if experiment is None:
+        return ""
     mechanism, dataset = experiment.label("mechanism"), experiment.label("dataset")
     return f"{mechanism}, {dataset}, {split(experiment)}"
 
@@ -102,7 +121,9 @@ def legend(ax: Axes, result: Result, points: bool = False) -> None:
     sizes = result.shard_sizes
     shades = colours(len(sizes))
     for agent in some(len(sizes), MOST_NAMES):
-        label = f"agent {agent}: {sizes[agent]:,} examples"
+        label = f"agent {agent}"
+        if result.experiment is not None:
+            label += f": {sizes[agent]:,} examples"
         ax.plot([], [], color=shades[agent], label=label, **how)
     figure: Any = ax.figure
     for old in figure.legends:

@@ -1,5 +1,8 @@
 """Mechanisms judge updates and pay agents; one per file. `REGISTRY` maps names to factories."""
 
+from collections.abc import Callable
+
+from fairjax import checks
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.mechanisms.cffl import cffl
 from fairjax.mechanisms.cgsv import cgsv
@@ -36,6 +39,33 @@ REGISTRY = {
     )
 }
 
+OURS = frozenset(REGISTRY)
+
+
+def register(name: str, factory: Callable[..., Mechanism]) -> None:
+    """Makes a mechanism of your own known by a name, to `Experiment` and the command line.
+
+    Records keep only the name, so register it again before you open a run.
+
+    Args:
+      name: a name that no other mechanism has; a second call with a name of your own replaces it.
+      factory: returns the `Mechanism`; its arguments are the coefficients and options that it
+        takes. Its docstring's first line is its description.
+
+    Raises:
+      ValueError: `name` is no word of letters, digits and `_`, or that of a mechanism of fairjax;
+        or `factory` is not a function.
+
+    Examples:
+      >>> register("plain", lambda: fedavg())
+      >>> REGISTRY["plain"]().name
+      'fedavg'
+    """
+    checks.new_name("name", name, OURS)
+    checks.function("factory", factory, "factory(...) -> Mechanism")
+    REGISTRY[name] = factory
+
+
 __all__ = [
     "MAX_EXACT_AGENTS",
     "REGISTRY",
@@ -56,6 +86,7 @@ __all__ = [
     "length_at",
     "proportional",
     "qffl",
+    "register",
     "rr",
     "shapfed",
     "standalone",

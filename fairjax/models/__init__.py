@@ -1,13 +1,14 @@
 """Models, which agents train: ready-made, from a Flax module, or from any pair of functions."""
 
 from fairjax.models.base import Model, computing_in, initial_params
-from fairjax.models.modules import from_flax
+from fairjax.models.modules import as_model, from_flax
 from fairjax.models.named import REGISTRY, cifar_cnn, logistic, mlp, mnist_cnn, text_cnn
 from fairjax.models.saving import load_params, save_params
 
 __all__ = [
     "REGISTRY",
     "Model",
+    "as_model",
     "cifar_cnn",
     "computing_in",
     "from_flax",

@@ -1,11 +1,13 @@
 """Modules: Flax modules, Linen or NNX, as Models."""
 
+import inspect
 from typing import Any
 
 from flax import linen as nn
 
+from fairjax import checks
 from fairjax.data import Dataset
-from fairjax.models.base import Model
+from fairjax.models.base import BROKEN, Model
 from fairjax.models.linen import from_linen
 from fairjax.types import Array
 
@@ -55,3 +57,44 @@ def from_flax(
 
     is_module = isinstance(module, Module)
     return nnx.from_nnx(module, head) if is_module else nnx.from_function(module, head)
+
+
+def as_model(given: Any, data: Dataset) -> Model:
+    """Returns a `Model` of a model, of a Flax module, or of what a function of the data makes.
+
+    Args:
+      given: a `Model`; a Flax module, or the class of an NNX one; or a function of the training
+        data that returns a model or a module.
+      data: the training data.
+
+    Raises:
+      ValueError: `given` is none of these.
+
+    Examples:
+      >>> import fairjax as fj
+      >>> train, _ = fj.data.load("blobs")
+      >>> model = as_model(lambda train: nn.Dense(train.num_classes), train)
+      >>> print(model.head)
+      None
+    """
+    from flax.nnx import Module
+
+    if inspect.isclass(given):  # an NNX class is a function of `rngs`
+        return from_flax(given, data)
+    flax = (nn.Module, Module)
+    made = given
+    if not isinstance(given, (Model, *flax)):
+        checks.function("model", given, "of the training data, that makes a Model or a Flax module")
+        try:
+            made = given(data)
+        except BROKEN as error:
+            raise ValueError(
+                f"`model` must be a function of the training data, got {checks.shown(given)}, "
+                f"which fails: {type(error).__name__}: {error!s:.300}"
+            ) from error
+    if not isinstance(made, (Model, *flax)):
+        raise ValueError(
+            "`model` must be a Model, a Flax module, or a function of the training data that makes "
+            f"one, got {checks.shown(given)}, which makes {checks.shown(made)}."
+        )
+    return made if isinstance(made, Model) else from_flax(made, data)

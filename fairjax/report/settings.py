@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairjax import data, mechanisms
-from fairjax.experiments import COEFFICIENTS, Experiment, factories, objects
+from fairjax.experiments import COEFFICIENTS, Experiment, factories, objects, references
 from fairjax.report import page
 from fairjax.tables import first_line
 
@@ -66,7 +66,10 @@ def again(
       names: the mechanisms of a comparison; empty for a single run.
       seeds: the seeds of a comparison over seeds.
     """
-    given = fields_to_give(experiment)
+    given = {
+        name: references.reference_of(value) or value
+        for name, value in fields_to_give(experiment).items()
+    }
     own = [name for name in objects.FIELDS if objects.is_object(given.get(name))]
     own += [name for name in ("participation",) if isinstance(given.get(name), tuple)]
     own += [name for name in names if name not in mechanisms.REGISTRY]
