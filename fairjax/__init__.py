@@ -4,9 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fairjax import contributions, data, devices, mechanisms, metrics, models, rewards
-from fairjax.experiments import Experiment, ProgressBar, Result, Sweep, compare, load_run, sweep
+from fairjax.experiments import (
+    Experiment,
+    ProgressBar,
+    Result,
+    Sweep,
+    compare,
+    load_run,
+    run,
+    sweep,
+)
 from fairjax.models import load_params, save_params
-from fairjax.simulation import Federation, History, Record, State, federation, run
+from fairjax.simulation import Federation, History, Record, State, federation
 
 if TYPE_CHECKING:
     from fairjax import figures

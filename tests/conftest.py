@@ -12,12 +12,13 @@ import pytest
 
 LONG_EXAMPLES = (
     "fairjax/experiments/bar.py", "fairjax/experiments/comparison.py",
-    "fairjax/experiments/experiment.py", "fairjax/experiments/sweeps.py",
+    "fairjax/experiments/experiment.py", "fairjax/experiments/over_seeds.py",
+    "fairjax/experiments/running.py", "fairjax/experiments/sweeps.py",
     "fairjax/models/named.py", "fairjax/figures/", "fairjax/mechanisms/",
 )  # fmt: skip
 
 # Of the cases of a slow test, one in so many runs by default; elsewhere only the first.
-ONE_IN = {"tests/test_wrong_kinds.py": 1, "tests/test_docs.py": 1, "tests/test_fuzz.py": 4}
+ONE_IN = {"tests/test_wrong_kinds.py": 2, "tests/test_docs.py": 1, "tests/test_fuzz.py": 4}
 NOTEBOOK = "notebooks/03_your_model_and_data.ipynb"  # the only one that runs by default
 
 

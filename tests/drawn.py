@@ -20,8 +20,8 @@ import scipy.sparse  # noqa: F401
 import twin
 
 import fairjax as fj
-from fairjax.experiments import Comparison
 import fairjax.simulation
+from fairjax.experiments import Comparison
 
 LARGEST = 3e38  # about the largest float32
 

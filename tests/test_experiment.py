@@ -102,7 +102,7 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path):
 def test_a_run_that_is_not_finished_or_not_there_is_not_loaded(tmp_path):
     with pytest.raises(ValueError, match="holds none"):
         fj.load_run(tmp_path)
-    records.write_json(tmp_path / records.EXPERIMENT, {})
+    records.write_json(tmp_path / records.EXPERIMENT, {"experiment": {}})
     with pytest.raises(ValueError, match="not finished"):
         fj.load_run(tmp_path)
     (tmp_path / records.EXPERIMENT).write_text("{")

@@ -25,6 +25,7 @@ def compared(tmp_path_factory):
     return fj.compare(SMALL, NAMES, out, seeds=SEEDS), out
 
 
+@pytest.mark.slow
 def test_a_row_of_the_table_is_a_mean_over_single_runs(compared):
     comparison, _ = compared
     row = comparison.table().rows[0]
@@ -40,6 +41,7 @@ def test_a_row_of_the_table_is_a_mean_over_single_runs(compared):
         )
 
 
+@pytest.mark.slow
 def test_differences_are_paired_by_seed_and_undefined_fairness_is_said(compared):
     comparison, _ = compared
     first, fedavg, rr = comparison.table().rows
@@ -54,6 +56,7 @@ def test_differences_are_paired_by_seed_and_undefined_fairness_is_said(compared)
     assert "all equal (3 of 3)" in comparison.table().latex()
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_read_and_the_rest_is_run(compared, tmp_path):
     comparison, out = compared
     (out / "rr" / "result.json").unlink()
@@ -63,6 +66,7 @@ def test_what_is_finished_is_read_and_the_rest_is_run(compared, tmp_path):
     assert again.table().csv() == comparison.table().csv() == load_comparison(out).table().csv()
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_run_again(compared):
     comparison, out = compared
     path = out / "cgsv" / "history.npz"
@@ -72,6 +76,7 @@ def test_a_damaged_file_is_run_again(compared):
     assert again.table().csv() == comparison.table().csv()
 
 
+@pytest.mark.slow
 def test_a_comparison_is_not_mistaken_for_another(compared):
     _, out = compared
     with pytest.raises(ValueError, match="must not belong to another experiment.*seed="):
@@ -98,6 +103,7 @@ def test_seeds_of_a_command_line():
             parse_seeds(wrong)
 
 
+@pytest.mark.slow
 def test_the_page_has_the_table_and_the_call(compared):
     comparison, out = compared
     text = report.write_over_seeds(comparison, out).read_text()

@@ -158,6 +158,7 @@ def test_a_late_agent_s_first_importance_follows_from_its_first_contribution():
         np.testing.assert_allclose(after, 0.2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_last_round_trains_all_once_more():
     result = run(mechanism="fedavg", participation=1)
     assert np.isfinite(result.trained_accuracies).all()
@@ -176,6 +177,7 @@ def test_dishonest_agents_that_are_absent_at_first(behaviour):
     np.testing.assert_array_equal(uploads[3], updates[3])  # its first update, or that of a leader
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_numbers():
     shards, test = EXPERIMENT.make_shards()
     behaviours = {"free_rider_stale": 1, "free_rider_copy": 1}
@@ -187,6 +189,7 @@ def test_a_resumed_run_ends_with_the_same_numbers():
     assert same(stages[-1].state.agents, again.state.agents)
 
 
+@pytest.mark.slow
 def test_two_devices_have_the_same_participants():
     full = dataclasses.replace(EXPERIMENT, participation=2)
     one, two = full.run(), full.run(mesh=devices.mesh(2))
@@ -220,6 +223,7 @@ def test_a_table_is_kept_in_the_records(tmp_path):
     assert np.isfinite(again.latest("contributions")).all()
 
 
+@pytest.mark.slow
 def test_federated_shapley_reads_who_took_part():
     result = run(mechanism="fedavg", participation=LATE, record_updates=True)
     history = result.history

@@ -9,9 +9,11 @@ setup        makes data, shards and the federation from a description
 experiment   a description that can be run
 playing      plays the rounds of a run, with checkpoints, progress and tracking
 results      the result of a run and its figures; `loading` reads a result from disk
+running      `fairjax.run`: the rounds of a federation from Python objects
 sweeps       many runs as one program, which `points` compiles and plays
 comparison   several mechanisms on the same shards; `over_seeds`, with several seeds
 records, histories, checkpoints   the files of a run
+longer       a run with more rounds goes on where a shorter one stopped
 tracking     sends the scalars of each round to other tools
 """
 
@@ -23,10 +25,11 @@ from fairjax.experiments.experiment import Experiment, load_run
 from fairjax.experiments.over_seeds import Comparison
 from fairjax.experiments.presets import PRESETS
 from fairjax.experiments.results import Result
+from fairjax.experiments.running import run
 from fairjax.experiments.sweeps import WORDS, Sweep, sweep
 
 __all__ = [
     "COEFFICIENTS", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS", "Comparison", "Experiment",
     "ProgressBar", "Result", "Sweep", "compare", "factories", "load_comparison", "load_run",
-    "objects", "records", "references", "sweep",
+    "objects", "records", "references", "run", "sweep",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fairjax import checks, devices, simulation
-from fairjax.experiments import fields, histories, objects, records, tracking
+from fairjax.experiments import fields, histories, longer, objects, records, tracking
 from fairjax.experiments.loading import load, result_of, run_of
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
@@ -65,7 +65,8 @@ class Experiment(Setup):
         Args:
           out: the directory for records; None: nothing is written. A killed run goes on
             from its last checkpoint and ends with exactly the same numbers. A finished
-            run is read from disk.
+            run is read from disk; with more `rounds` it goes on where it stopped, if that
+            gives the numbers of one long run.
           resume: False: start over, and replace the records of this experiment in `out`.
           mesh: devices that share the agents, of one process or several. Each process calls
             `run`, and the first one writes. A run may continue on other devices.
@@ -82,7 +83,8 @@ class Experiment(Setup):
           entries a mask keeps, so their results can differ by more than rounding.
 
         Raises:
-          ValueError: `out` belongs to another experiment, cannot be written or is in use by
+          ValueError: `out` belongs to another experiment, or to a shorter one whose schedule or
+            mechanism depends on its number of rounds; it cannot be written or is in use by
             another process; all its checkpoints are damaged; the data cannot be loaded; or a
             tool of `track` is not installed.
           OSError: a record cannot be written, because the disk is full or permission is
@@ -97,7 +99,7 @@ class Experiment(Setup):
         tools = tracking.checked(track, out)
         record: dict[str, Any] = {}
         if out is not None:
-            record = records.claim(out, self.description(), resume)
+            record = self._claim(out, resume)
             if resume and (out / records.RESULT).exists():
                 try:
                     return load(out, self, record)
@@ -108,6 +110,28 @@ class Experiment(Setup):
             self.warn_of_decay()
         with records.locked(out):
             return self._go_on(out, resume, record, mesh, watch, tools, standalone)
+
+    def _claim(self, out: Path, resume: bool) -> dict[str, Any]:
+        """Returns the record of this experiment in a directory, of a shorter one if there is one.
+
+        Raises:
+          ValueError: as in `run`.
+        """
+        description = self.description()
+        try:
+            record = records.claim(out, description, resume, longer.rounds_before)
+        except records.OtherExperimentError as error:
+            raise ValueError(f"{error}{longer.hint(error.there, description)}") from None
+        before = longer.rounds_before(record["experiment"], description)
+        if before is None:
+            return record
+        longer.check_can_go_on(self, before)
+        with records.locked(out):
+            # Without a result the run counts as unfinished, whichever length is recorded.
+            (out / records.RESULT).unlink(missing_ok=True)
+            record = {**record, "experiment": description}
+            records.write_json(out / records.EXPERIMENT, record)
+        return record
 
     def _go_on(
         self,
@@ -175,16 +199,21 @@ def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
         checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     if not (out / records.EXPERIMENT).exists():
         raise ValueError(f"`out` must be the directory of a run, got {out}, which holds none.")
-    if not (out / records.RESULT).exists():
-        raise ValueError(
-            f"`out` must be the directory of a finished run, got {out}, which is not finished. "
-            "Run the same experiment again with this `out` to go on."
-        )
     record = records.read_experiment(out)
+    if "federation" in record["experiment"]:
+        raise ValueError(
+            f"`out` must be the directory of an experiment, got {out}, which holds a run of "
+            "`fairjax.run`. The same call with the same `out` returns its state and history."
+        )
     if isinstance(record["experiment"].get("seed"), list):
         raise ValueError(
             f"`out` must be the directory of a run, got {out}, which holds one mechanism of a "
             "comparison over seeds. `fairjax.experiments.load_comparison(out.parent)` opens it."
+        )
+    if not (out / records.RESULT).exists():
+        raise ValueError(
+            f"`out` must be the directory of a finished run, got {out}, which is not finished. "
+            "Run the same experiment again with this `out` to go on."
         )
     if experiment is None:
         experiment = read_description(out, record["experiment"])

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from fairjax import simulation
 from fairjax.experiments import records
 from fairjax.experiments.checkpoints import Checkpoints
+from fairjax.experiments.longer import prolonged
 from fairjax.experiments.tracking import Tracker
 from fairjax.simulation import Progress, Rounds
 
@@ -55,6 +56,9 @@ class Run(NamedTuple):
                     start = checkpoints.load(beginning)
                 else:
                     checkpoints.delete()
+            if start is not None:
+                total = int(beginning.state.num_rounds)
+                start = prolonged(start, total, self.rounds.eval_every)
             progress = beginning if start is None else start
             saved = time.monotonic()
             for progress in self._stages(start, clock, tracker, watch):

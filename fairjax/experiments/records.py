@@ -18,7 +18,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,27 @@ DIGEST = "sha256"  # the entry of a JSON file that holds its SHA-256
 PARTS = ("data", "compiling", "rounds", "records")  # parts of the time that a run takes
 
 
-def claim(out: Path, description: Mapping[str, Any], resume: bool = True) -> dict[str, Any]:
+class OtherExperimentError(ValueError):
+    """A directory belongs to another experiment: `there`, as JSON."""
+
+    def __init__(self, message: str, there: Mapping[str, Any]):
+        super().__init__(message)
+        self.there = there
+
+
+def claim(
+    out: Path,
+    description: Mapping[str, Any],
+    resume: bool = True,
+    accepts: Callable[[Mapping[str, Any], Mapping[str, Any]], Any] = lambda there, here: False,
+) -> dict[str, Any]:
     """Returns the record of an experiment, if a directory belongs to it or is free for it.
 
     Args:
       out: a directory that does not exist, is empty, or belongs to the same experiment.
       description: the experiment, as JSON.
       resume: False: a damaged `experiment.json` is ignored.
+      accepts: whether another recorded experiment may be continued as this one.
 
     Returns:
       The content of `experiment.json` on disk if that exists, else of a new one.
@@ -74,7 +88,8 @@ def claim(out: Path, description: Mapping[str, Any], resume: bool = True) -> dic
                 f"{damage} What was run in {out} is not known: start over with `resume=False` "
                 "(--resume False), or choose another directory."
             ) from damage
-        check_same(out, record, description)
+        if not accepts(record["experiment"], description):
+            check_same(out, record, description)
         return record
     if present:
         raise ValueError(
@@ -93,9 +108,10 @@ def check_same(out: Path, record: Mapping[str, Any], description: Mapping[str, A
         if not objects.same(there.get(name), value)
     ]
     if differences:
-        raise ValueError(
+        raise OtherExperimentError(
             f"`out` must not belong to another experiment, got {out}, which differs: "
-            f"{'; '.join(differences)}. Choose another directory."
+            f"{'; '.join(differences)}. Choose another directory.",
+            there,
         )
 
 

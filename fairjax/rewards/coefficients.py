@@ -107,8 +107,8 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
       Xu et al., NeurIPS 2021, section on the reward mechanism.
 
     Examples:
-      >>> print(reward_fractions(jnp.array([0.2, 0.8]), beta=1.0).round(3))
-      [0.297 1.   ]
+      >>> [round(float(one), 3) for one in reward_fractions(jnp.array([0.2, 0.8]), beta=1.0)]
+      [0.297, 1.0]
     """
     importance = _as_coefficients("importance", importance)
     checks.above("beta", beta, 0, vanishing=True)
@@ -151,9 +151,9 @@ def recall(
       present: `[N]` booleans; None: all are there, and `previous` is the memory.
 
     Examples:
-      >>> memory, held = recall(jnp.array([0.3, 0.1, 0.6]), jnp.ones(3), jnp.array([1, 1, 0]) > 0)
-      >>> print(memory.round(3), held)
-      [0.75 0.25 0.  ] 0.4
+      >>> memory, held = recall(jnp.array([0.25, 0.25, 0.5]), jnp.ones(3), jnp.array([1, 1, 0]) > 0)
+      >>> print(memory, held)
+      [0.5 0.5 0. ] 0.5
     """
     if present is None:
         return previous, 1.0

@@ -27,7 +27,7 @@ from fairjax.simulation.behaviours import (
     names,
 )
 from fairjax.simulation.federations import Federation
-from fairjax.simulation.loop import PROGRAMS, Rounds, history, play, run
+from fairjax.simulation.loop import PROGRAMS, Rounds, history, play
 from fairjax.simulation.making import federation
 from fairjax.simulation.memory import spare_maps
 from fairjax.simulation.optimizers import COUNTS
@@ -41,5 +41,5 @@ __all__ = [
     "History", "Memory", "Progress", "Record", "Rounds", "State", "accuracy", "assign",
     "behaviours", "change_data", "change_uploads", "check_fits", "check_paid",
     "check_participation", "federation", "first_params", "history", "listed", "names", "play",
-    "run", "spare_maps", "warn_of_unchanged",
+    "spare_maps", "warn_of_unchanged",
 ]  # fmt: skip

@@ -104,6 +104,23 @@ class Federation(ByContents):
             mesh=self.mesh,
         )
 
+    def go_on(self, state: State, shards: Shards, num_rounds: int) -> State:
+        """Returns a state of an earlier run as the first of `num_rounds` more rounds.
+
+        Raises:
+          ValueError: the state is not one of this federation and these shards.
+        """
+        like = jax.eval_shape(self.init, jax.random.key(0), shards)
+        wanted, found = (
+            jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", tree) for tree in (like, state)
+        )
+        if wanted != found:
+            raise ValueError(
+                "`state` must be one that this federation gives with these shards, "
+                f"{wanted!s:.300}, got {found!s:.300}."
+            )
+        return placed(self.mesh, state._replace(num_rounds=state.round + num_rounds))
+
     def step(self, state: State, shards: Shards) -> tuple[State, Record]:
         """Returns the state after one more round, and the record of that round."""
         checks.kind("state", state, State, "`federation.init(key, shards)`")
@@ -194,6 +211,22 @@ class Federation(ByContents):
             losses=self._losses(state.agents, shards, present),
             utility=utility,
         )
+
+    def follows_length(self, shards: Shards) -> bool:
+        """Says whether the mechanism's numbers depend on the number of rounds of the whole run."""
+
+        def play(num_rounds: Scalar, state: State, shards: Shards) -> Any:
+            context = self.context(state, shards, state.key)._replace(num_rounds=num_rounds)
+            plan = self.plan(state, context)
+            return plan, self.mechanism.update(state.agents, state.mechanism, context)
+
+        state = jax.eval_shape(self.init, jax.random.key(0), shards)
+        traced = jax.make_jaxpr(play)(state.num_rounds, state, shards).jaxpr
+        following = {traced.invars[0]}
+        for equation in traced.eqns:
+            if any(one in following for one in equation.invars if not hasattr(one, "val")):
+                following.update(equation.outvars)
+        return any(one in following for one in traced.outvars if not hasattr(one, "val"))
 
     def _losses(
         self, params: Stacked, shards: Shards, present: PerAgent | None

@@ -1,8 +1,8 @@
-"""Simulation: rounds of a federation, compiled as one program, and their history.
+"""Loop: the rounds of a run, compiled as one program, and their history.
 
     state_t+1, record_t = step(state_t)          accuracies of the paid models, when due
 
-`run` scans over rounds. The host receives the rows of a chunk of rounds at a time.
+`play` scans over rounds. The host receives the rows of a chunk of rounds at a time.
 """
 
 import functools
@@ -29,7 +29,7 @@ from fairjax.simulation.progress import (
     warn_of_unchanged,
 )
 from fairjax.simulation.states import MOST_ROUNDS, State
-from fairjax.types import Key, Params, PerAgent, Scalar
+from fairjax.types import Params, PerAgent, Scalar
 
 CHUNKS = 20  # the largest number of chunks in a run
 # How many compiled programs are kept. Each needs several hundred of the 65,530 memory maps that
@@ -40,56 +40,10 @@ PROGRAMS = 8
 Carry = tuple[State, Events]
 
 
-def run(
-    key: Key,
-    federation: Federation,
-    shards: Shards,
-    test: Dataset,
-    *,
-    num_rounds: int,
-    params: Params | None = None,
-    eval_every: int = 1,
-    record_updates: bool = False,
-) -> tuple[State, History]:
-    """Returns the state after some rounds, and the history of all of them.
-
-    Args:
-      key: PRNG key; everything random follows from it.
-      federation: made by `federation`.
-      shards: who holds which data.
-      test: the data on which models are evaluated.
-      num_rounds: number of rounds, at least one.
-      params: common first parameters; None: drawn by the model from the key.
-      eval_every: number of rounds between evaluations; the last round is always evaluated.
-      record_updates: keep all uploads, T N D numbers, for contributions of a whole run.
-
-    Returns:
-      The final `State` and a `History`.
-
-    Raises:
-      ValueError: an argument has the wrong kind or is out of range, model, shards and
-        test data do not fit each other, or the mechanism breaks its protocol.
-
-    Examples:
-      >>> import optax
-      >>> import fairjax as fj
-      >>> train, test = fj.data.load("digits")
-      >>> shards = fj.data.power_law(train, num_agents=3, seed=0)
-      >>> fed = fj.federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.cgsv(),
-      ...                     optimizer=optax.sgd(0.1))
-      >>> state, history = run(jax.random.key(0), fed, shards, test, num_rounds=2)
-      >>> history.accuracies.shape, float(history.importance[-1].sum().round(3))
-      ((2, 3), 1.0)
-    """
-    rounds = Rounds(key, federation, shards, test, num_rounds, params, eval_every, record_updates)
-    *_, last = rounds.stages()
-    return last.state, history(last, num_rounds)
-
-
 class Rounds(NamedTuple):
-    """The rounds of a run; the fields are the arguments of `run` and determine its numbers."""
+    """The rounds of a run; the fields are arguments of `fairjax.run` and determine its numbers."""
 
-    key: Key
+    key: Any  # None with a `state`, whose key counts
     federation: Federation
     shards: Shards
     test: Dataset
@@ -97,10 +51,14 @@ class Rounds(NamedTuple):
     params: Params | None = None
     eval_every: int = 1
     record_updates: bool = False
+    state: State | None = None
 
     def beginning(self) -> Progress:
         """Returns the progress before the first round."""
-        state = self.federation.init(self.key, self.shards, self.params, self.num_rounds)
+        if self.state is None:
+            state = self.federation.init(self.key, self.shards, self.params, self.num_rounds)
+        else:
+            state = self.federation.go_on(self.state, self.shards, self.num_rounds)
         return Progress(state, jax.tree.map(np.asarray, no_rows(state, self.record_updates)))
 
     def stages(self, start: Progress | None = None) -> Iterator[Progress]:
@@ -112,7 +70,7 @@ class Rounds(NamedTuple):
           ValueError: as in `run`.
         """
         federation, num_rounds = self.federation, self.num_rounds
-        self._check()
+        self.check()
         shards, test = devices.everywhere(federation.mesh, jax.device_put((self.shards, self.test)))
         progress = self._replace(shards=shards).beginning() if start is None else start
         # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
@@ -131,7 +89,7 @@ class Rounds(NamedTuple):
             progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
             yield progress
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Raises unless every field has the right kind, and shards and test data fit each other."""
         checks.kind("federation", self.federation, Federation, "`fairjax.federation`")
         checks.count("num_rounds", self.num_rounds, most=MOST_ROUNDS)
@@ -140,7 +98,13 @@ class Rounds(NamedTuple):
         checks.kind("shards", self.shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
         checks.kind("test", self.test, Dataset, "`fairjax.data.load`")
         self.shards.data.check_alike("test", self.test)
-        check_fits(self.federation.participation, self.shards.num_agents, self.num_rounds)
+        played = 0
+        if self.state is not None:
+            checks.kind("state", self.state, State, "`fairjax.run`")
+            if self.params is not None:
+                raise ValueError("`params` must be left out where `state` is given.")
+            played = int(self.state.round)
+        check_fits(self.federation.participation, self.shards.num_agents, played + self.num_rounds)
 
 
 def history(progress: Progress, num_rounds: int) -> History:

@@ -68,7 +68,7 @@ def federation(
 
     Examples:
       >>> import fairjax as fj
-      >>> import optax
+      >>> import jax, optax
       >>> train, test = fj.data.load("digits")
       >>> shards = fj.data.power_law(train, num_agents=3, seed=0)
       >>> fed = federation(model=fj.models.logistic(train), mechanism=fj.mechanisms.fedavg(),

@@ -1,0 +1,100 @@
+"""Longer: a run with more rounds goes on where the shorter one of the same experiment stopped.
+
+record, description -> the number of rounds there, if only the length differs
+
+A longer run is another run if something follows the length: a schedule that ends with the run, or
+a mechanism that looks at `num_rounds`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from fairjax.experiments import objects
+from fairjax.experiments.setup import Setup
+from fairjax.simulation import Progress, State
+
+LISTED = ("gamma", "participation")  # fields that may hold one value per round
+OF_LENGTH = ("gamma", "learning_rate_decay")  # fields that presets choose by the length
+
+
+def rounds_before(there: Mapping[str, Any], here: Mapping[str, Any]) -> int | None:
+    """Returns the rounds of a recorded experiment that is the same but shorter, or None.
+
+    Args:
+      there: the recorded experiment, as JSON.
+      here: the experiment to run, as JSON.
+
+    Examples:
+      >>> rounds_before({"rounds": 3, "seed": 0}, {"rounds": 5, "seed": 0})
+      3
+    """
+    before, now = there.get("rounds"), here["rounds"]
+    if not isinstance(before, int) or before >= now:
+        return None
+    expected = {**there, "rounds": now}
+    if there.get("mechanism") == "standalone" and there.get("eval_every") == before:
+        expected["eval_every"] = now  # it is evaluated only at the end
+    for name in LISTED:
+        values = here.get(name)
+        if isinstance(values, list) and values[:before] == there.get(name):
+            expected[name] = values
+    same = expected.keys() == here.keys() and all(
+        objects.same(expected[name], value) for name, value in here.items()
+    )
+    return before if same else None
+
+
+def hint(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Returns why a longer run of the same experiment does not go on, or an empty text."""
+    if not isinstance(there.get("rounds"), int) or there["rounds"] >= here["rounds"]:
+        return ""
+    following = [
+        name for name in OF_LENGTH if name in there and not objects.same(there[name], here[name])
+    ]
+    if not following:
+        return ""
+    return (
+        f" A longer run goes on only with the same {' and '.join(following)}; if left out, the "
+        "preset chooses them by the number of rounds, so give them to both runs."
+    )
+
+
+def check_can_go_on(experiment: Setup, before: int) -> None:
+    """Raises if the mechanism of an experiment depends on the number of rounds of the whole run.
+
+    Args:
+      experiment: the longer experiment.
+      before: the number of rounds of the shorter one.
+    """
+    shards, _ = experiment.make_shards()
+    if experiment.federation(shards).follows_length(shards):
+        raise ValueError(
+            f"`rounds` must stay at {before} in this directory, got rounds={experiment.rounds}: "
+            f"the mechanism {experiment.label('mechanism')!r} depends on the number of rounds of "
+            "the whole run, so a longer run has other numbers from the start. Choose another "
+            "directory."
+        )
+
+
+def prolonged(progress: Progress, num_rounds: int, eval_every: int) -> Progress:
+    """Returns the progress of a shorter run as that of a run of `num_rounds` rounds.
+
+    The shorter run's extra round is played again, and its last accuracies are left out if the
+    longer run does not evaluate in that round.
+    """
+    state: State = progress.state
+    before = int(state.num_rounds)
+    if before == num_rounds:
+        return progress
+    rows = progress.rows
+    if progress.num_rounds > before:
+        rows = jax.tree.map(lambda row: row[:before], rows)
+        if before % eval_every:
+            accuracies, server = rows.accuracies.copy(), rows.server_accuracies.copy()
+            accuracies[-1], server[-1] = np.nan, np.nan
+            rows = rows._replace(accuracies=accuracies, server_accuracies=server)
+    number = jax.device_put(np.int32(num_rounds), state.num_rounds.sharding)
+    return Progress(state._replace(num_rounds=number), rows)

@@ -1,0 +1,130 @@
+"""Longer: runs that go on, from a directory, from a state, and after a kill."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import fairjax as fj
+
+BASE = fj.Experiment(
+    dataset="blobs", num_agents=3, rounds=5, model="logistic", gamma=1.0, learning_rate_decay=0.99
+)
+
+
+def same(left, right):
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return all(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True) for a, b in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"eval_every": 3},
+        {"participation": 2, "behaviours": {"free_rider_stale": 1}},
+        {"mechanism": "standalone", "gamma": None},
+        {"gamma": lambda round: 1 / (1 + round)},
+    ],
+)
+def test_a_longer_run_ends_as_one_long_run(tmp_path, fields):
+    short = dataclasses.replace(BASE, **fields)
+    longer = dataclasses.replace(BASE, **{**fields, "rounds": 24})
+    short.run(tmp_path)
+    went_on, whole = longer.run(tmp_path), longer.run()
+    assert same(went_on.history, whole.history)
+    assert same(went_on.state.agents, whole.state.agents)
+    assert same(went_on.standalone_accuracies, whole.standalone_accuracies)
+    assert same(fj.load_run(tmp_path).history, whole.history)
+
+
+def test_a_longer_run_that_is_stopped_goes_on(tmp_path):
+    BASE.run(tmp_path)
+    longer = dataclasses.replace(BASE, rounds=24)
+
+    def stop(name, played, of):
+        if name == "cgsv" and played > 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        longer.run(tmp_path, watch=stop)
+    assert same(longer.run(tmp_path).history, longer.run().history)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"mechanism": "cffl", "gamma": None}, "mechanism 'cffl' depends on the number of rounds"),
+        ({"gamma": "cosine:1:0.1"}, "mechanism 'cgsv' depends on the number of rounds"),
+        ({"learning_rate_decay": None}, "goes on only with the same learning_rate_decay"),
+        ({"seed": 1}, None),
+    ],
+)
+def test_a_run_that_would_differ_is_refused_and_nothing_is_lost(tmp_path, fields, why):
+    short = dataclasses.replace(BASE, **fields)
+    first = short.run(tmp_path)
+    longer = dataclasses.replace(BASE, **{"rounds": 9, **(fields if why else {})})
+    with pytest.raises(ValueError, match=why or "differs: .*seed=1 there, 0 here"):
+        longer.run(tmp_path)
+    assert same(fj.load_run(tmp_path).history, first.history)
+
+
+def parts(**options):
+    train, test = fj.data.load("blobs")
+    federation = fj.federation(
+        model=fj.models.logistic(train), mechanism=fj.mechanisms.cgsv(), optimizer=optax.adam(1e-2),
+        **options,
+    )  # fmt: skip
+    return federation, fj.data.power_law(train, num_agents=3, seed=0), test
+
+
+def test_calls_that_pass_on_the_state_are_one_long_run():
+    key, given = jax.random.key(0), parts(participation=2)
+    state, first = fj.run(key, *given, num_rounds=3)
+    state, second = fj.run(None, *given, num_rounds=4, state=state)
+    whole_state, whole = fj.run(key, *given, num_rounds=7)
+    assert same(state.agents, whole_state.agents)
+    assert same([first.importance, second.importance], [whole.importance[:3], whole.importance[3:]])
+    assert same(first.trained_accuracies[:2], whole.trained_accuracies[:2])
+
+
+@pytest.mark.slow
+def test_a_run_of_objects_keeps_records_and_goes_on(tmp_path):
+    key, given = jax.random.key(0), parts()
+
+    def stop(name, played, of):
+        if played > 20:
+            raise KeyboardInterrupt
+
+    arguments = {"num_rounds": 50, "out": tmp_path / "run", "track": "csv"}
+    with pytest.raises(KeyboardInterrupt):
+        fj.run(key, *given, **arguments, watch=stop)
+    state, history = fj.run(key, *given, **arguments)
+    whole_state, whole = fj.run(key, *given, num_rounds=50)
+    assert same(history, whole)
+    assert same(state.agents, whole_state.agents)
+    again, read = fj.run(key, *given, **arguments)
+    assert same((again.agents, read), (whole_state.agents, whole))
+    assert len((tmp_path / "run" / "rounds.csv").read_text().splitlines()) == 1 + 50 * 3
+    with pytest.raises(ValueError, match="differs: num_rounds=50 there, 60 here"):
+        fj.run(key, *given, **{**arguments, "num_rounds": 60})
+    with pytest.raises(ValueError, match="holds a run of `fairjax.run`"):
+        fj.load_run(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_state_of_another_federation_is_refused():
+    key, given = jax.random.key(0), parts()
+    state, _ = fj.run(key, *given, num_rounds=1)
+    federation, shards, test = given
+    other = dataclasses.replace(federation, mechanism=fj.mechanisms.rr())
+    with pytest.raises(ValueError, match="`state` must be one that this federation gives"):
+        fj.run(None, other, shards, test, num_rounds=1, state=state)
+    with pytest.raises(ValueError, match="`params` must be left out"):
+        fj.run(None, *given, num_rounds=1, state=state, params=state.server)
+    with pytest.raises(ValueError, match="`state` must be a State"):
+        fj.run(None, *given, num_rounds=1, state=state.agents)
