@@ -28,6 +28,7 @@ from fairjax.cli.terminal import (
 from fairjax.devices import start
 from fairjax.experiments import (
     Comparison,
+    Experiment,
     ProgressBar,
     Result,
     compare,
@@ -109,7 +110,8 @@ def _run(
         os._exit(2)  # a normal exit would let XLA print the error, too
     experiment = flags.experiment(described)
     out = out or Path("runs") / experiment.name
-    if track and resume and (out / records.RESULT).exists():
+    finished = resume and (out / records.RESULT).exists()
+    if track and finished and not _goes_on(experiment, out):
         endings.complain(
             f"the run in {out} is finished, so `track` has nothing to follow: see --resume."
         )
@@ -128,6 +130,11 @@ def _run(
         os._exit(1)
     if jax.process_index() == 0:
         _leave(result, out)
+
+
+def _goes_on(experiment: Experiment, out: Path) -> bool:
+    """Says whether an experiment has more rounds than the run in a directory."""
+    return records.read_experiment(out)["experiment"].get("rounds", 0) < experiment.rounds
 
 
 def _compare(

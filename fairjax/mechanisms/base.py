@@ -141,13 +141,20 @@ def shares_of_present(importance: PerAgent, context: Context) -> PerAgent:
     return rewards.normalised(importance, context.present)
 
 
-def start_at_server(state: Any, context: Context) -> Plan:
-    """Plans for one common model: if agents are absent, those present train the server's model."""
-    if context.present is None:
-        return Plan()  # all hold the server's model
-    server, agents = (context.require(name, "fedavg") for name in ("server", "agents"))
-    everybody = trees.broadcast(len(context.present), server)
-    return Plan(start=trees.where(context.present, everybody, agents))
+def start_at_server(mechanism: str) -> Callable[[Any, Context], Plan]:
+    """Returns the plan of a mechanism with one common model.
+
+    If agents are absent, those present train the server's model, as their own may be old.
+    """
+
+    def plan(state: Any, context: Context) -> Plan:
+        if context.present is None:
+            return Plan()  # all hold the server's model
+        server, agents = (context.require(name, mechanism) for name in ("server", "agents"))
+        everybody = trees.broadcast(len(context.present), server)
+        return Plan(start=trees.where(context.present, everybody, agents))
+
+    return plan
 
 
 def unjudged(num_agents: int) -> PerAgent:

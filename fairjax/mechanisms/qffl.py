@@ -70,4 +70,4 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
         unknown = unjudged(num_agents)
         return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
 
-    return Mechanism(lambda num_agents: (), update, start_at_server)
+    return Mechanism(lambda num_agents: (), update, start_at_server("qffl"))

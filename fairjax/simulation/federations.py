@@ -151,6 +151,7 @@ class Federation(ByContents):
             context = context._replace(losses=self._losses(plan.start, shards, present))
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
         paid = pay(trained, state.server, outcome, present)
+        everybody = jnp.ones(num_agents, bool)
         memory = uploads.memory
         after = State(
             round=state.round + 1,
@@ -169,9 +170,7 @@ class Federation(ByContents):
             contributions=outcome.contributions,
             importance=outcome.importance,
             fractions=outcome.fractions,
-            participants=jnp.ones(num_agents, bool)
-            if plan.participants is None
-            else plan.participants,
+            participants=everybody if plan.participants is None else plan.participants,
             excluded=~uploads.usable,
             broken=paid.broken,
             unchanged=trained.unchanged & ~changing_uploads(self.behaviours, num_agents),

@@ -32,7 +32,6 @@ class Trained(NamedTuple):
       optimizer: optimizer states; an agent whose training diverged keeps its old state.
       finite: `[N]` booleans: the agent's update has no NaN or infinity.
       unchanged: `[N]` booleans: the agent trained, and its update is exactly zero.
-      participants: `[N]` booleans: who trained; None: all.
     """
 
     start: Stacked
@@ -41,7 +40,6 @@ class Trained(NamedTuple):
     optimizer: Stacked
     finite: PerAgent
     unchanged: PerAgent
-    participants: PerAgent | None
 
 
 class Uploads(NamedTuple):
@@ -104,8 +102,7 @@ def train(
     # An agent whose training diverged starts the next round with the same optimizer state.
     states = trees.where(finite, states, optimizer)
     took_part = True if plan.participants is None else plan.participants
-    unchanged &= took_part
-    return Trained(start, params, updates, states, finite, unchanged, plan.participants)
+    return Trained(start, params, updates, states, finite, unchanged & took_part)
 
 
 def upload(

@@ -143,7 +143,9 @@ def train_agents(
         takes_part, (_, own, state, *_) = agent
         return lax.cond(takes_part, lambda: train_agent(agent[1], shared), lambda: (own, state))
 
-    agents = (participants, agents)
+    # Vectorised agents take as many steps as the largest of them, which must not be an absent one.
+    sizes = jnp.where(participants, shards.sizes, 0)
+    agents = (participants, (*agents[:-1], sizes))
     return map_agents(train_or_skip, agents, (shards.data, round), agents_at_once, mesh)
 
 
