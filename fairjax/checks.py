@@ -135,7 +135,8 @@ def new_name(name: str, value: Any, taken: Iterable[str]) -> None:
     """Raises unless `value` is a word of letters, digits and `_` that is not in `taken`."""
     if not isinstance(value, str) or not value.isidentifier():
         raise ValueError(
-            f"`{name}` must be a word of letters, digits and _, got {name}={shown(value)}."
+            f"`{name}` must be a word of letters, digits and _ that begins with no digit, "
+            f"got {shown(value)}."
         )
     if value in taken:
         raise ValueError(f"`{name}` must be a new name, got {value!r}, which fairjax has itself.")

@@ -18,7 +18,7 @@ LATEX = {
 
 
 class Table(NamedTuple):
-    """Rows, as mappings from the names of columns to numbers, texts or `Spread`s.
+    """Rows, as mappings from the names of columns to numbers, texts, `Spread`s or `Difference`s.
 
     Examples:
       >>> table = Table([{"beta": 1.0, "fairness": Spread.over([0.9, 1.0])}])
@@ -32,6 +32,9 @@ class Table(NamedTuple):
     """
 
     rows: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        return self.markdown()
 
     @property
     def columns(self) -> list[str]:
@@ -96,7 +99,7 @@ class Table(NamedTuple):
         return "\n".join(lines)
 
     def plain(self) -> list[dict[str, Any]]:
-        """Returns the rows with one number or text per column, as for `pandas.DataFrame`.
+        """Returns the rows with one number or text per column. Pass them to `pandas.DataFrame`.
 
         A spread takes four columns: mean, standard deviation, number of seeds in the mean, and
         number of undefined seeds; a difference takes mean, ends of its interval and number.

@@ -144,6 +144,7 @@ def test_agents_of_fedavg_that_return_train_the_server_s_model():
         assert np.flatnonzero(record.participants).tolist() == [agent]
 
 
+@pytest.mark.slow
 def test_a_late_agent_has_no_importance_before_it_joins():
     history = run_late("cgsv").history
     assert not history.importance[0, 3:].any()
@@ -213,6 +214,14 @@ def test_records_of_older_versions_had_all_agents_in_every_round(tmp_path):
         kept = {name: arrays[name] for name in arrays if name != "participants"}
     np.savez(path, **kept)
     assert same(fj.load_run(tmp_path).history, result.history)
+
+
+def test_a_run_with_participation_is_not_one_without(tmp_path):
+    part = dataclasses.replace(EXPERIMENT, participation=2)
+    part.run(tmp_path)
+    for read in (EXPERIMENT.run, lambda out: fj.load_run(out, EXPERIMENT)):
+        with pytest.raises(ValueError, match="differs: participation=2 there, None here"):
+            read(tmp_path)
 
 
 def test_a_table_is_kept_in_the_records(tmp_path):

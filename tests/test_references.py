@@ -115,6 +115,7 @@ def test_a_flax_module_is_a_model(here):
     assert result.agent(0)["kernel"].shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_registered_parts_are_known_by_name(here, tmp_path, capsys):
     data = fj.data.load("blobs")
 
@@ -140,6 +141,18 @@ def test_a_name_is_new_and_a_word(name):
     register = fj.data.register if name == "digits" else fj.mechanisms.register
     with pytest.raises(ValueError, match="`name` must be"):
         register(name, lambda: None)
+
+
+@pytest.mark.slow
+def test_a_name_that_is_registered_anew_means_the_new_part():
+    experiment = fj.Experiment(dataset="blobs", num_agents=2, rounds=2, model="logistic")
+    worst = []
+    for factory in (fj.mechanisms.fedavg, fj.mechanisms.standalone):
+        fj.mechanisms.register("changing", factory)
+        changing = experiment.with_mechanism("changing")
+        worst.append(fj.sweep(changing, seeds=[0]).history.accuracies[0, -1].tolist())
+    assert worst[0][0] == worst[0][1]
+    assert worst[1][0] != worst[1][1]
 
 
 def test_a_loader_returns_two_data_sets():

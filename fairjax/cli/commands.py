@@ -148,9 +148,11 @@ def _compare(
 
     Args:
       described: the experiment.
-      mechanisms: names of mechanisms, separated by commas.
+      mechanisms: names of mechanisms, or files and names in them as mine.py:factory, separated by
+        commas.
       seeds: several seeds in place of --seed, as 0:5 (0 to 4) or 0,3,7; the table then has means,
-        standard deviations and differences from the first mechanism.
+        standard deviations and differences from the first mechanism, and is also written as
+        Markdown, CSV and LaTeX.
       out: directory that gets one folder per mechanism; by default below runs/.
       resume: go on with runs that were stopped; False: start over.
     """
@@ -158,9 +160,10 @@ def _compare(
     experiment = flags.experiment(described)
     # Name the folder after the mechanisms, so that comparisons do not replace each other's pages.
     drawn = flags.parse_seeds(seeds)
-    folder = "-".join([*names, *(["seeds", *map(str, drawn)] if drawn else [])])
+    folder = "-".join([*names, *(["seeds", seeds] if drawn else [])])
     out = out or Path("runs") / f"compare-{experiment.name}" / re.sub(r"[^\w.-]", "_", folder)
-    with endings.resumable(out, resume), ProgressBar() as watch:
+    saved = endings.MECHANISMS if drawn else endings.CHECKPOINTS
+    with endings.resumable(out, resume, saved), ProgressBar() as watch:
         results = compare(experiment, names, out, resume, seeds=drawn, watch=watch)
     _leave(results, out)
 

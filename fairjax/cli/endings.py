@@ -59,6 +59,9 @@ class Saved(NamedTuple):
 CHECKPOINTS = Saved(
     f"{records.CHECKPOINT}/[0-9]*", "the last checkpoint", "There is no checkpoint yet"
 )
+MECHANISMS = Saved(
+    f"*/{records.RESULT}", "the mechanisms that are done", "No mechanism is done yet"
+)
 CELLS = Saved("cells/*.json", "the cells that are done", "No cell is done yet")
 
 

@@ -24,7 +24,7 @@ from fairjax.experiments import ONLY_PYTHON, Experiment, objects
 
 DATASETS = {"dataset": tuple(data.DATASETS)}  # names in `fairjax list`; TFDS has more
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
-LENGTH = "FLOAT|cosine[:START[:END]]"
+METAVARS = {"gamma": "FLOAT|cosine[:START[:END]]", "participation": "INT|FLOAT"}
 
 
 def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[], Any]:
@@ -129,18 +129,18 @@ def experiment(described: Any) -> Experiment:
     return Experiment(**fields)
 
 
-def parse_seeds(text: str) -> tuple[int, ...] | None:
+def parse_seeds(text: str) -> Sequence[int] | None:
     """Returns the seeds that a text lists; None for an empty text.
 
     Examples:
       >>> parse_seeds("0:3"), parse_seeds("4,7")
-      ((0, 1, 2), (4, 7))
+      (range(0, 3), (4, 7))
     """
     if not text:
         return None
     with contextlib.suppress(ValueError):
         first, colon, last = text.partition(":")
-        return tuple(range(int(first), int(last)) if colon else map(int, text.split(",")))
+        return range(int(first), int(last)) if colon else tuple(map(int, text.split(",")))
     raise ValueError(f"`seeds` must be as 0:5 (0 to 4) or 0,3,7, got {text!r}.")
 
 
@@ -174,9 +174,8 @@ def _annotate_type(field: dataclasses.Field) -> Any:
             known: Any = Literal[names]
             kind = known | None if field.default is None else known
     elif kind is not bool:
-        settings["metavar"] = "FLOAT" if "float" in str(kind) else "INT"
-        if field.name == "gamma":
-            settings["metavar"] = LENGTH
+        metavar = "FLOAT" if "float" in str(kind) else "INT"
+        settings["metavar"] = METAVARS.get(field.name, metavar)
         return Annotated[Any, tyro.conf.arg(**settings), AS_READ]
     return Annotated[kind, tyro.conf.arg(**settings)]
 

@@ -3,9 +3,13 @@
     round         V_t(S) = utility(w_t + sum over i in S of (n_i / n_S) dw_i,t)
     contribution  sum over rounds of lambda^t times the Shapley value of V_t
 
-`fj.run(..., record_updates=True)` stores w_t in `history.servers` and dw_t in
-`history.updates`, and who took part in `history.participants`; other stacked uploads work
-too. One compiled program scores the T 2^N models.
+`fj.run(..., record_updates=True)` and `fj.Experiment(record_updates=True)` store w_t in
+`history.servers`, dw_t in `history.updates`, and who took part in `history.participants`:
+
+    federated_shapley(experiment.utility(), history.servers, history.updates,
+                      history.participants, weights=result.shard_sizes)
+
+Other stacked uploads work too. One compiled program scores the T 2^N models.
 """
 
 from typing import Any

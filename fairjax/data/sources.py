@@ -87,9 +87,10 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
 
 
 def register(name: str, loader: Callable[[], tuple[Dataset, Dataset]]) -> None:
-    """Makes a data set of your own known by a name, to `load` and to `Experiment`.
+    """Makes a data set of your own known by a name, to `load` and `Experiment`, in this process.
 
-    Records keep only the name, so register it again before you open a run.
+    Records keep only the name: register it again before you open a run, and take another directory
+    when it has changed. On the command line write a file and a name in it, as mine.py:loader.
 
     Args:
       name: a name that no other data set has; a second call with a name of your own replaces it.

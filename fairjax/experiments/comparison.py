@@ -29,18 +29,20 @@ def compare(
     Args:
       experiment: the experiment; its mechanism and options are replaced, and alpha, beta
         and gamma go to the mechanisms that take them.
-      names: mechanisms, each a name in `fairjax.mechanisms.REGISTRY`, a `Mechanism`, or a
-        function that makes one, as in the field `mechanism`. Objects use their own names.
+      names: mechanisms, each a name in `fairjax.mechanisms.REGISTRY`, a file and a name in it
+        as "mine.py:factory", a `Mechanism`, or a function that makes one, as in the field
+        `mechanism`. Objects use their own names.
       out: a directory that gets one folder per mechanism; None: nothing is written.
       resume: as in `Experiment.run`.
-      seeds: seeds that take the place of the experiment's. All seeds of a mechanism are one
-        program, as in `fairjax.sweep`. A comparison that was stopped goes on with the mechanisms
-        that are not finished. None: one seed.
+      seeds: the seeds to run; the experiment's own is ignored. All seeds of a mechanism are
+        vectorised, and all mechanisms share one program. A comparison that was stopped goes on
+        with the mechanisms that are not finished. None: the experiment's seed.
       watch: as in `Experiment.run`.
 
     Returns:
-      A dict of one `Result` per mechanism; with `seeds` a `Comparison`, whose `table()` has means,
-      standard deviations and paired differences.
+      A dict of one `Result` per mechanism, for `fairjax.figures.comparison`; with `seeds` a
+      `Comparison`, for `fairjax.figures.over_seeds`, whose `table()` has means, standard
+      deviations and paired differences.
 
     Raises:
       ValueError: a name is unknown or occurs twice, `seeds` are not different seeds,

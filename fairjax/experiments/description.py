@@ -92,9 +92,10 @@ class Description:
         None,
         "mechanism",
         None,
-        "who takes part in a round: a number of agents, at least 1, or a share of them in (0, 1], "
-        "drawn by the seed; or, in Python, a table [T, N] of booleans. The others train, upload "
-        "and receive nothing; None: all agents.",
+        "who takes part in a round: a number of agents such as 3, or a share of them such as 0.3, "
+        "drawn by the seed. Absent agents do not train or upload, and receive nothing; a returning "
+        "agent trains the model that it holds, or the server's under fedavg and qffl; or, in "
+        "Python, a table [T, N] of booleans; None: all agents.",
     )
     beta: float | None = describe_field(
         None,

@@ -208,7 +208,7 @@ def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
     if isinstance(record["experiment"].get("seed"), list):
         raise ValueError(
             f"`out` must be the directory of a run, got {out}, which holds one mechanism of a "
-            "comparison over seeds. `fairjax.experiments.load_comparison(out.parent)` opens it."
+            "comparison over seeds. `fairjax.compare` with the same arguments returns it."
         )
     if not (out / records.RESULT).exists():
         raise ValueError(

@@ -57,8 +57,9 @@ def hint(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     if not following:
         return ""
     return (
-        f" A longer run goes on only with the same {' and '.join(following)}; if left out, the "
-        "preset chooses them by the number of rounds, so give them to both runs."
+        f" A longer run goes on only with the same {' and '.join(following)}. The preset chooses "
+        "them by the number of rounds: give both runs numbers of your own, such as gamma=1.0 and "
+        "learning_rate_decay=0.99."
     )
 
 
@@ -74,8 +75,8 @@ def check_can_go_on(experiment: Setup, before: int) -> None:
         raise ValueError(
             f"`rounds` must stay at {before} in this directory, got rounds={experiment.rounds}: "
             f"the mechanism {experiment.label('mechanism')!r} depends on the number of rounds of "
-            "the whole run, so a longer run has other numbers from the start. Choose another "
-            "directory."
+            "the whole run (a cosine as `gamma` does), so a longer run has other numbers from the "
+            "start. Choose another directory."
         )
 
 
@@ -89,12 +90,10 @@ def prolonged(progress: Progress, num_rounds: int, eval_every: int) -> Progress:
     before = int(state.num_rounds)
     if before == num_rounds:
         return progress
-    rows = progress.rows
-    if progress.num_rounds > before:
-        rows = jax.tree.map(lambda row: row[:before], rows)
-        if before % eval_every:
-            accuracies, server = rows.accuracies.copy(), rows.server_accuracies.copy()
-            accuracies[-1], server[-1] = np.nan, np.nan
-            rows = rows._replace(accuracies=accuracies, server_accuracies=server)
+    rows = jax.tree.map(lambda row: row[:before], progress.rows)
+    if progress.num_rounds >= before and before % eval_every:
+        accuracies, server = rows.accuracies.copy(), rows.server_accuracies.copy()
+        accuracies[-1], server[-1] = np.nan, np.nan
+        rows = rows._replace(accuracies=accuracies, server_accuracies=server)
     number = jax.device_put(np.int32(num_rounds), state.num_rounds.sharding)
     return Progress(state._replace(num_rounds=number), rows)

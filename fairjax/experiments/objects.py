@@ -68,23 +68,24 @@ def recorded(name: str, value: Any) -> Any:
 
 def without_place(value: Any) -> Any:
     """Returns a field read from JSON without the file of an object, which may move."""
-    return {**value, "from": None} if is_recorded(value) and "from" in value else value
+    if not is_recorded(value):
+        return value
+    return {name: entry for name, entry in value.items() if name != "from"}
 
 
 def same(left: Any, right: Any) -> bool:
     """Says whether two fields read from JSON are equal; an object's file may have moved."""
-    if is_recorded(left) and is_recorded(right):
-        left, right = ({**one, "from": None} for one in (left, right))
-    return left == right
+    return without_place(left) == without_place(right)
 
 
 def found_again(name: str, value: Mapping[str, Any]) -> str | None:
     """Returns the reference of a recorded object, if its file still holds the same object."""
-    reference = value.get("from")
+    if "from" not in value:
+        return None
     try:
-        found = None if reference is None else references.resolve(name, reference)
-        return reference if same(recorded(name, found), value) else None
-    except ValueError:  # the file is gone, or has changed
+        found = references.resolve(name, value["from"])
+        return value["from"] if same(recorded(name, found), value) else None
+    except ValueError:  # the file is gone, or cannot be imported
         return None
 
 
@@ -103,6 +104,8 @@ def shown(value: Any) -> str:
     if is_recorded(value):
         kind = f"from {value['from']}" if "from" in value else "an object"
         return f"{value['object']} ({kind}, fingerprint {value['fingerprint'][:DIGITS]})"
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return f"a table of {len(value)} rounds"
     return repr(value)
 
 

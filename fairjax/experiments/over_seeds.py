@@ -8,7 +8,7 @@ out/comparison.json        the names of the mechanisms, and the seeds
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ class Comparison:
         """Returns the sweep of a mechanism; `comparison["cgsv"][0]` is its first seed's result."""
         return self.sweeps[name]
 
+    def __iter__(self) -> Iterator[str]:
+        """Returns the names of the mechanisms, as a dict does."""
+        return iter(self.sweeps)
+
+    def __len__(self) -> int:
+        """Returns the number of mechanisms."""
+        return len(self.sweeps)
+
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds, the same for every mechanism."""
@@ -69,22 +77,21 @@ class Comparison:
     def table(self) -> Table:
         """Returns one row per mechanism: means and standard deviations over the seeds.
 
-        Columns such as `fairness_vs_cgsv` hold the mean difference from the first mechanism on
-        the same seeds, with its 95% interval. A seed that is undefined for one mechanism is left
-        out of the column for all, and counted.
+        Columns such as `fairness_vs_cgsv` hold the mean difference from the first mechanism on the
+        same seeds, with its 95% interval. If a figure is undefined for a seed under one mechanism,
+        that seed is left out for all mechanisms, and counted; a mechanism with more than half of
+        its seeds undefined has no mean. A difference leaves out seeds that one of the two lacks.
         """
-        rows, (first, *others) = self.rows(), self.sweeps
-        values = [name for name in rows[0] if name not in ("mechanism", "seed")]
-        table = spreads(rows, ["mechanism"], values, words=WORDS)
-        if others:
-            for row in table.rows:
-                for name in COMPARED:
-                    mine, firsts = (
-                        [one[name] for one in self.sweeps[which].rows()]
-                        for which in (row["mechanism"], first)
-                    )
-                    difference = Difference.over(mine, firsts)
-                    row[f"{name}_vs_{first}"] = "" if row["mechanism"] == first else difference
+        figures = {name: swept.rows() for name, swept in self.sweeps.items()}
+        first = next(iter(figures))
+        values = [name for name in figures[first][0] if name != "seed"]
+        table = spreads(self.rows(), ["mechanism"], values, words=WORDS)
+        for row in table.rows[1:]:
+            for name in COMPARED:
+                mine, firsts = (
+                    [one[name] for one in figures[which]] for which in (row["mechanism"], first)
+                )
+                row[f"{name}_vs_{first}"] = Difference.over(mine, firsts)
         return table
 
 
@@ -147,7 +154,7 @@ def _sweep_one(
     """Returns the sweep over seeds of one mechanism; all of `together` share one program."""
     experiment.warn_of_decay()
     on = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
-    shards, test = load_shards(tuple(one.only_data() for one in on))
+    shards, test = load_shards(on)
     number = together.index(experiment)
     history = play_points(on, [{}], shards, test, None, watch, together, number)
     experiments = tuple(one.resolved() for one in on)

@@ -102,10 +102,15 @@ def claim(
 def check_same(out: Path, record: Mapping[str, Any], description: Mapping[str, Any]) -> None:
     """Raises if a record describes another experiment, and lists the fields that differ."""
     there = record["experiment"]
+    # Fields at their defaults may be missing on either side.
+    pairs = {
+        name: (there.get(name), description.get(name))
+        for name in dict.fromkeys([*description, *there])
+    }
     differences = [
-        f"{name}={objects.shown(there.get(name))} there, {objects.shown(value)} here"
-        for name, value in description.items()
-        if not objects.same(there.get(name), value)
+        f"{name}={objects.shown(old)} there, {objects.shown(new)} here"
+        for name, (old, new) in pairs.items()
+        if not objects.same(old, new)
     ]
     if differences:
         raise OtherExperimentError(

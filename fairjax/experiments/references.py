@@ -54,7 +54,10 @@ def resolve(name: str, text: str) -> Any:
     found = getattr(module, attribute)
     if name == "dataset" and callable(found):
         found = _call(found, wrong)
-    _KNOWN.append((_identity(found), f"{path}:{attribute}"))
+    if name == "dataset" and isinstance(found, list):
+        found = tuple(found)
+    if reference_of(found) is None:
+        _KNOWN.append((_identity(found), f"{path}:{attribute}"))
     return found
 
 

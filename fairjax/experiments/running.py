@@ -31,7 +31,7 @@ def run(
     watch: Watcher | None = None,
     track: str | Sequence[str] = (),
 ) -> tuple[State, History]:
-    """Returns the state after some rounds, and the history of all of them.
+    """Returns the state after some more rounds, and their history.
 
     Args:
       key: PRNG key; everything random follows from it. With a `state`, its key counts, and this
@@ -39,15 +39,17 @@ def run(
       federation: made by `federation`.
       shards: who holds which data.
       test: the data on which models are evaluated.
-      num_rounds: number of rounds to play, at least one.
+      num_rounds: number of rounds to play, at least one; with a `state`, so many more.
       params: common first parameters; None: drawn by the model from the key.
       state: the state that an earlier call returned, to go on from; None: a new run. Together
         the calls give the numbers of one long run, unless the mechanism depends on the number
-        of rounds of the whole run.
+        of rounds of the whole run, as a cosine of gamma does. A participation table needs rows
+        for the earlier rounds, too.
       eval_every: number of rounds between evaluations; the last round is always evaluated.
       record_updates: keep all uploads, T N D numbers, for contributions of a whole run.
-      out: a directory for checkpoints and the history; None: nothing is written. The same call
-        goes on after a kill, with the same numbers.
+      out: a directory for checkpoints and the history of this call; None: nothing is written.
+        The same call goes on after a kill, with the same numbers; another call needs another
+        directory.
       resume: False: start over.
       watch: as in `Experiment.run`.
       track: as in `Experiment.run`.

@@ -21,7 +21,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.experiments import factories, objects, references
 from fairjax.experiments.description import COEFFICIENTS, MAPPINGS, OPTIMIZERS, Description
 from fairjax.experiments.presets import LAST_RATE, settings
-from fairjax.mechanisms import Length, Mechanism
+from fairjax.mechanisms import OURS, Length, Mechanism
 from fairjax.simulation import (
     UPLOADS,
     Behaviour,
@@ -56,8 +56,9 @@ class Setup(Description):
         if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
             chosen["model"] = "text_cnn"
         takes = factories.takes(self.mechanism)
-        # Objects have their own coefficients or learning rate.
-        kept = () if isinstance(self.mechanism, str) else COEFFICIENTS
+        # Objects, and what users registered, have their own coefficients or learning rate.
+        is_ours = isinstance(self.mechanism, str) and self.mechanism in OURS
+        kept = () if is_ours else COEFFICIENTS
         if isinstance(self.optimizer, optax.GradientTransformation):
             kept = (*kept, "learning_rate", "learning_rate_decay")
         chosen = {
@@ -129,6 +130,17 @@ class Setup(Description):
                 stacklevel=3,
             )
 
+    def parts(self) -> tuple[Any, ...]:
+        """Returns the functions that the names of data set, model and mechanism mean now."""
+        dataset: Any = self.dataset if isinstance(self.dataset, str) else ""
+        model: Any = self.resolved().model
+        source = data.DATASETS.get(dataset)
+        return (
+            None if source is None else source.load,
+            models.REGISTRY[model] if isinstance(model, str) else None,
+            factories.factory_of(self.mechanism) if isinstance(self.mechanism, str) else None,
+        )
+
     def load(self) -> tuple[Dataset, Dataset]:
         """Returns training and test data."""
         return data.load(self.dataset) if isinstance(self.dataset, str) else self.dataset
@@ -182,11 +194,17 @@ class Setup(Description):
         """Returns `utility(params)`: the accuracy of a model on the held-out tenth.
 
         `fairjax.contributions` needs it to judge a recorded run.
+
+        Raises:
+          ValueError: `shards` are your own, and have no `validation`.
         """
         shards, _ = self.make_shards()
-        model = self._model(shards.data)
-        validation: Any = shards.validation
-        return functools.partial(accuracy, model, data=validation)
+        if shards.validation is None:
+            raise ValueError(
+                "`shards` must have held-out data as `validation`, such as "
+                "dataclasses.replace(shards, validation=held_out), got none."
+            )
+        return functools.partial(accuracy, self._model(shards.data), data=shards.validation)
 
     def assigned_behaviours(self) -> tuple[Behaviour, ...]:
         """Returns one `Behaviour` for each dishonest agent."""

@@ -192,7 +192,7 @@ def sweep(
     if experiment.mechanism != "standalone":
         experiment.warn_of_decay()
     alone = None if standalone is None else accuracies_alone(experiments, standalone)
-    shards, test = load_shards(tuple(one.only_data() for one in on))
+    shards, test = load_shards(on)
     history = play_points(on, combinations, shards, test, points_at_once, watch)
     return Sweep(
         experiments=tuple(experiments),
@@ -215,9 +215,14 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
     return fields.different(name, given, "values", check)
 
 
+def load_shards(on: Sequence[Experiment]) -> tuple[Shards, Dataset]:
+    """Returns shards `[S, ...]` and test data; the last ones are kept for the next sweep."""
+    return _load_shards(tuple(one.only_data() for one in on), on[0].parts()[0])
+
+
 @functools.lru_cache(maxsize=1)
-def load_shards(on: tuple[Experiment, ...]) -> tuple[Shards, Dataset]:
-    """Returns shards `[S, ...]` and test data; the last ones are cached for the next sweep."""
+def _load_shards(on: tuple[Experiment, ...], source: Any) -> tuple[Shards, Dataset]:
+    del source  # a name can be registered for another data set later
     loaded = on[0].load()
     made = [one.make_shards(loaded) for one in on]
     return data.stacked([shards for shards, _ in made]), made[0][1]

@@ -43,9 +43,10 @@ OURS = frozenset(REGISTRY)
 
 
 def register(name: str, factory: Callable[..., Mechanism]) -> None:
-    """Makes a mechanism of your own known by a name, to `Experiment` and the command line.
+    """Makes a mechanism of your own known by a name in this process.
 
-    Records keep only the name, so register it again before you open a run.
+    Records keep only the name: register it again before you open a run, and take another directory
+    when it has changed. On the command line write a file and a name in it, as mine.py:factory.
 
     Args:
       name: a name that no other mechanism has; a second call with a name of your own replaces it.
@@ -68,6 +69,7 @@ def register(name: str, factory: Callable[..., Mechanism]) -> None:
 
 __all__ = [
     "MAX_EXACT_AGENTS",
+    "OURS",
     "REGISTRY",
     "Context",
     "Length",

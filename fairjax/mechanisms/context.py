@@ -29,8 +29,10 @@ class Context(NamedTuple):
     Attributes:
       shard_sizes: `[N]` examples.
       shard_classes: `[N]` how many classes each agent holds.
-      present: `[N]` booleans: who takes part in this round; None: all. Absent agents upload zeros,
-        and whatever a mechanism answers for them, they receive nothing and are not judged.
+      present: `[N]` booleans: who takes part in this round; None: all, in every round. Absent
+        agents upload zeros. Whatever a mechanism answers for them, they receive nothing, and their
+        contributions and fractions are recorded as nan. Their importance and state are the
+        mechanism's own task: see `shares`, `among_present` and `fairjax.rewards.importance`.
       round: the number of the round, from 0.
       num_rounds: the number of rounds of the whole run; 0 where it is unknown.
       key: PRNG key of this round.

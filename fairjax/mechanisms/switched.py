@@ -1,10 +1,10 @@
 """Switched: several mechanisms as one, of which a traced number says which one acts.
 
-So runs of several mechanisms are one compiled program, which has local training and evaluation
-only once.
+One compiled program then runs all mechanisms. It contains local training and evaluation only once.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
       >>> print(outcome.rewards.ravel())
       [4. 8.]
     """
+    places = range(len(mechanisms))
 
     def init(num_agents: int) -> tuple[Any, ...]:
         return tuple(jax.tree.map(jnp.asarray, one.init(num_agents)) for one in mechanisms)
@@ -38,24 +39,21 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
     def update(
         updates: Stacked, states: tuple[Any, ...], context: Context
     ) -> tuple[Outcome, tuple[Any, ...]]:
-        def act(place: int) -> Callable[[], tuple[Outcome, tuple[Any, ...]]]:
-            def branch() -> tuple[Outcome, tuple[Any, ...]]:
-                one, before = mechanisms[place], states[place]
-                answer = one.update(updates, before, context)
-                outcome, after = checked_answer(answer, updates, before, one.name)
-                after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
-                return outcome, (*states[:place], after, *states[place + 1 :])
+        def act(place: int) -> tuple[Outcome, tuple[Any, ...]]:
+            one, before = mechanisms[place], states[place]
+            answer = one.update(updates, before, context)
+            outcome, after = checked_answer(answer, updates, before, one.name)
+            after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
+            return outcome, (*states[:place], after, *states[place + 1 :])
 
-            return branch
-
-        return lax.switch(number, [act(place) for place in range(len(mechanisms))])
+        return lax.switch(number, [functools.partial(act, place) for place in places])
 
     def plan(states: tuple[Any, ...], context: Context) -> Plan:
         def plan_of(place: int) -> Plan:
             of_one = mechanisms[place].plan
             return Plan() if of_one is None else of_one(states[place], context)
 
-        plans = [jax.eval_shape(lambda place=place: plan_of(place)) for place in range(len(states))]
+        plans = [jax.eval_shape(functools.partial(plan_of, place)) for place in places]
         if not jax.tree.leaves(plans):
             return Plan()
 
@@ -67,6 +65,6 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
                 context.agents if start is None else start,
             )
 
-        return lax.switch(number, [lambda place=place: fill(place) for place in range(len(states))])
+        return lax.switch(number, [functools.partial(fill, place) for place in places])
 
     return Mechanism(init, update, plan)

@@ -63,8 +63,8 @@ def as_model(given: Any, data: Dataset) -> Model:
     """Returns a `Model` of a model, of a Flax module, or of what a function of the data makes.
 
     Args:
-      given: a `Model`; a Flax module, or the class of an NNX one; or a function of the training
-        data that returns a model or a module.
+      given: a `Model`; a Flax module; a function of `rngs` that makes an NNX module, or its class;
+        or a function of the training data that returns a model or a module.
       data: the training data.
 
     Raises:
@@ -79,7 +79,7 @@ def as_model(given: Any, data: Dataset) -> Model:
     """
     from flax.nnx import Module
 
-    if inspect.isclass(given):  # an NNX class is a function of `rngs`
+    if inspect.isclass(given) or _takes_rngs(given):
         return from_flax(given, data)
     flax = (nn.Module, Module)
     made = given
@@ -98,3 +98,11 @@ def as_model(given: Any, data: Dataset) -> Model:
             f"one, got {checks.shown(given)}, which makes {checks.shown(made)}."
         )
     return made if isinstance(made, Model) else from_flax(made, data)
+
+
+def _takes_rngs(function: Any) -> bool:
+    """Says whether a function makes an NNX module from `rngs`."""
+    try:
+        return list(inspect.signature(function).parameters) == ["rngs"]
+    except (TypeError, ValueError):  # no function, or one without a signature
+        return False

@@ -149,7 +149,7 @@ def _show_value(value: Any) -> str:
     if objects.is_recorded(value):
         return objects.shown(value)
     if isinstance(value, list) and value and isinstance(value[0], list):
-        return f"a table of {len(value)} rounds"
+        return objects.shown(value)
     if isinstance(value, list) and len(value) > 2:
         return f"{len(value)} values, from {value[0]:.4g} to {value[-1]:.4g}"
     if isinstance(value, Mapping):

@@ -30,10 +30,10 @@ def importance(
         that was never judged has 0; its first coefficient follows from its first contribution.
 
     Returns:
-      `[N]` coefficients, not negative, with sum one; equal where all would be zero. While some of
-      N agents were never judged, the sum is the share of the others. Traced
-      values outside their range are clipped to it, with nan as 0; infinite coefficients
-      count as 0.
+      `[N]` coefficients, not negative, with sum one; equal where all would be zero. Until every
+      agent was judged once, the sum is the number of agents judged so far, divided by N. Traced
+      values outside their range are clipped to it, with nan as 0; infinite coefficients count
+      as 0.
 
     Raises:
       ValueError: shapes disagree, a known `previous` is negative or not finite, a known
@@ -140,7 +140,7 @@ def share_of_largest(values: PerAgent) -> PerAgent:
 def recall(
     previous: PerAgent, first: PerAgent, present: PerAgent | None
 ) -> tuple[PerAgent, Scalar]:
-    """Returns what the agents present remember, with sum one, and the part of all that they hold.
+    """Returns the memories of agents present, scaled to sum one, and the sum of their coefficients.
 
     An agent that is judged for the first time has nothing to remember: `first` takes the place
     of its memory, and it holds the part 1/N.

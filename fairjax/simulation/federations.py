@@ -112,13 +112,18 @@ class Federation(ByContents):
         """
         like = jax.eval_shape(self.init, jax.random.key(0), shards)
         wanted, found = (
-            jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", tree) for tree in (like, state)
+            {
+                jax.tree_util.keystr(path): f"{leaf.dtype}{[*leaf.shape]}"
+                for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            }
+            for tree in (like, state)
         )
-        if wanted != found:
-            raise ValueError(
-                "`state` must be one that this federation gives with these shards, "
-                f"{wanted!s:.300}, got {found!s:.300}."
-            )
+        for path in dict.fromkeys([*wanted, *found]):
+            if wanted.get(path) != found.get(path):
+                raise ValueError(
+                    "`state` must be one that this federation gives with these shards: "
+                    f"`state{path}` must be {wanted.get(path)}, got {found.get(path)}."
+                )
         return placed(self.mesh, state._replace(num_rounds=state.round + num_rounds))
 
     def step(self, state: State, shards: Shards) -> tuple[State, Record]:
@@ -215,7 +220,10 @@ class Federation(ByContents):
         """Says whether the mechanism's numbers depend on the number of rounds of the whole run."""
 
         def play(num_rounds: Scalar, state: State, shards: Shards) -> Any:
-            context = self.context(state, shards, state.key)._replace(num_rounds=num_rounds)
+            absence = self.participation is not None
+            present = jnp.ones(shards.num_agents, bool) if absence else None
+            context = self.context(state, shards, state.key, present)
+            context = context._replace(num_rounds=num_rounds)
             plan = self.plan(state, context)
             return plan, self.mechanism.update(state.agents, state.mechanism, context)
 

@@ -99,7 +99,9 @@ class Rounds(NamedTuple):
         checks.kind("test", self.test, Dataset, "`fairjax.data.load`")
         self.shards.data.check_alike("test", self.test)
         played = 0
-        if self.state is not None:
+        if self.state is None:
+            checks.key("key", self.key)
+        else:
             checks.kind("state", self.state, State, "`fairjax.run`")
             if self.params is not None:
                 raise ValueError("`params` must be left out where `state` is given.")

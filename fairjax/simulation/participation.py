@@ -5,7 +5,10 @@ number      so many agents per round, drawn by the round's key
 share       so many of all agents, rounded, and at least one
 table       [T, N] booleans
 
-A run has one more round, whose local epochs give the last accuracies after training: all take part.
+An agent that was absent trains the model that it holds, which may be old; under mechanisms with one
+common model (fedavg, qffl) it trains the server's. The standalone run has the same absences.
+
+After the last round the agents train once more, for the last `trained_accuracies`; all take part.
 """
 
 from typing import Any
@@ -23,6 +26,8 @@ Participation = int | float | tuple[tuple[int, ...], ...] | None  # see the modu
 def check_participation(value: Any) -> Participation:
     """Returns who takes part as a number, a share or a table of 0 and 1; None: all agents.
 
+    So 1 is one agent, and 1.0 all of them.
+
     Raises:
       ValueError: the value is not a number of at least 1, a share in (0, 1], or a table with at
         least one agent in every round.
@@ -39,8 +44,14 @@ def check_participation(value: Any) -> Participation:
         if isinstance(value, int | np.integer) and not isinstance(value, bool):
             checks.count("participation", value)
             return int(value)
-        checks.above("participation", value, 0)
-        checks.between("participation", value, 0, 1)
+        try:
+            checks.above("participation", value, 0)
+            checks.between("participation", value, 0, 1)
+        except ValueError:
+            raise ValueError(
+                "`participation` must be a number of agents such as 3, a share of them in (0, 1], "
+                f"or a table [T, N] of booleans, got {checks.shown(value)}."
+            ) from None
         return None if value == 1 else float(value)
     rule = "booleans [T, N], with at least one agent in every round"
     table = checks.numbers("participation", value, rule, num_axes=2)
@@ -82,18 +93,18 @@ def draw_present(
       num_agents: N.
     """
     check_fits(participation, num_agents, None)
-    number = _count_present(participation, num_agents)
     if isinstance(participation, tuple):
         table = jnp.array(participation, bool)
         present = table[jnp.minimum(round, len(table) - 1)]
-    elif number == num_agents:
-        return None
     else:
+        number = _count_present(participation, num_agents)
+        if number == num_agents:
+            return None
         present = jax.random.uniform(key, (num_agents,)).argsort().argsort() < number
     return present | ((num_rounds > 0) & (round >= num_rounds))
 
 
-def _count_present(participation: Participation, num_agents: int) -> int:
+def _count_present(participation: int | float | None, num_agents: int) -> int:
     """Returns the number of agents in a round that a number or a share stands for."""
     if isinstance(participation, float):
         return max(1, round(participation * num_agents))

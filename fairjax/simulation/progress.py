@@ -20,7 +20,8 @@ class History(NamedTuple):
 
     Attributes:
       accuracies: `[T, N]` of the models that agents were paid; nan in rounds not evaluated.
-      trained_accuracies: `[T, N]` of the same models after their next local epochs.
+      trained_accuracies: `[T, N]` of the same models after their next local epochs; an agent
+        that is absent in the next round keeps its model.
       server_accuracies: `[T]` of the server's model.
       contributions: `[T, N]`; nan where the mechanism does not judge, or the agent is absent.
       importance: `[T, N]`; nan where the mechanism does not judge.
