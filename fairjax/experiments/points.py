@@ -90,8 +90,8 @@ def play_points(
     test = jax.device_put(test)
     parts, done, warned = [], 0, False
     # The names of parts that users registered can mean other parts in a later call.
-    parts = tuple(part for one in (common, *together) for part in one.parts())
-    program = _program(common, together, parts)
+    meant = tuple(part for one in (common, *together) for part in one.parts())
+    program = _program(common, together, meant)
     for some_runs in _chunks(len(on), num_runs):
         row = []
         for some_values in _chunks(len(coefficients), num_values):
@@ -126,9 +126,9 @@ def _chunks(length: int, size: int) -> list[np.ndarray]:
 
 
 @functools.lru_cache(maxsize=simulation.PROGRAMS)
-def _program(experiment: Experiment, together: tuple[Experiment, ...], parts: Any) -> Any:
+def _program(experiment: Experiment, together: tuple[Experiment, ...], meant: Any) -> Any:
     """Returns `_play` compiled for experiments; the most recently used programs are cached."""
-    del parts  # other parts need another program
+    del meant  # other parts need another program
     spare_maps()
     return jax.jit(functools.partial(_play, experiment, together))
 
