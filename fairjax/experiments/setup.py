@@ -21,7 +21,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.experiments import factories, objects, references
 from fairjax.experiments.description import COEFFICIENTS, MAPPINGS, OPTIMIZERS, Description
 from fairjax.experiments.presets import LAST_RATE, settings
-from fairjax.mechanisms import OURS, Length, Mechanism
+from fairjax.mechanisms import OURS, Mechanism
 from fairjax.simulation import (
     UPLOADS,
     Behaviour,
@@ -68,9 +68,6 @@ class Setup(Description):
             and name not in kept
             and (name not in COEFFICIENTS or name in takes)
         }
-        # A mechanism that takes only a number as gamma, and no schedule, keeps its default.
-        if isinstance(chosen.get("gamma"), str) and takes["gamma"].annotation is not Length:
-            del chosen["gamma"]
         if self.gamma == "cosine":
             chosen["gamma"] = cosine
         return dataclasses.replace(self, **chosen)
