@@ -17,6 +17,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.mechanisms import switched
+from fairjax.models import Model
 from fairjax.simulation import (
     Events,
     Federation,
@@ -71,17 +72,7 @@ def play_points(
     )
     first = jax.tree.map(lambda leaf: leaf[0], shards)
     federation = common.federation(first)
-    # Outside of the program, as a single run draws them.
-    params = [
-        simulation.first_params(jax.random.key(one.seed), federation.training.model, first.data)
-        for one in on
-    ]
-    runs = {
-        "shards": shards,
-        "params": jax.tree.map(lambda *leaves: np.stack(leaves), *params),
-        "key": np.stack([jax.random.key_data(jax.random.key(one.seed)) for one in on]),
-        "places": np.array([[who.agent for who in one.assigned_behaviours()] for one in on]),
-    }
+    runs = _stack_runs(on, shards, federation.training.model, first.data)
     values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
     if points_at_once is None:
         points_at_once = _pick_points_at_once(federation, first)
@@ -116,6 +107,20 @@ def play_points(
     return jax.tree.map(
         lambda leaf: leaf[: len(on), : len(coefficients)].reshape(-1, *leaf.shape[2:]), history
     )
+
+
+def _stack_runs(
+    on: Sequence[Experiment], shards: Shards, model: Model, data: Dataset
+) -> dict[str, Any]:
+    """Returns what differs between the data sets of a sweep, leaves `[S, ...]`."""
+    # First parameters are drawn outside of the program, as a single run draws them.
+    params = [simulation.first_params(jax.random.key(one.seed), model, data) for one in on]
+    return {
+        "shards": shards,
+        "params": jax.tree.map(lambda *leaves: np.stack(leaves), *params),
+        "key": np.stack([jax.random.key_data(jax.random.key(one.seed)) for one in on]),
+        "places": np.array([[who.agent for who in one.assigned_behaviours()] for one in on]),
+    }
 
 
 def _chunks(length: int, size: int) -> list[np.ndarray]:

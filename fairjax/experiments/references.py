@@ -44,7 +44,7 @@ def resolve(name: str, text: str) -> Any:
         raise ValueError(f"{wrong}, but there is no file {path}.")
     try:
         module = _import(path, path.stat().st_mtime_ns)
-    except Exception as error:
+    except Exception as error:  # a user's file can raise anything
         raise ValueError(
             f"{wrong}, but importing it fails: {type(error).__name__}: {error}"
         ) from error
@@ -94,9 +94,10 @@ def _import(path: Path, changed: int) -> ModuleType:
 
 @functools.lru_cache(maxsize=4)
 def _call(loader: Any, wrong: str) -> Any:
+    """Returns what a loader returns; it is called once."""
     try:
         return loader()
-    except Exception as error:
+    except Exception as error:  # and so can a user's function
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{wrong}, but calling it without arguments fails: {reason}") from error
 

@@ -137,10 +137,7 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
             ax.plot(100 * accuracies.mean(), line, "|", color="0.1", markersize=11, zorder=3)
         style.name_lines(ax, list(rows))
         ax.set_xlabel("final test accuracy (%)")
-        beside = ax.secondary_yaxis("right")
-        beside.set_yticks(range(len(rows)), [value.replace("nan", "–") for value in values])
-        beside.tick_params(length=0)
-        beside.spines["right"].set_visible(False)
+        _write_beside(ax, [value.replace("nan", "–") for value in values])
         experiment = first.experiment
         ax.set_title(f"{experiment.label('dataset')}, {style.split(experiment)}")
         ax.set_title("fairness", loc="right")
@@ -182,10 +179,7 @@ def over_seeds(comparison: Comparison, ax: Axes | None = None) -> Axes:
             ax.plot([], [], marker, color=shade, markersize=4, label=f"{name} of agents")
         style.name_lines(ax, [row["mechanism"] for row in rows])
         ax.set_xlabel("final test accuracy (%)")
-        beside = ax.secondary_yaxis("right")
-        beside.set_yticks(range(len(rows)), [str(row["fairness"]) for row in rows])
-        beside.tick_params(length=0)
-        beside.spines["right"].set_visible(False)
+        _write_beside(ax, [str(row["fairness"]) for row in rows])
         ax.set_title(
             f"{experiment.label('dataset')}, {style.split(experiment)}, "
             f"{len(comparison.seeds)} seeds"
@@ -194,6 +188,14 @@ def over_seeds(comparison: Comparison, ax: Axes | None = None) -> Axes:
         figure: Any = ax.figure
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return ax
+
+
+def _write_beside(ax: Axes, texts: list[str]) -> None:
+    """Writes a text to the right of every line of an axis."""
+    beside = ax.secondary_yaxis("right")
+    beside.set_yticks(range(len(texts)), texts)
+    beside.tick_params(length=0)
+    beside.spines["right"].set_visible(False)
 
 
 def _describe_fairness(result: Result) -> str:
