@@ -65,7 +65,7 @@ def test_a_key_is_a_key(key):
         lambda: contributions.sampled_cosine_shapley(key, np.eye(2)),
         lambda: contributions.gtg_shapley(key, total, np.zeros(2), np.eye(2)),
     ):
-        with pytest.raises(ValueError, match=r"`key` must be a PRNG key such as `jax.random.key"):
+        with pytest.raises(ValueError, match=r"`key` must be one PRNG key such as jax.random.key"):
             call()
 
 

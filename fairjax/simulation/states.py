@@ -160,13 +160,8 @@ def placed(mesh: Mesh | None, state: State) -> State:
 
 def _as_key(key: Any) -> Key:
     """Returns one PRNG key, made by `jax.random.key` or by `jax.random.PRNGKey`."""
-    if isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.shape == (2,):
-        return jax.random.wrap_key_data(key)
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed or key.shape != ():
-        got = f"an array of {key.shape}" if isinstance(key, jax.Array) else repr(key)[:100]
-        raise ValueError(f"`key` must be one PRNG key such as jax.random.key(0), got {got}.")
-    return key
+    checks.key("key", key)
+    return jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
 
 
 def _match_params(first: Params, params: Params) -> Params:
