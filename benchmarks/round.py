@@ -28,7 +28,7 @@ import tyro
 from measure import REPEATS, flops_per_image, gemm_peak, print_table, report, times_in_turn
 
 import fairjax as fj
-from fairjax import checks, trees
+from fairjax import checks, tasks, trees
 from fairjax.contributions import MEASURES
 from fairjax.data import Dataset, Shards
 from fairjax.simulation import training
@@ -125,13 +125,14 @@ def rows_of(
 def train(at_once: int, state: fj.State, shards: Shards) -> Call:
     """Returns a function that trains all agents as the step does."""
     model = fj.models.mnist_cnn()
-    local = training.LocalTraining(model, lambda count: optax.sgd(RATE), EPOCHS, BATCH)
+    task, optimizer = tasks.CLASSIFICATION, optax.sgd(RATE)
+    local = training.LocalTraining(model, task, lambda count, agent: optimizer, EPOCHS, BATCH)
 
     @jax.jit
     def trained(state: fj.State, shards: Shards) -> Any:
         keys = jax.random.split(state.key, shards.num_agents)
-        own = (keys, state.agents, state.optimizer)
-        return training.train_agents(local, *own, shards, state.round, agents_at_once=at_once)
+        own = training.Own(state.agents, state.optimizer)
+        return training.train_agents(local, keys, own, shards, state.round, agents_at_once=at_once)
 
     return functools.partial(trained, state, shards)
 

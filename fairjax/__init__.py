@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fairjax import contributions, data, devices, mechanisms, metrics, models, rewards
+from fairjax import contributions, data, devices, mechanisms, metrics, models, rewards, tasks
 from fairjax.experiments import (
     Experiment,
     ProgressBar,
@@ -44,6 +44,7 @@ __all__ = [
     "run",
     "save_params",
     "sweep",
+    "tasks",
 ]
 
 

@@ -89,6 +89,13 @@ def not_negative(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must not be negative, got {name}={value!s:.200}.")
 
 
+def rates(name: str, value: Any) -> None:
+    """Raises unless `value` is a learning rate, or one for each agent `[N]`, or is traced."""
+    if is_known(value):
+        for rate in numbers(name, value, "one number, or one for each agent [N]").ravel():
+            at_least(name, rate, 0)
+
+
 def lengths(name: str, values: Any, num_rounds: int) -> None:
     """Raises unless `values` are one length per round, not negative and not all zero."""
     rule = f"a length for each of {num_rounds} rounds, not negative and not all zero"

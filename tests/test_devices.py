@@ -81,13 +81,14 @@ def test_local_training_sends_nothing(num_agents):
     federation, shards, _ = digits(num_agents, mesh)
     state = federation.init(jax.random.key(0), shards)
     local = training.LocalTraining(
-        fj.models.mlp(shards.data), lambda count: optax.adam(1e-3), local_epochs=1, batch_size=32
-    )
+        fj.models.mlp(shards.data), fj.tasks.CLASSIFICATION, lambda count, agent: optax.adam(1e-3),
+        local_epochs=1, batch_size=32,
+    )  # fmt: skip
 
     def train(state, shards):
         keys = jax.random.split(state.key, num_agents)
-        start = (keys, state.agents, state.optimizer)
-        return training.train_agents(local, *start, shards, 0, agents_at_once=1, mesh=mesh)
+        own = training.Own(state.agents, state.optimizer)
+        return training.train_agents(local, keys, own, shards, 0, agents_at_once=1, mesh=mesh)
 
     text = jax.jit(train).lower(state, devices.everywhere(mesh, shards)).compile().as_text()
     loops = text[: text.index("ENTRY")]

@@ -83,7 +83,9 @@ def test_a_value_of_any_kind_is_taken_or_refused_in_one_short_line(field):
             continue
         experiment = fj.Experiment(**{field: value})
         assert hash(experiment) == hash(pickle.loads(pickle.dumps(experiment)))
-        if not callable(value) or field == "gamma":  # functions are objects, and not recorded
+        if field == "params":  # an object, which is not recorded
+            continue
+        if not callable(value) or field == "gamma":  # and so are functions
             assert experiment.name == fj.Experiment(**experiment.description()).name
 
 

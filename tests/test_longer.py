@@ -41,6 +41,7 @@ def test_a_longer_run_ends_as_one_long_run(tmp_path, fields):
     assert same(fj.load_run(tmp_path).history, whole.history)
 
 
+@pytest.mark.slow
 def test_a_longer_run_that_is_stopped_goes_on(tmp_path):
     BASE.run(tmp_path)
     longer = dataclasses.replace(BASE, rounds=24)

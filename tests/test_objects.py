@@ -251,7 +251,7 @@ def test_a_killed_run_with_objects_goes_on_and_ends_in_the_same_bits(tmp_path):
         return [*(killed / "checkpoint").glob("[0-9]*")]
 
     with subprocess.Popen([*command, killed], env=environment) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not saved() and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.05)

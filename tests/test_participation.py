@@ -128,6 +128,7 @@ def test_a_first_round_is_that_of_the_present_agents_alone(name):
     close(among.fractions[present], alone.fractions)
 
 
+@pytest.mark.slow
 def test_agents_of_fedavg_that_return_train_the_server_s_model():
     shards, _ = EXPERIMENT.make_shards()
     federation = fj.federation(
@@ -216,6 +217,7 @@ def test_records_of_older_versions_had_all_agents_in_every_round(tmp_path):
     assert same(fj.load_run(tmp_path).history, result.history)
 
 
+@pytest.mark.slow
 def test_a_run_with_participation_is_not_one_without(tmp_path):
     part = dataclasses.replace(EXPERIMENT, participation=2)
     part.run(tmp_path)
@@ -224,6 +226,7 @@ def test_a_run_with_participation_is_not_one_without(tmp_path):
             read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_table_is_kept_in_the_records(tmp_path):
     result = dataclasses.replace(EXPERIMENT, participation=LATE).run(tmp_path)
     again = fj.load_run(tmp_path)

@@ -53,6 +53,7 @@ def experiment(**fields):
     return fj.Experiment(**{**parts, "num_agents": 3, "rounds": 2, **fields})
 
 
+@pytest.mark.slow
 def test_parts_in_a_file_are_found_again(here, capsys):
     first = experiment(beta=2.0).run("out")
     assert experiment(beta=2.0).run("out").accuracies.tolist() == first.accuracies.tolist()

@@ -16,12 +16,12 @@ LOOSE = [
     "metrics",
 ]  # fmt: skip
 WINGS = [
-    "data", "contributions", "rewards", "mechanisms", "models", "simulation", "experiments",
-    "figures", "report", "studies", "cli", "bridges",
+    "data", "tasks", "contributions", "rewards", "mechanisms", "models", "simulation",
+    "experiments", "figures", "report", "studies", "cli", "bridges",
 ]  # fmt: skip
 ROOMS = [
     "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "cells", "tables",
-    "data", "contributions", "rewards", "metrics", "mechanisms", "models", "simulation",
+    "data", "tasks", "contributions", "rewards", "metrics", "mechanisms", "models", "simulation",
     "experiments", "figures", "report", "studies", "cli", "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -85,7 +85,7 @@ def test_the_public_surface_is_what_it_says():
         "Experiment", "Federation", "History", "ProgressBar", "Record", "Result", "State",
         "Sweep", "compare", "contributions", "data", "devices", "federation", "figures",
         "load_params", "load_run", "mechanisms", "metrics", "models", "rewards", "run",
-        "save_params", "sweep",
+        "save_params", "sweep", "tasks",
     }  # fmt: skip
     assert all(getattr(fj, name).__doc__ for name in fj.__all__)
 

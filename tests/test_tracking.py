@@ -18,6 +18,7 @@ SMALL = fj.Experiment(
     num_agents=3, rounds=5, model="logistic", samples_per_agent=20, eval_every=2, local_epochs=1
 )
 COLUMNS = {
+    "participates": "participants",
     "accuracy": "accuracies",
     "trained_accuracy": "trained_accuracies",
     "contribution": "contributions",
@@ -201,6 +202,7 @@ def test_a_tool_that_is_not_installed_is_refused_before_anything_else(tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_mechanism_that_does_not_judge_leaves_its_scalars_out(tmp_path):
     dataclasses.replace(SMALL, mechanism="fedavg").run(tmp_path, track="csv")
     with (tmp_path / "rounds.csv").open(newline="") as file:

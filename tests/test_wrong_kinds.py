@@ -99,6 +99,11 @@ CALLS = {  # the required arguments
     "figures.over_seeds": {"comparison": "comparison"},
     "figures.svg": {"figure": "plt.gcf()", "prefix": "'a'"},
     "figures.write": {"figure": "plt.gcf()", "path": "'a.png'"},
+    "tasks.Task": {"loss": "fj.tasks.METRICS['mse']", "metrics": "['mse']"},
+    "tasks.classification": {"train": "train"},
+    "tasks.class_weighted": {"train": "train", "weights": "[1] * 10"},
+    "tasks.regression": {"train": "fj.data.Dataset(np.ones((2, 1)), [0.5, 1.5])"},
+    "tasks.multi_label": {"train": "fj.data.Dataset(np.ones((2, 1)), [[0, 1], [1, 1]])"},
     "devices.mesh": {},
     "devices.start": {},
     "federation": {
@@ -122,7 +127,8 @@ INNER = {  # only called by the package itself
     "devices.map_shards", "devices.placed", "figures.check_results", "figures.correlation_axis",
     "figures.draw_correlation", "figures.draw_spread", "figures.name_lines",
     "figures.name_series", "figures.styled", "rewards.normalised", "rewards.recall",
-    "rewards.settle", "rewards.share_of_largest",
+    "rewards.settle", "rewards.share_of_largest", "models.evaluator", "models.initial",
+    "tasks.Shown", "tasks.as_task", "tasks.confusion",
 }  # fmt: skip
 
 WRONG = """

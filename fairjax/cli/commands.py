@@ -15,7 +15,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from fairjax import checks, data, mechanisms, models
+from fairjax import checks, data, mechanisms, models, tasks
 from fairjax.cli import endings, flags
 from fairjax.cli.terminal import (
     output,
@@ -213,7 +213,7 @@ def _show(
 
 
 def _list() -> None:
-    """List mechanisms, data sets, splits, behaviours, studies and models, one per line."""
+    """List mechanisms, data sets, splits, behaviours, studies, models, tasks and metrics."""
     from fairjax.studies import STUDIES
 
     console = output()
@@ -230,6 +230,10 @@ def _list() -> None:
     print_lines({name: study.question.partition("? ")[0] + "?" for name, study in STUDIES.items()})
     console.print("[bold]Models[/bold]  --model")
     print_lines({name: first_line(factory) for name, factory in models.REGISTRY.items()})
+    console.print("[bold]Tasks[/bold]  --task")
+    print_lines({name: first_line(task) for name, task in tasks.TASKS.items()})
+    console.print("[bold]Metrics[/bold]  --metric")
+    print_lines({name: first_line(metric) for name, metric in tasks.METRICS.items()})
 
 
 def _leave(results: Result | Comparison | Mapping[str, Result], out: Path) -> None:

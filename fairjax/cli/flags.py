@@ -12,6 +12,7 @@ import functools
 import inspect
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -75,10 +76,20 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
 
 
 def _read(text: str) -> Any:
-    """Returns a number, None, or the text itself; `Experiment` refuses a wrong text."""
+    """Returns a number, None, or the text itself; `Experiment` refuses a wrong text.
+
+    Numbers of agents are as 5,3,3 for all agents, or as 0=5,2=1 for some.
+    """
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
+    if re.search("[,=]", text) and re.fullmatch(r"((\d+=)?[-+.\de]+,?)+", text):
+        parts = [part.rpartition("=") for part in text.split(",")]
+        numbers = [_read(number) for *_, number in parts]
+        agents = [int(agent) for agent, equals, _ in parts if equals]
+        if len(agents) == len(numbers):
+            return dict(zip(agents, numbers, strict=True))
+        return text if agents else tuple(numbers)
     return None if text == "None" else text
 
 

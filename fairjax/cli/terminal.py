@@ -65,17 +65,19 @@ def print_result(result: Result) -> None:
         f"{experiment.label('mechanism')} on {experiment.where}, "
         f"{experiment.rounds} rounds, seed {experiment.seed}"
     )
-    present = result.participants.sum(0)
+    present, shown = result.participants.sum(0), experiment.shown
     columns = {
         "agent": map(str, range(experiment.num_agents)),
         "examples": (f"{size:,}" for size in result.shard_sizes),
         "rounds": map(str, present),
-        "alone %": (f"{100 * value:.2f}" for value in result.standalone_accuracies),
+        f"alone {shown.unit}": map(shown.text, result.standalone_accuracies),
         "contribution": map(number, result.latest("contributions")),
         "importance": map(number, history.importance[-1]),
         "reward": map(number, result.latest("fractions")),
-        "final %": (f"{100 * value:.2f}" for value in result.accuracies),
+        f"final {shown.unit}": map(shown.text, result.accuracies),
     }
+    for one, values in result.other_metrics():
+        columns[f"final {one.axis}"] = map(one.text, values)
     if (present == len(result.participants)).all():
         del columns["rounds"]
     print_table(title, list(columns), list(zip(*columns.values(), strict=True)), words=0)
@@ -107,13 +109,13 @@ def print_over_seeds(comparison: Comparison) -> None:
 
 def print_comparison(results: Mapping[str, Result]) -> None:
     """Prints one row per mechanism."""
-    headings = ("mechanism", "fairness", "after training", "best %", "mean %", "worst %")
+    shown = next(iter(results.values())).experiment.shown
+    ends = [f"{end} {shown.unit}" for end in ("best", "mean", "worst")]
+    headings = ("mechanism", "fairness", "after training", *ends)
     rows = []
     for name, result in results.items():
-        accuracies = 100 * result.accuracies
-        spread = (accuracies.max(), accuracies.mean(), accuracies.min())
         figures = (number(result.fairness), number(result.trained_fairness))
-        rows.append((name, *figures, *(f"{value:.2f}" for value in spread)))
+        rows.append((name, *figures, *map(shown.text, shown.ends(result.accuracies))))
     console = output()
     print_table("Mechanisms on the same shards", headings, rows)
     for name, result in results.items():

@@ -1,19 +1,21 @@
 """Datasets: labelled examples as two arrays, checked once and then only indexed.
 
     x  [n, ...]  float32 features, or int32 tokens
-    y  [n]       int32 labels, 0 to C - 1
+    y  [n]       int32 classes, 0 to C - 1; or float32 numbers [n] or [n, K]
 
 A dataset is a pytree with the leaves `x` and `y`, so it is passed to compiled functions
 as an argument. In shapes, n is the number of examples and C the number of classes.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import numpy as np
 
 from fairjax import checks
+from fairjax.data import labels
 from fairjax.data.apportion import apportion
 from fairjax.data.arrays import (
     as_array,
@@ -28,6 +30,7 @@ from fairjax.data.arrays import (
 MADE_BY = "`fairjax.data.Dataset(x=..., y=..., num_classes=...)`"
 MOST_CLASSES = 2**24  # class counts are tables with one number per class
 MOST_SEED = 2**63 - 1  # the largest seed that `jax.random.key` takes
+STATIC = ("num_classes", "vocabulary_size", "class_names")
 _INT32 = np.iinfo(np.int32)
 
 
@@ -54,7 +57,7 @@ def register_unchecked(kind: type, leaves: tuple[str, ...], static: tuple[str, .
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled examples for classification.
+    """Labelled examples, with classes or with numbers to predict.
 
     NaN and infinity in `x` are accepted on purpose, so that agents with broken data can
     be simulated.
@@ -62,31 +65,53 @@ class Dataset:
     Args:
       x: `[n, ...]` examples. Floating numbers are stored as float32. Whole numbers are
         stored as int32, since they count as tokens: divide the bytes of an image yourself.
-      y: `[n]` whole numbers in [0, num_classes), stored as int32.
-      num_classes: C, the number of classes, at least 2; not all need occur.
+      y: with classes, `[n]` whole numbers in [0, num_classes), stored as int32, or names of
+        classes; without, `[n]` or `[n, K]` finite numbers, stored as float32: those to predict,
+        or 0 and 1 for each of K labels.
+      num_classes: C, the number of classes, at least 2; not all need occur. None: `y` holds
+        numbers, or `class_names` or the names in `y` say it.
       vocabulary_size: the number of tokens, at least 2, if `x` holds tokens: whole
         numbers in [0, vocabulary_size), 0 for padding. None: `x` holds no tokens.
+      class_names: `[C]` names of classes, in the order of their numbers. None: the sorted names
+        in `y`, if it holds names.
 
     Raises:
       ValueError: there are no examples, `x` and `y` differ in length, `x` is not
-        numeric, `num_classes` or `vocabulary_size` is below 2, or a label or token is
-        not a whole number in range.
+        numeric, `num_classes` or `vocabulary_size` is below 2, a label or token is not a
+        whole number in range, or a number to predict is not finite.
 
     Examples:
       >>> data = Dataset(x=[[0.5], [1.5], [2.5]], y=[0, 1, 1], num_classes=2)
       >>> len(data), data.x.dtype.name, data.y.dtype.name
       (3, 'float32', 'int32')
+      >>> Dataset(x=[[0.5], [1.5]], y=["dog", "cat"])
+      Dataset(x=float32[2, 1], y=int32[2], num_classes=2, class_names=('cat', 'dog'))
+      >>> Dataset(x=[[0.5], [1.5]], y=[0.1, 2.5])
+      Dataset(x=float32[2, 1], y=float32[2])
     """
 
     x: Any  # [n, ...]
-    y: Any  # [n]
-    num_classes: int
+    y: Any  # [n] or [n, K]
+    num_classes: int | None = None
     vocabulary_size: int | None = None
+    class_names: Any = None
 
     def __post_init__(self):
         """Checks and converts known arrays; traced arrays pass unchanged."""
-        checks.count("num_classes", self.num_classes, least=2, most=MOST_CLASSES)
-        object.__setattr__(self, "num_classes", int(self.num_classes))
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", labels.names(self.class_names))
+        elif is_known(self.y) and labels.are_names(self.y):
+            object.__setattr__(self, "class_names", labels.found(self.y))
+        if self.class_names is not None:
+            if self.num_classes not in (None, len(self.class_names)):
+                raise ValueError(
+                    f"`num_classes` must be the number of `class_names`, {len(self.class_names)}, "
+                    f"or be left out, got num_classes={checks.shown(self.num_classes)}."
+                )
+            object.__setattr__(self, "num_classes", len(self.class_names))
+        if self.num_classes is not None:
+            checks.count("num_classes", self.num_classes, least=2, most=MOST_CLASSES)
+            object.__setattr__(self, "num_classes", int(self.num_classes))
         if self.vocabulary_size is not None:
             checks.count("vocabulary_size", self.vocabulary_size, least=2, most=_INT32.max)
             object.__setattr__(self, "vocabulary_size", int(self.vocabulary_size))
@@ -94,18 +119,33 @@ class Dataset:
             x = _convert_features(self.x)
             _check_tokens(x, self.vocabulary_size)
             object.__setattr__(self, "x", x)
-            object.__setattr__(self, "y", _convert_labels(self.y, len(x), self.num_classes))
+            y = labels.converted(self.y, len(x), self.num_classes, self.class_names)
+            object.__setattr__(self, "y", y)
 
     def __repr__(self) -> str:
         """Returns one line with shapes and dtypes, without the numbers."""
-        tokens = self.vocabulary_size
-        more = "" if tokens is None else f", vocabulary_size={tokens}"
-        x, y = described(self.x), described(self.y)
-        return f"Dataset(x={x}, y={y}, num_classes={self.num_classes}{more})"
+        given = {name: getattr(self, name) for name in STATIC}
+        more = "".join(f", {name}={one!r}" for name, one in given.items() if one is not None)
+        return f"Dataset(x={described(self.x)}, y={described(self.y)}{more})"
 
     def __len__(self) -> int:
         """Returns n, the number of examples."""
         return self.x.shape[0]
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of outputs of a model: C classes, K columns of `y`, or one number."""
+        return self.num_classes or math.prod(self.y.shape[1:])
+
+    def classes_for(self, what: str) -> int:
+        """Returns C, the number of classes, which `what` needs.
+
+        Raises:
+          ValueError: the data set has no classes.
+        """
+        if self.num_classes is None:
+            raise ValueError(f"{what} needs classes, got {self}, whose `y` holds numbers.")
+        return self.num_classes
 
     def take(self, rows: Any) -> "Dataset":
         """Returns the examples in `rows`, in that order, on the host.
@@ -133,6 +173,8 @@ class Dataset:
         for what, found, wanted in (
             ("examples of shape", data.x.shape[1:], self.x.shape[1:]),
             ("number of classes", data.num_classes, self.num_classes),
+            ("`class_names`", data.class_names, self.class_names),
+            ("`y` of shape", data.y.shape[1:], self.y.shape[1:]),
             ("`vocabulary_size`", data.vocabulary_size, self.vocabulary_size),
         ):
             if found != wanted:
@@ -146,6 +188,8 @@ class Dataset:
 
 def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Splits a dataset in two, with each class in the same proportion as far as possible.
+
+    Without classes, the held-out rows are drawn at random.
 
     Args:
       dataset: at least two examples.
@@ -173,12 +217,12 @@ def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Da
     if len(dataset) < 2:
         raise ValueError(f"`dataset` must have at least 2 examples to split, got {len(dataset)}.")
     rng = np.random.default_rng(seed)
-    labels = np.asarray(dataset.y)
+    classes = np.zeros(len(dataset), int) if dataset.num_classes is None else np.asarray(dataset.y)
     held = np.clip(round(fraction * len(dataset)), 1, len(dataset) - 1)
-    sizes = apportion(held, np.bincount(labels, minlength=dataset.num_classes))
+    sizes = apportion(held, np.bincount(classes, minlength=dataset.num_classes or 1))
     chosen = np.zeros(len(dataset), dtype=bool)
     for label, size in enumerate(sizes):
-        chosen[rng.permutation(np.flatnonzero(labels == label))[:size]] = True
+        chosen[rng.permutation(np.flatnonzero(classes == label))[:size]] = True
     return dataset.take(np.flatnonzero(~chosen)), dataset.take(np.flatnonzero(chosen))
 
 
@@ -213,43 +257,4 @@ def _check_tokens(x: np.ndarray, vocabulary_size: int | None) -> None:
         )
 
 
-def _convert_labels(y: Any, num_examples: int, num_classes: int) -> np.ndarray:
-    """Returns `y` as an int32 array of `num_examples` labels in [0, num_classes)."""
-    array = as_array("`y`", y)
-    if array.ndim != 1:
-        hint = _shape_hint(array, num_examples, "y.to_numpy()" if hasattr(y, "columns") else "y")
-        raise ValueError(f"`y` must be one-dimensional, got shape {array.shape}.{hint}")
-    if len(array) != num_examples:
-        raise ValueError(f"`x` and `y` must be equally long, got {num_examples} and {len(array)}.")
-    if array.dtype.kind in "US":
-        raise ValueError(
-            f"`y` must be whole numbers, got dtype {array.dtype}, such as "
-            f"{array.tolist()[0]!r:.40}. `names, y = np.unique(y, return_inverse=True)` numbers "
-            "the classes: do so once, for training and test labels together."
-        )
-    if not (array.dtype == bool or is_whole(array.dtype) or is_floating(array.dtype)):
-        raise ValueError(f"`y` must be whole numbers, got {first_not_number(array)}.")
-    if array.dtype.kind not in "iub":
-        array = array.astype(np.float64)
-    wrong = ~((array >= 0) & (array < num_classes) & (array == np.floor(array)))
-    if wrong.any():
-        from_one = array.min() == 1 and array.max() == num_classes
-        raise ValueError(
-            f"`y` must hold whole numbers in [0, {num_classes}), got {array[wrong][0]} "
-            f"in row {wrong.argmax()}.{' Classes count from 0: pass y - 1.' if from_one else ''}"
-        )
-    return array.astype(np.int32, copy=False)
-
-
-def _shape_hint(y: np.ndarray, num_examples: int, name: str) -> str:
-    """Returns advice on labels that are not `[n]`, or an empty string."""
-    if y.size == num_examples:
-        return f" Pass {name}.ravel()."
-    if y.ndim != 2 or not ((y == 0) | (y == 1)).all():
-        return ""
-    if (y.sum(1) == 1).all():
-        return f" Pass {name}.argmax(1) for one-hot labels."
-    return " Every example must have exactly one class, but some have several or none (multi-hot)."
-
-
-register_unchecked(Dataset, leaves=("x", "y"), static=("num_classes", "vocabulary_size"))
+register_unchecked(Dataset, leaves=("x", "y"), static=STATIC)

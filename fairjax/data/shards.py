@@ -150,16 +150,20 @@ class Shards:
         Returns:
           `[N, C]` int64 counts; row i sums to `sizes[i]`.
 
+        Raises:
+          ValueError: the data set has no classes.
+
         Examples:
           >>> data = Dataset(x=np.ones((6, 2)), y=[0, 0, 1, 1, 2, 2], num_classes=3)
           >>> print(Shards.from_indices(data, [[0, 1, 2], [5]]).class_counts())
           [[2 1 0]
            [0 0 1]]
         """
+        num_classes = self.data.classes_for("`class_counts`")
         indices, sizes = np.asarray(self.indices), np.asarray(self.sizes)
         agents, columns = np.nonzero(np.arange(indices.shape[1]) < sizes[:, None])
         labels = np.asarray(self.data.y)[indices[agents, columns]]
-        shape = (self.num_agents, self.data.num_classes)
+        shape = (self.num_agents, num_classes)
         return np.bincount(agents * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
 
 

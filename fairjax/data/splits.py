@@ -124,7 +124,8 @@ def class_imbalance(
     """
     size = _count_dealt(train, num_agents, seed, samples_per_agent, replace=True) // num_agents
     rng = np.random.default_rng(seed)
-    known = np.linspace(1, train.num_classes, num_agents).astype(int)
+    num_classes = train.classes_for("The split class_imbalance")
+    known = np.linspace(1, num_classes, num_agents).astype(int)
     of_class = [np.flatnonzero(train.y == label) for label in range(known.max())]
     for label, rows in enumerate(of_class):
         if len(rows) == 0:
@@ -186,10 +187,11 @@ def dirichlet(
         raise ValueError(
             f"`concentration` must be a finite number above 0, got {concentration!r:.100}."
         )
+    num_classes = train.classes_for("The split dirichlet")
     rng = np.random.default_rng(seed)
     dealt = rng.permutation(len(train))[:total]
     owner = np.empty(total, dtype=np.int64)  # [total], agent of each dealt row
-    for label in range(train.num_classes):
+    for label in range(num_classes):
         of_class = np.flatnonzero(train.y[dealt] == label)
         sizes = apportion(len(of_class), _draw_proportions(rng, concentration, num_agents))
         owner[of_class] = np.repeat(np.arange(num_agents), sizes)

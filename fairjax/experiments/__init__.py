@@ -1,11 +1,13 @@
 """Experiments: runs that are described, recorded, resumed, repeated and compared.
 
 description  the fields of an experiment, each with its check, group and help (`fields`)
+checked      a description whose fields are checked when it is made
+resolved     a description with values for open fields, its name and its JSON form
 presets      values for fields that are left open, by data set
 objects      objects that a field may hold instead of a name
 references   objects in files of one's own, such as "mine.py:factory"
 factories    makes a mechanism from a name, a function or an object
-setup        makes data, shards and the federation from a description
+setup        makes data, shards, task, model and the federation from a description
 experiment   a description that can be run
 playing      plays the rounds of a run, with checkpoints, progress and tracking
 results      the result of a run and its figures; `loading` reads a result from disk
@@ -20,7 +22,7 @@ tracking     sends the scalars of each round to other tools
 from fairjax.experiments import factories, objects, records, references
 from fairjax.experiments.bar import ProgressBar
 from fairjax.experiments.comparison import compare, load_comparison
-from fairjax.experiments.description import COEFFICIENTS, ONLY_PYTHON, OPTIMIZERS
+from fairjax.experiments.description import COEFFICIENTS, EACH, ONLY_PYTHON, OPTIMIZERS
 from fairjax.experiments.experiment import Experiment, load_run
 from fairjax.experiments.over_seeds import Comparison
 from fairjax.experiments.presets import PRESETS
@@ -29,7 +31,7 @@ from fairjax.experiments.running import run
 from fairjax.experiments.sweeps import WORDS, Sweep, sweep
 
 __all__ = [
-    "COEFFICIENTS", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS", "Comparison", "Experiment",
-    "ProgressBar", "Result", "Sweep", "compare", "factories", "load_comparison", "load_run",
-    "objects", "records", "references", "run", "sweep",
+    "COEFFICIENTS", "EACH", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS", "Comparison",
+    "Experiment", "ProgressBar", "Result", "Sweep", "compare", "factories", "load_comparison",
+    "load_run", "objects", "records", "references", "run", "sweep",
 ]  # fmt: skip

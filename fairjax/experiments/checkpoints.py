@@ -163,8 +163,9 @@ class Checkpoints:
         )
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dicts(like._replace(rows=None)))
         rows = _drop_unrecorded(rows)
-        if not (folder / "rows.participants").exists():  # an older version: all took part
-            del rows["participants"]
+        for name in ("participants", "metrics"):  # which older versions did not write
+            if not list(folder.glob(f"rows.{name}*")):
+                del rows[name]
         target = {**target, "rows": rows}
         how = ocp.checkpoint_utils.construct_restore_args(target)
         try:
@@ -175,7 +176,12 @@ class Checkpoints:
         key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
         state = State(key=key, **saved["state"])
         rows = jax.tree.map(np.asarray, saved["rows"])
-        return Progress(state, History(**{"participants": np.ones_like(rows["excluded"]), **rows}))
+        rows = {
+            "participants": np.ones_like(rows["excluded"]),
+            "metrics": {"accuracy": rows["accuracies"]},
+            **rows,
+        }
+        return Progress(state, History(**rows))
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
@@ -250,6 +256,9 @@ def _as_os_error(error: OSError | ValueError, folder: Path) -> Exception:
 def _as_dicts(progress: Progress) -> dict[str, Any]:
     """Returns progress as nested dicts of arrays; a PRNG key becomes its data."""
     state = progress.state._asdict()
+    for name in ("server_optimizer", "statistics"):
+        if state[name] is None:  # as older versions wrote it
+            del state[name]
     key = jax.random.key_data(state.pop("key"))
     rows = {} if progress.rows is None else _drop_unrecorded(progress.rows)
     return {"state": state, "key": key, "rows": rows}

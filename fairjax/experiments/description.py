@@ -7,18 +7,29 @@ from typing import Any
 
 import optax
 
-from fairjax import checks, data, models
+from fairjax import checks, data, models, tasks
 from fairjax.data import Dataset, Shards
-from fairjax.experiments import factories, fields, objects, references
+from fairjax.experiments import factories, fields, objects
 from fairjax.experiments.fields import describe_field
 from fairjax.experiments.presets import PRESETS
 from fairjax.mechanisms import Mechanism
 from fairjax.models import Model
-from fairjax.simulation import COUNTS, check_fits, check_participation, listed
+from fairjax.simulation import COUNTS
+from fairjax.tasks import Task
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
+# As in Reddi et al., Adaptive federated optimization, ICLR 2021.
+SERVER_OPTIMIZERS = {
+    "fedavgm": functools.partial(optax.sgd, momentum=0.9),
+    "fedadam": functools.partial(optax.adam, b1=0.9, b2=0.99, eps=1e-3),
+    "fedyogi": functools.partial(optax.yogi, b1=0.9, b2=0.99, eps=1e-3),
+}
+SERVER_RATES = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields for mechanisms that take them
-FLOATS = (*COEFFICIENTS, "learning_rate", "learning_rate_decay")
+FLOATS = (
+    *COEFFICIENTS, "learning_rate", "learning_rate_decay", "proximal", "server_learning_rate",
+)  # fmt: skip
+EACH = ("local_epochs", "batch_size", "learning_rate")  # fields that agents may differ in
 MAPPINGS = ("behaviours", "options")  # fields that are stored as pairs, so that they are hashable
 ONLY_PYTHON = "only Python"  # the group of fields without a flag
 DEFAULT_AGENTS = 5
@@ -72,6 +83,26 @@ class Description:
         "net.py:network; or, in Python, a `Model`, a Flax module, or a function of the training "
         "data that makes one.",
     )
+    task: str | Task | Callable[[Dataset], Task] = describe_field(
+        "classification",
+        "training",
+        objects.name_or(
+            tasks.TASKS,
+            Task,
+            "a Task, or a function of the training data that makes one",
+            or_function=True,
+        ),
+        'what agents train for: "classification", "class_weighted", "regression" or "multi_label", '
+        "or a file and a name in it, as mine.py:task; or, in Python, a `Task`, or a function of "
+        "the training data that makes one.",
+    )
+    metric: str | None = describe_field(
+        None,
+        "training",
+        checks.text,
+        "the metric that fairness, tables and figures are about, such as balanced_accuracy, auc, "
+        "r2 or mse; None: the task's own.",
+    )
     mechanism: str | Mechanism | Callable[..., Mechanism] = describe_field(
         "cgsv",
         "mechanism",
@@ -118,14 +149,18 @@ class Description:
     rounds: int = describe_field(
         80, "training", checks.count, "number of rounds T, 1 to 1,000,000."
     )
-    local_epochs: int = describe_field(
+    local_epochs: int | Mapping[int, int] | tuple[int | None, ...] = describe_field(
         3,
         "training",
-        checks.count,
-        "passes over its shard that an agent makes per round, at least 1.",
+        fields.each(checks.count),
+        "passes over its shard that an agent makes per round, at least 1; one number, those of "
+        "all agents as 5,3,3, or those of some agents as 0=5,2=1.",
     )
-    batch_size: int | None = describe_field(
-        None, "training", checks.count, "examples per local step, at least 1."
+    batch_size: int | Mapping[int, int] | tuple[int | None, ...] | None = describe_field(
+        None,
+        "training",
+        fields.each(checks.count),
+        "examples per local step, at least 1; one number, or agents' as in `local_epochs`.",
     )
     optimizer: Any = describe_field(
         None,
@@ -148,8 +183,49 @@ class Description:
         'unit that a schedule inside `optimizer` counts, "steps" or "rounds", as in '
         "`fairjax.federation`; None: steps, with a warning.",
     )
-    learning_rate: float | None = describe_field(
-        None, "training", fields.positive, "learning rate at the start, above 0."
+    proximal: float = describe_field(
+        0.0,
+        "training",
+        lambda name, value: checks.at_least(name, value, 0),
+        "mu of FedProx, at least 0: mu / 2 times the squared distance to the parameters at the "
+        "round's start is added to the loss.",
+    )
+    reset_optimizers: bool = describe_field(
+        False,
+        "training",
+        checks.flag,
+        "begin every round with a fresh state of every agent's optimizer.",
+    )
+    server_optimizer: Any = describe_field(
+        None,
+        "training",
+        objects.name_or(
+            SERVER_OPTIMIZERS,
+            optax.GradientTransformation,
+            "an optax optimizer such as optax.sgd(1.0, momentum=0.9)",
+        ),
+        'optimizer that makes the server\'s step from the aggregate: "fedavgm", "fedadam" or '
+        '"fedyogi"; or, in Python, one of optax. Only for mechanisms that pay everybody the '
+        "aggregate (fedavg, qffl); None: the aggregate itself.",
+    )
+    server_learning_rate: float | None = describe_field(
+        None,
+        "training",
+        fields.positive,
+        "learning rate of `server_optimizer`, above 0; None: 1 for fedavgm, else 0.01.",
+    )
+    learning_rate: float | Mapping[int, float] | tuple[float | None, ...] | None = describe_field(
+        None,
+        "training",
+        fields.each(fields.positive),
+        "learning rate at the start, above 0; one number, or agents' as in `local_epochs`.",
+    )
+    params: Any = describe_field(
+        None,
+        ONLY_PYTHON,
+        fields.arrays,
+        "first parameters: common ones; or leaves [N, ...], the agents' own; or a mapping from "
+        "some agents to theirs; None: drawn by the model from the seed.",
     )
     learning_rate_decay: float | None = describe_field(
         None,
@@ -220,79 +296,3 @@ class Description:
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = describe_field(
         (), "mechanism", None, "further arguments of the mechanism's factory."
     )
-
-    def __post_init__(self):
-        if callable(self.gamma):
-            checks.count("rounds", self.rounds)
-            object.__setattr__(self, "gamma", fields.table("gamma", self.gamma, self.rounds))
-        for name in references.FIELDS:
-            value = getattr(self, name)
-            if references.is_reference(value):
-                object.__setattr__(self, name, references.resolve(name, value))
-        for field in dataclasses.fields(self):
-            value = fields.plain(getattr(self, field.name))
-            if field.name in FLOATS and type(value) is int and abs(value) < checks.GREATEST:
-                value = float(value)
-            object.__setattr__(self, field.name, value)
-            check = field.metadata.get("check")
-            if check is not None and not (value is None and field.default is None):
-                check(field.name, value)
-        if isinstance(self.gamma, tuple):
-            checks.lengths("gamma", self.gamma, self.rounds)
-        for name in MAPPINGS:
-            object.__setattr__(self, name, fields.pairs(name, getattr(self, name)))
-        self._check_objects()
-        object.__setattr__(self, "participation", check_participation(self.participation))
-        check_fits(self.participation, self.num_agents, self.rounds)
-        self.make_mechanism()
-        listed(dict(self.behaviours), self.num_agents)
-
-    def __repr__(self) -> str:
-        """Returns the fields that differ from their defaults."""
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for field in dataclasses.fields(self):
-            if given[field.name] is field.default or given[field.name] == field.default:
-                del given[field.name]
-            elif field.name in objects.FIELDS and objects.is_object(given[field.name]):
-                given[field.name] = fields.Written(f"<{self.label(field.name)}>")
-            elif field.name in MAPPINGS:
-                given[field.name] = dict(given[field.name])
-        return fields.written(type(self).__name__, given)
-
-    def label(self, name: str) -> str:
-        """Returns the text that is shown for a field: its name, or the label of its object."""
-        if name == "split" and self.shards is not None:
-            name = "shards"
-        return objects.label(name, getattr(self, name))
-
-    @property
-    def where(self) -> str:
-        """The data set and the split, for titles."""
-        split = f"split {self.split}" if self.shards is None else self.label("split")
-        return f"{self.label('dataset')}, {split}"
-
-    def make_mechanism(self) -> Mechanism:
-        """Returns the mechanism; raises if it does not take a coefficient or an option."""
-        options = dict(self.options)
-        given = {name: getattr(self, name) for name in COEFFICIENTS}
-        given = {name: value for name, value in given.items() if value is not None}
-        if isinstance(self.gamma, tuple):
-            given["gamma"] = functools.partial(fields.entry, self.gamma)
-        for name in COEFFICIENTS:
-            if name in options and name in factories.takes(self.mechanism):
-                raise ValueError(f"`options` must not hold `{name}`, which is a field of its own.")
-        return factories.make(self.mechanism, given, options)
-
-    def _check_objects(self) -> None:
-        """Raises if a field is given that an object sets already."""
-        if self.shards is not None:
-            objects.leave_out(self, "shards", split="power_law", samples_per_agent=None)
-            if self.num_agents not in (self.shards.num_agents, DEFAULT_AGENTS):
-                raise ValueError(
-                    f"`num_agents` must be left out, or be the {self.shards.num_agents} agents of "
-                    f"`shards`, got num_agents={self.num_agents}."
-                )
-            object.__setattr__(self, "num_agents", self.shards.num_agents)
-        if isinstance(self.optimizer, optax.GradientTransformation):
-            hint = " To choose it here, give a function of the learning rate, such as optax.adamw."
-            objects.leave_out(self, "optimizer", hint, learning_rate=None, learning_rate_decay=None)

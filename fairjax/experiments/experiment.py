@@ -30,8 +30,8 @@ class Experiment(Setup):
     """A federation on a data set, described by names, numbers and objects.
 
     The preset chooses values for fields that are None; `resolved()` returns them. `dataset`,
-    `shards`, `model`, `mechanism` and `optimizer` may be your own objects. Records keep a
-    fingerprint of their contents, so only the same objects can continue or open a run.
+    `shards`, `model`, `task`, `mechanism`, optimizers and `params` may be your own objects. Records
+    keep a fingerprint of their contents, so only the same objects can continue or open a run.
 
     Attributes: those of `Description`.
 
@@ -156,7 +156,8 @@ class Experiment(Setup):
             below = None if out is None else out / "standalone"
             standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
         name, settings = (self.name, record["experiment"]) if tools else ("", {})
-        with tracking.opened(tools, out, name, settings, resume) as tracker:
+        main = federation.training.task.main
+        with tracking.opened(tools, out, name, settings, resume, main) as tracker:
             run = run_of(self, federation, shards, test)
             last = run.play(out, resume, clock, tracker, watch)
             history = simulation.history(last, self.rounds)

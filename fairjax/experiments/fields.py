@@ -99,6 +99,18 @@ def of_kind(kind: type, made_by: str) -> Callable[[str, Any], object]:
     return lambda name, value: checks.kind(name, value, kind, made_by)
 
 
+def arrays(name: str, value: Any) -> None:
+    """Raises unless a field is a pytree of arrays of floating numbers."""
+    leaves = jax.tree.leaves(getattr(value, "value", value))
+    if not leaves or not all(
+        isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        for leaf in leaves
+    ):
+        raise ValueError(
+            f"`{name}` must be a pytree of arrays of floating numbers, got {checks.shown(value)}."
+        )
+
+
 def positive(name: str, value: Any) -> None:
     """Raises unless a field is above 0."""
     checks.above(name, value, 0)
@@ -113,6 +125,49 @@ def factor(name: str, value: Any) -> None:
     """Raises unless a field is in (0, 1]."""
     checks.above(name, value, 0)
     checks.between(name, value, 0, 1)
+
+
+def each(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
+    """Returns a check of one number, or of those of all agents, of which None is left open."""
+
+    def check_each(name: str, value: Any) -> None:
+        if not isinstance(value, tuple):
+            check(name, value)
+            return
+        for agent, number in enumerate(value):
+            if number is not None:
+                check(f"{name}[{agent}]", number)
+
+    return check_each
+
+
+def of_agents(name: str, value: Any, num_agents: int) -> Any:
+    """Returns one number, or a tuple of those of N agents, None where a mapping names no number.
+
+    Raises:
+      ValueError: there are not N numbers, or the mapping names something else than agents.
+
+    Examples:
+      >>> of_agents("local_epochs", {1: 5}, 3), of_agents("local_epochs", [1, 2, 3], 3)
+      ((None, 5, None), (1, 2, 3))
+    """
+    if isinstance(value, Mapping):
+        for agent in value:
+            is_number = isinstance(agent, int | np.integer) and not isinstance(agent, bool)
+            if not is_number or not 0 <= agent < num_agents:
+                raise ValueError(
+                    f"`{name}` must name agents 0 to {num_agents - 1}, got {checks.shown(agent)}."
+                )
+        return tuple(plain(value.get(agent)) for agent in range(num_agents))
+    if not checks.is_listing(value):
+        return value
+    numbers = plain(list(value))
+    if len(numbers) != num_agents:
+        raise ValueError(
+            f"`{name}` must be one number, one for each of the {num_agents} agents, or a mapping "
+            f"from agents to theirs, got {len(numbers)} numbers."
+        )
+    return numbers
 
 
 def not_negative(name: str, value: Any) -> None:

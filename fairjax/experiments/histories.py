@@ -14,7 +14,7 @@ from fairjax.experiments.records import HISTORY
 from fairjax.files import DamagedError
 from fairjax.simulation import History
 
-PARTICIPANTS = "participants"
+PARTICIPANTS, ACCURACY = "participants", "metrics['accuracy']"
 DAMAGED_ARCHIVE = (
     ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
@@ -64,9 +64,11 @@ def read(out: Path, like: History, num_rounds: int) -> History:
 
 
 def _read_array(arrays: Any, name: str) -> np.ndarray:
-    """Returns an array of `history.npz`; older versions wrote no `participants`: all took part."""
+    """Returns an array of `history.npz`; older versions wrote neither of two."""
     if name == PARTICIPANTS and name not in arrays:
         return np.ones_like(arrays["excluded"])
+    if name == ACCURACY and name not in arrays:
+        return arrays["accuracies"]
     return arrays[name]
 
 

@@ -59,6 +59,7 @@ def run_of(experiment: Setup, federation: Federation, shards: Shards, test: Data
         experiment.rounds,
         eval_every=experiment.resolved().eval_every or 1,
         record_updates=experiment.record_updates,
+        params=experiment.first_params(shards),
     )
     return Run(experiment.label("mechanism"), rounds)
 

@@ -2,11 +2,13 @@
 
     dataset    a pair (train, test)       mechanism  a `Mechanism`, or a function that makes one
     shards     `Shards`                   optimizer  of optax, or a function of the learning rate
-    model      a `Model`
+    model      a `Model`                  params     first parameters
+    task       a `Task`
 
 An object is shown by its label. Records keep a fingerprint of its contents, not the object.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,15 +17,30 @@ import optax
 from fairjax import checks
 from fairjax.data import Dataset
 from fairjax.experiments import references
-from fairjax.fingerprint import fingerprint
+from fairjax.fingerprint import ByContents, fingerprint
 from fairjax.mechanisms import Mechanism
+from fairjax.models import Model
 
-FIELDS = ("dataset", "shards", "model", "mechanism", "optimizer")
+FIELDS = (
+    "dataset", "shards", "model", "task", "mechanism", "optimizer", "server_optimizer", "params",
+)  # fmt: skip
+OWN = {"dataset": "own data", "shards": "own shards", "params": "own parameters"}
 PAIR = (
     "a name of `fairjax.data.load`, or a pair (train, test) of what "
     "`fairjax.data.Dataset(x=..., y=..., num_classes=...)` makes"
 )
 DIGITS = 12  # digits of a fingerprint that are shown
+
+
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
+class Contents(ByContents):
+    """A value that equals those with the same contents, as a pytree of arrays does not."""
+
+    value: Any
+
+    def __init__(self, value: Any):
+        # `dataclasses.replace` gives back what an experiment made.
+        object.__setattr__(self, "value", value.value if isinstance(value, Contents) else value)
 
 
 def is_object(value: Any) -> bool:
@@ -44,12 +61,12 @@ def label(name: str, value: Any) -> str:
         return references.name_in_file(reference)
     if isinstance(value, Mechanism):
         return value.name
-    if name in ("dataset", "shards"):
-        return {"dataset": "own data", "shards": "own shards"}[name]
+    if name in OWN:
+        return OWN[name]
     if isinstance(value, optax.GradientTransformation):
         function: Any = value.update
     else:
-        function = getattr(value, "apply", value)
+        function = value.apply if isinstance(value, Model) else value
     return getattr(function, "__qualname__", type(function).__name__).partition(".<locals>")[0]
 
 

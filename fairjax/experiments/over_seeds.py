@@ -25,7 +25,6 @@ from fairjax.files import DamagedError
 from fairjax.simulation import History
 from fairjax.tables import Table, spreads
 
-COMPARED = ("fairness", "mean_%")  # columns whose differences from the first mechanism are shown
 STORED = ("shard_sizes", "standalone_accuracies")
 
 
@@ -86,8 +85,10 @@ class Comparison:
         first = next(iter(figures))
         values = [name for name in figures[first][0] if name != "seed"]
         table = spreads(self.rows(), ["mechanism"], values, words=WORDS)
+        shown = self.sweeps[first].experiments[0].shown
+        compared = ("fairness", f"mean_{shown.column}")
         for row in table.rows[1:]:
-            for name in COMPARED:
+            for name in compared:
                 mine, firsts = (
                     [one[name] for one in figures[which]] for which in (row["mechanism"], first)
                 )
@@ -177,6 +178,8 @@ def read_sweep(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> Sw
     numbers = jnp.zeros((0, experiment.rounds, experiment.num_agents))
     flags = numbers.astype(bool)
     like = History(numbers, numbers, numbers[..., 0], numbers, numbers, numbers, flags, flags)
+    names = experiment.make_task().names
+    like = like._replace(metrics=dict.fromkeys(names, numbers))
     return Sweep(
         experiments=tuple(dataclasses.replace(experiment, seed=seed).resolved() for seed in seeds),
         axes=("seed",),

@@ -17,7 +17,6 @@ from fairjax.data import Dataset, Shards
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.mechanisms import switched
-from fairjax.models import Model
 from fairjax.simulation import (
     Events,
     Federation,
@@ -68,11 +67,12 @@ def play_points(
     common = dataclasses.replace(
         together[0] if together else resolved,
         seed=0,
+        params=None,  # those of runs are an argument of the program
         **dict.fromkeys(coefficients[0], 0.5),
     )
     first = jax.tree.map(lambda leaf: leaf[0], shards)
     federation = common.federation(first)
-    runs = _stack_runs(on, shards, federation.training.model, first.data)
+    runs = _stack_runs(on, shards, federation)
     values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
     if points_at_once is None:
         points_at_once = _pick_points_at_once(federation, first)
@@ -109,12 +109,15 @@ def play_points(
     )
 
 
-def _stack_runs(
-    on: Sequence[Experiment], shards: Shards, model: Model, data: Dataset
-) -> dict[str, Any]:
+def _stack_runs(on: Sequence[Experiment], shards: Shards, federation: Federation) -> dict[str, Any]:
     """Returns what differs between the data sets of a sweep, leaves `[S, ...]`."""
     # First parameters are drawn outside of the program, as a single run draws them.
-    params = [simulation.first_params(jax.random.key(one.seed), model, data) for one in on]
+    params = []
+    for place, one in enumerate(on):
+        own = jax.tree.map(lambda leaf, place=place: leaf[place], shards)
+        given, key = one.first_params(own), jax.random.key(one.seed)
+        model = federation.training.model
+        params.append(simulation.first_params(key, model, own.data) if given is None else given)
     return {
         "shards": shards,
         "params": jax.tree.map(lambda *leaves: np.stack(leaves), *params),

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-FIELDS = ("dataset", "model", "mechanism")
+FIELDS = ("dataset", "model", "mechanism", "task")
 PATTERN = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 _KNOWN: list[tuple[Any, str]] = []  # objects that were found, with their references
 

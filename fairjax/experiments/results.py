@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax import checks, metrics
-from fairjax.simulation import HONEST, History, State
+from fairjax import checks, metrics, tasks
+from fairjax.simulation import HONEST, History, State, outputs
+from fairjax.tasks import Shown
 from fairjax.types import Params
 
 PER_AGENT = ("accuracies", "trained_accuracies", "contributions", "importance", "fractions")
@@ -16,6 +17,8 @@ PER_AGENT = ("accuracies", "trained_accuracies", "contributions", "importance", 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """The outcome of an experiment.
+
+    Accuracies are the experiment's main metric, if that is another one.
 
     Attributes:
       experiment: the `Experiment`, as `resolved()` gives it.
@@ -49,6 +52,12 @@ class Result:
     def accuracies(self) -> np.ndarray:
         """`[N]` test accuracies of the models that agents received in the last round."""
         return self.history.accuracies[-1]
+
+    def other_metrics(self) -> list[tuple[Shown, np.ndarray]]:
+        """Returns the last round's metrics `[N]` besides the main one, and how they are written."""
+        metrics = self.history.metrics or {}
+        others = sorted(name for name in metrics if name != self.experiment.shown.name)
+        return [(Shown.named(name), metrics[name][-1]) for name in others]
 
     @property
     def trained_accuracies(self) -> np.ndarray:
@@ -125,6 +134,57 @@ class Result:
                 "is not kept, and that of a run is in its last checkpoint."
             )
         return jax.tree.map(lambda leaf: leaf[number], self.state.agents)
+
+    def statistics(self, number: int) -> Any:
+        """Returns the statistics of an agent's network, such as those of BatchNorm; None: none.
+
+        Args:
+          number: the agent, in [0, N).
+
+        Raises:
+          ValueError: there is no such agent, or the result has no final state, as a sweep's.
+        """
+        self.agent(number)
+        state: Any = self.state
+        return jax.tree.map(lambda leaf: leaf[number], state.statistics)
+
+    def confusion(self, number: int) -> np.ndarray:
+        """Returns `[C, C]` counts of test examples by class (row) and an agent's answer (column).
+
+        Args:
+          number: the agent, in [0, N).
+
+        Raises:
+          ValueError: there is no such agent, the result has no final state, or no classes.
+        """
+        self.agent(number)  # raises if there is no such agent or state
+        return self._count_answers()[number]
+
+    def class_accuracies(self) -> np.ndarray:
+        """Returns `[N, C]` test accuracies of the final models by class; nan without examples.
+
+        Raises:
+          ValueError: the result has no final state, or no classes.
+        """
+        self.agent(0)  # raises without a state
+        counts = self._count_answers()
+        sizes = counts.sum(2)
+        right = np.diagonal(counts, axis1=1, axis2=2)
+        return np.where(sizes > 0, right / np.maximum(sizes, 1), np.nan)
+
+    def _count_answers(self) -> np.ndarray:
+        """Returns the agents' confusion matrices `[N, C, C]`."""
+        state: Any = self.state
+        shards, test = self.experiment.make_shards()
+        test.classes_for("A confusion matrix")
+        model = self.experiment.make_model(shards.data)
+
+        def count(own: Any) -> Any:
+            params, statistics = own
+            return tasks.confusion(outputs(model, params, test, statistics), test.y)
+
+        own = state.agents, state.statistics
+        return np.asarray(jax.jit(lambda own: jax.lax.map(count, own))(own))
 
     @property
     def _honest(self) -> np.ndarray:

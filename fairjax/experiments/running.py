@@ -40,7 +40,9 @@ def run(
       shards: who holds which data.
       test: the data on which models are evaluated.
       num_rounds: number of rounds to play, at least one; with a `state`, so many more.
-      params: common first parameters; None: drawn by the model from the key.
+      params: common first parameters; or leaves `[N, ...]`, the agents' own; or a mapping from
+        some agents to theirs; None: drawn by the model from the key. With their own, the
+        server begins with their mean by examples.
       state: the state that an earlier call returned, to go on from; None: a new run. Together
         the calls give the numbers of one long run, unless the mechanism depends on the number
         of rounds of the whole run, as a cosine of gamma does. A participation table needs rows
@@ -93,7 +95,8 @@ def run(
         clock = records.Clock(records.read_times(out) if resume else {})
         records.write_json(out / records.EXPERIMENT, record)
         name = federation.mechanism.name
-        with tracking.opened(tools, out, name, description, resume) as tracker:
+        main = federation.training.task.main
+        with tracking.opened(tools, out, name, description, resume, main) as tracker:
             last = Run(name, rounds).play(out, resume, clock, tracker, watch)
             history = simulation.history(last, num_rounds)
             tracker.rounds(history)

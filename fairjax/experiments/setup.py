@@ -5,127 +5,36 @@ description -> values for open fields -> data, shards -> federation
 
 import dataclasses
 import functools
-import hashlib
-import json
-import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fairjax import data, models
+from fairjax import data, models, tasks
 from fairjax.data import Dataset, Shards
-from fairjax.experiments import factories, objects, references
-from fairjax.experiments.description import COEFFICIENTS, MAPPINGS, OPTIMIZERS, Description
-from fairjax.experiments.presets import LAST_RATE, settings
-from fairjax.mechanisms import OURS, Mechanism
+from fairjax.experiments import factories
+from fairjax.experiments.description import OPTIMIZERS
+from fairjax.experiments.resolved import Resolved
 from fairjax.simulation import (
     UPLOADS,
     Behaviour,
     Federation,
-    accuracy,
     assign,
     change_data,
     federation,
+    first_statistics,
+    given_params,
+    utility,
 )
 
-LATER = ("shards", "schedule_counts", "participation")  # fields that older versions did not record
 VALIDATION_SHARE = 0.1
-VANISHED = 1e-3  # share of the learning rate; a smaller rate hardly changes models
 
 
-class Setup(Description):
+class Setup(Resolved):
     """A description that can make its data, shards, mechanism and federation."""
-
-    @property
-    def num_decays(self) -> int:
-        """How often the learning rate decays in the whole run."""
-        return self.rounds * (self.local_epochs if self.decay_per == "epoch" else 1)
-
-    def resolved(self) -> Self:
-        """Returns the experiment with the values that its preset chooses for open fields.
-
-        Fields that are still None mean what their help says of None.
-        """
-        name = self.dataset if isinstance(self.dataset, str) else ""
-        chosen = settings(name, self.preset, self.rounds, self.num_decays)._asdict()
-        cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
-        if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
-            chosen["model"] = "text_cnn"
-        takes = factories.takes(self.mechanism)
-        # Objects, and what users registered, have their own coefficients or learning rate.
-        is_ours = isinstance(self.mechanism, str) and self.mechanism in OURS
-        kept = () if is_ours else COEFFICIENTS
-        if isinstance(self.optimizer, optax.GradientTransformation):
-            kept = (*kept, "learning_rate", "learning_rate_decay")
-        chosen = {
-            name: value
-            for name, value in chosen.items()
-            if getattr(self, name) is None
-            and name not in kept
-            and (name not in COEFFICIENTS or name in takes)
-        }
-        if self.gamma == "cosine":
-            chosen["gamma"] = cosine
-        return dataclasses.replace(self, **chosen)
-
-    def description(self) -> dict[str, Any]:
-        """Returns the resolved experiment as JSON."""
-        full = self.resolved()
-        values = {field.name: getattr(full, field.name) for field in dataclasses.fields(full)}
-        for name in MAPPINGS:
-            values[name] = dict(values[name])
-        for name in objects.FIELDS:
-            values[name] = objects.recorded(name, values[name])
-        for name in LATER:
-            if values[name] is None:
-                del values[name]
-        return json.loads(json.dumps(values))  # pairs become lists, as when it is read again
-
-    @property
-    def name(self) -> str:
-        """A name for a directory; the same description always has the same name."""
-        kept = {name: objects.without_place(value) for name, value in self.description().items()}
-        text = json.dumps(kept, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        dataset, split, mechanism = map(self.label, ("dataset", "split", "mechanism"))
-        text = f"{dataset}-{split}-{self.num_agents}-{mechanism}-{digest}"
-        return re.sub(r"[^\w.-]", "_", text)
-
-    def alone(self) -> Self:
-        """Returns the same experiment without sharing, evaluated only at the end."""
-        alone = self.with_mechanism("standalone")
-        return dataclasses.replace(alone, eval_every=self.rounds, record_updates=False)
-
-    def with_mechanism(self, mechanism: str | Mechanism | Callable[..., Mechanism]) -> Self:
-        """Returns the same experiment with another mechanism, and with its default options.
-
-        Coefficients that the mechanism does not take are left out. A `Mechanism` takes none,
-        since it has its own.
-        """
-        if isinstance(mechanism, str) and references.is_reference(mechanism):
-            mechanism = references.resolve("mechanism", mechanism)
-        factories.check("mechanism", mechanism)
-        takes = {} if isinstance(mechanism, Mechanism) else factories.takes(mechanism)
-        kept = {name: getattr(self, name) if name in takes else None for name in COEFFICIENTS}
-        return dataclasses.replace(self, mechanism=mechanism, options=(), **kept)
-
-    def warn_of_decay(self) -> None:
-        """Warns if the learning rate becomes very small before the run ends."""
-        decay: Any = self.resolved().learning_rate_decay
-        if decay is None:  # the optimizer has its own learning rate
-            return
-        left = decay**self.num_decays
-        if left < VANISHED:
-            warnings.warn(
-                f"`learning_rate_decay`={decay:.4g} leaves {left:.0e} of the learning rate after "
-                f"{self.rounds} rounds, so the last rounds hardly change the models. To decay over "
-                f"the whole run, use learning_rate_decay={LAST_RATE ** (1 / self.num_decays):.6f}.",
-                stacklevel=3,
-            )
 
     def parts(self) -> tuple[Any, ...]:
         """Returns the functions that the names of data set, model and mechanism mean now."""
@@ -134,6 +43,7 @@ class Setup(Description):
         source = data.DATASETS.get(dataset)
         return (
             None if source is None else source.load,
+            tasks.TASKS[self.task] if isinstance(self.task, str) else None,
             models.REGISTRY[model] if isinstance(model, str) else None,
             factories.factory_of(self.mechanism) if isinstance(self.mechanism, str) else None,
         )
@@ -174,6 +84,18 @@ class Setup(Description):
         shards.data.check_alike("dataset", test)
         return change_data(shards, self.assigned_behaviours(), self.seed), test
 
+    def first_params(self, shards: Shards) -> Any:
+        """Returns the given first parameters, leaves `[N, ...]` if agents differ; None: none.
+
+        Raises:
+          ValueError: they do not fit the model or the mechanism.
+        """
+        if self.params is None:
+            return None
+        key, model = jax.random.key(self.seed), self.make_model(shards.data)
+        own, server = given_params(key, model, shards, self.make_mechanism(), self.params.value)
+        return server if own is None else own
+
     def only_data(self) -> Self:
         """Returns an experiment with only the fields that determine the shards."""
         return type(self)(
@@ -188,8 +110,9 @@ class Setup(Description):
         )
 
     def utility(self) -> Callable[[Any], Any]:
-        """Returns `utility(params)`: the accuracy of a model on the held-out tenth.
+        """Returns `utility(params)`: the main metric of a model on the held-out tenth.
 
+        A metric that is better when it is lower is negated.
         `fairjax.contributions` needs it to judge a recorded run.
 
         Raises:
@@ -201,7 +124,34 @@ class Setup(Description):
                 "`shards` must have held-out data as `validation`, such as "
                 "dataclasses.replace(shards, validation=held_out), got none."
             )
-        return functools.partial(accuracy, self._model(shards.data), data=shards.validation)
+        task, model = self.make_task(), self.make_model(shards.data)
+        if first_statistics(jax.random.key(self.seed), model, shards.data) is not None:
+            raise ValueError(
+                f"`utility` needs a network without statistics, got {self.label('model')}: records "
+                "hold no statistics by which its parameters could be evaluated. Use GroupNorm or "
+                "LayerNorm in place of BatchNorm."
+            )
+        return functools.partial(utility, task, model, data=shards.validation)
+
+    def make_task(self) -> tasks.Task:
+        """Returns the task, with the main metric that the fields choose.
+
+        It depends on all training data, not on the split, so all seeds have the same.
+
+        Raises:
+          ValueError: the task does not fit the data, or does not know the metric.
+        """
+        train = self.load()[0] if self.shards is None else self.shards.data
+        return tasks.as_task(self.task, train, self.metric)
+
+    @property
+    def shown(self) -> tasks.Shown:
+        """How the main metric is written in tables and figures."""
+        if isinstance(self.task, str) and self.metric is not None:
+            return tasks.Shown.named(self.metric)
+        if self.task == "classification":
+            return tasks.Shown()
+        return tasks.Shown.of(self.make_task())
 
     def assigned_behaviours(self) -> tuple[Behaviour, ...]:
         """Returns one `Behaviour` for each dishonest agent."""
@@ -228,9 +178,14 @@ class Setup(Description):
         dishonest = [one for one in assigned if one.name in UPLOADS]
         schedule: Any = None
         if full.learning_rate is not None:
-            schedule = optax.exponential_decay(full.learning_rate, 1, full.learning_rate_decay)
+            rates: Any = full.learning_rate
+            if isinstance(rates, tuple):
+                rates = np.asarray(rates, np.float32)
+            schedule = optax.exponential_decay(rates, 1, full.learning_rate_decay)
+        self.first_params(shards)  # raises before anything is compiled
         return federation(
-            model=self._model(shards.data),
+            model=self.make_model(shards.data),
+            task=full.make_task(),
             mechanism=full.make_mechanism(),
             optimizer=OPTIMIZERS.get(full.optimizer, full.optimizer),
             learning_rate=schedule,
@@ -239,13 +194,17 @@ class Setup(Description):
             decay_per=full.decay_per,
             local_steps=full.local_steps,
             schedule_counts=full.schedule_counts,
+            proximal=full.proximal,
+            reset_optimizers=full.reset_optimizers,
+            server_optimizer=full.make_server_optimizer(),
             participation=full.participation,
             agents_at_once=agents_at_once or full.agents_at_once,
             behaviours=() if full.mechanism == "standalone" else dishonest,
             mesh=mesh,
         )
 
-    def _model(self, data: Dataset) -> models.Model:
+    def make_model(self, data: Dataset) -> models.Model:
+        """Returns the model for a data set."""
         model: Any = self.resolved().model
         if isinstance(model, str):
             model = models.REGISTRY[model]

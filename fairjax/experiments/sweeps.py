@@ -101,16 +101,15 @@ class Sweep:
 def _summarise_result(result: Result) -> dict[str, float]:
     """Returns the figures of a run, by name.
 
-    Accuracies are in percent: best, mean and worst of the agents.
+    Accuracies are in percent: best, mean and worst of the agents. Of metrics besides the main
+    one there is the mean.
     """
-    accuracies = 100 * result.accuracies
-    figures = {
-        "fairness": result.fairness,
-        "fairness_trained": result.trained_fairness,
-        "best_%": float(accuracies.max()),
-        "mean_%": float(accuracies.mean()),
-        "worst_%": float(accuracies.min()),
-    }
+    shown = result.experiment.shown
+    figures = {"fairness": result.fairness, "fairness_trained": result.trained_fairness}
+    ends = zip(("best", "mean", "worst"), shown.ends(result.accuracies), strict=True)
+    figures |= {f"{end}_{shown.column}": float(shown.scaled(value)) for end, value in ends}
+    for one, values in result.other_metrics():
+        figures[f"mean_{one.name}{'_%' * one.in_percent}"] = float(one.scaled(values.mean()))
     if set(result.behaviours) != {HONEST}:
         figures["detection_auc"] = result.detection_auc
     return figures

@@ -35,7 +35,8 @@ class Row(NamedTuple):
 
     round: int  # from 1, as in figures
     agents: Mapping[str, np.ndarray]  # [N] by name
-    server_accuracy: float
+    main: str  # the name of the main metric
+    server: float  # its value for the server's model
 
 
 class Tool(NamedTuple):
@@ -49,15 +50,17 @@ class Tool(NamedTuple):
 class Tracker:
     """Sends each round of a run to some tools, once."""
 
-    def __init__(self, tools: Sequence[Tool] = ()):
-        self._tools = tools
+    def __init__(self, main: str, tools: Sequence[Tool] = ()):
+        self._main, self._tools = main, tools
         self._written = 0
 
     def rounds(self, history: History) -> None:
         """Sends the rounds of a history that were not sent before."""
         num_rounds = len(history.accuracies)
         if num_rounds > self._written:
-            rows = [_row(history, number) for number in range(self._written, num_rounds)]
+            rows = [
+                _row(history, number, self._main) for number in range(self._written, num_rounds)
+            ]
             for tool in self._tools:
                 tool.write(rows)
             self._written = num_rounds
@@ -108,7 +111,12 @@ def _package(name: str) -> Any:
 
 @contextlib.contextmanager
 def opened(
-    names: Sequence[str], out: Any, title: str, settings: Mapping[str, Any], resume: bool
+    names: Sequence[str],
+    out: Any,
+    title: str,
+    settings: Mapping[str, Any],
+    resume: bool,
+    main: str,
 ) -> Iterator[Tracker]:
     """Opens tools for one run, and closes them at the end of the block, even after an error.
 
@@ -120,29 +128,32 @@ def opened(
       title: the run's name.
       settings: the experiment, as JSON.
       resume: True: continue a tool's earlier output of this run; False: start over.
+      main: the name of the run's main metric.
     """
     with contextlib.ExitStack() as stack:
         tools = []
         for name in names if jax.process_index() == 0 else ():
             tools.append(TOOLS[name](out, title, settings, resume))
             stack.callback(tools[-1].close)
-        yield Tracker(tools)
+        yield Tracker(main, tools)
 
 
-def _row(history: History, number: int) -> Row:
+def _row(history: History, number: int, main: str) -> Row:
     agents = {
-        "accuracy": history.accuracies,
-        "trained_accuracy": history.trained_accuracies,
+        main: history.accuracies,
+        f"trained_{main}": history.trained_accuracies,
         "contribution": history.contributions,
         "importance": history.importance,
         "fraction": history.fractions,
         "participates": history.participants,
         "excluded": history.excluded,
+        **{name: values for name, values in (history.metrics or {}).items() if name != main},
     }
     return Row(
         round=number + 1,
         agents={name: np.asarray(values[number]) for name, values in agents.items()},
-        server_accuracy=float(history.server_accuracies[number]),
+        main=main,
+        server=float(history.server_accuracies[number]),
     )
 
 
@@ -153,7 +164,7 @@ def _scalars(row: Row) -> dict[str, float]:
         for name, values in row.agents.items()
         for agent, value in enumerate(values)
     }
-    named["accuracy/server"] = row.server_accuracy
+    named[f"{row.main}/server"] = row.server
     return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
@@ -162,14 +173,15 @@ def _csv(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> To
     text = io.StringIO()
 
     def write(rows: Sequence[Row]) -> None:
-        writer = csv.DictWriter(text, ["round", "agent", *rows[0].agents, "server_accuracy"])
+        server = f"server_{rows[0].main}"
+        writer = csv.DictWriter(text, ["round", "agent", *rows[0].agents, server])
         if not text.tell():
             writer.writeheader()
         for row in rows:
-            for agent in range(len(row.agents["accuracy"])):
+            for agent in range(len(row.agents[row.main])):
                 of_agent = {name: values[agent] for name, values in row.agents.items()}
                 of_agent |= {name: int(of_agent[name]) for name in ("participates", "excluded")}
-                of_agent["server_accuracy"] = row.server_accuracy
+                of_agent[server] = row.server
                 known = {name: value for name, value in of_agent.items() if value == value}
                 writer.writerow({"round": row.round, "agent": agent, **known})
         with files.replacing(out / "rounds.csv") as file:

@@ -14,18 +14,20 @@ from fairjax.experiments import Comparison, Result
 from fairjax.figures import style
 
 ENDS = {"best": ("^", "#1b9e77"), "mean": ("o", "0.2"), "worst": ("v", "#d95f02")}
+MOST_NAMES = 20  # more names of classes would overlap
 MOST_CELLS = 12  # most rows and columns of cells with counts written into them
 
 
 def partition(shards: Shards, ax: Axes | None = None) -> Axes:
-    """Draws how many examples of each class each agent holds.
+    """Draws how many examples each agent holds, of each class if there are classes.
 
     Args:
       shards: the shards of N agents, with C classes.
       ax: where to draw; None: a new figure one column wide.
 
     Returns:
-      The axes, with a cell per agent and class, white where the agent has no example.
+      The axes, with a cell per agent and class, white where the agent has no example; without
+      classes, one cell per agent.
 
     Examples:
       >>> import numpy as np
@@ -35,7 +37,8 @@ def partition(shards: Shards, ax: Axes | None = None) -> Axes:
       'class'
     """
     checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
-    counts = shards.class_counts()
+    has_classes = shards.data.num_classes is not None
+    counts = shards.class_counts() if has_classes else np.asarray(shards.sizes)[:, None]
     num_agents, num_classes = counts.shape
     with style.styled():
         ax = style.axes_of(ax, height=float(np.clip(0.9 + 0.17 * num_agents, 1.6, 3.2)))
@@ -52,9 +55,13 @@ def partition(shards: Shards, ax: Axes | None = None) -> Axes:
                     label, agent, f"{count}" if count else "", color=shade, ha="center",
                     va="center", fontsize=6,
                 )  # fmt: skip
-        style.number_ticks(ax.xaxis, num_classes)
+        names = shards.data.class_names
+        if names is not None and len(names) <= MOST_NAMES:
+            ax.set_xticks(range(len(names)), names, rotation=45 if len(names) > 4 else 0)
+        else:
+            style.number_ticks(ax.xaxis, num_classes)
         style.number_ticks(ax.yaxis, num_agents)
-        ax.set(xlabel="class", ylabel="agent")
+        ax.set(xlabel="class" if has_classes else "all", ylabel="agent")
         ax.set_title(f"{num_agents:,} agent{'s' * (num_agents > 1)}, {counts.sum():,} examples")
         figure: Any = ax.figure
         bar = figure.colorbar(image, ax=ax, label="examples", pad=0.02, aspect=25)
@@ -85,15 +92,16 @@ def fairness(result: Result, ax: Axes | None = None) -> Axes:
     style.check_result(result)
     with style.styled():
         ax = style.axes_of(ax)
-        alone, final = 100 * result.standalone_accuracies, 100 * result.accuracies
+        shown = style.shown(result)
+        alone, final = map(shown.scaled, (result.standalone_accuracies, result.accuracies))
         size, alpha = (36, 1.0) if len(alone) <= style.MOST_LINES else (10, 0.6)
         shades = style.colours(len(alone))
         ax.scatter(alone, final, s=size, c=shades, alpha=alpha, zorder=2, linewidths=0)
-        level = float(alone.max())
+        level = float(shown.ends(alone)[0])
         ax.axline((level, level), slope=1, color="0.6", linewidth=0.8, zorder=0, label="as alone")
         ax.set(
-            xlabel="standalone test accuracy (%)",
-            ylabel="final test accuracy (%)",
+            xlabel=f"standalone test {shown.axis}",
+            ylabel=f"final test {shown.axis}",
             title=f"{style.title(result)}\n{_describe_fairness(result)}",
         )
         ax.margins(0.12)
@@ -124,20 +132,21 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
     first = next(iter(results.values()))
     rows = {"standalone": first.standalone_accuracies}
     rows |= {name: result.accuracies for name, result in results.items() if name not in rows}
-    values = [f"{results[name].fairness:.3f}" if name in results else "" for name in rows]
+    fair = [f"{results[name].fairness:.3f}" if name in results else "" for name in rows]
     num_agents = len(first.shard_sizes)
+    shown = style.shown(first)
     size, alpha = (26, 0.9) if num_agents <= style.MOST_LINES else (8, 0.4)
     with style.styled():
         ax = style.axes_of(ax, height=1.3 + 0.22 * len(rows))
-        for line, accuracies in enumerate(rows.values()):
+        for line, values in enumerate(map(shown.scaled, rows.values())):
             ax.scatter(
-                100 * accuracies, np.full(num_agents, line), s=size, alpha=alpha, linewidths=0,
+                values, np.full(num_agents, line), s=size, alpha=alpha, linewidths=0,
                 c=style.colours(num_agents), zorder=2,
             )  # fmt: skip
-            ax.plot(100 * accuracies.mean(), line, "|", color="0.1", markersize=11, zorder=3)
+            ax.plot(values.mean(), line, "|", color="0.1", markersize=11, zorder=3)
         style.name_lines(ax, list(rows))
-        ax.set_xlabel("final test accuracy (%)")
-        _write_beside(ax, [value.replace("nan", "–") for value in values])
+        ax.set_xlabel(f"final test {shown.axis}")
+        _write_beside(ax, [value.replace("nan", "–") for value in fair])
         experiment = first.experiment
         ax.set_title(f"{experiment.label('dataset')}, {style.split(experiment)}")
         ax.set_title("fairness", loc="right")
@@ -168,17 +177,18 @@ def over_seeds(comparison: Comparison, ax: Axes | None = None) -> Axes:
     checks.kind("comparison", comparison, Comparison, "`fairjax.compare(..., seeds=range(5))`")
     rows = comparison.table().rows
     experiment = next(iter(comparison.sweeps.values())).experiments[0]
+    column = experiment.shown.column
     with style.styled():
         ax = style.axes_of(ax, height=1.3 + 0.3 * len(rows))
         for number, (name, (marker, shade)) in enumerate(ENDS.items()):
             for line, row in enumerate(rows):
                 place = line + (number - 1) * 0.18
                 style.draw_spread(
-                    ax, row[f"{name}_%"], place, color=shade, marker=marker, markersize=4
+                    ax, row[f"{name}_{column}"], place, color=shade, marker=marker, markersize=4
                 )
             ax.plot([], [], marker, color=shade, markersize=4, label=f"{name} of agents")
         style.name_lines(ax, [row["mechanism"] for row in rows])
-        ax.set_xlabel("final test accuracy (%)")
+        ax.set_xlabel(f"final test {experiment.shown.axis}")
         _write_beside(ax, [str(row["fairness"]) for row in rows])
         ax.set_title(
             f"{experiment.label('dataset')}, {style.split(experiment)}, "

@@ -19,6 +19,8 @@ DOTTED: Any = {"linestyle": (0, (1, 2)), "linewidth": 1}
 def accuracy(result: Result | History, ax: Axes | None = None) -> Axes:
     """Draws every agent's test accuracy over rounds, and its standalone accuracy.
 
+    If the task's main metric is another one, it is drawn.
+
     Args:
       result: the result of an experiment, or the history that `fairjax.run` returned.
       ax: where to draw; None: a new figure one column wide.
@@ -35,13 +37,14 @@ def accuracy(result: Result | History, ax: Axes | None = None) -> Axes:
     result = style.as_result(result)
     with style.styled():
         ax = style.axes_of(ax)
-        _draw_lines(ax, result, 100 * result.history.accuracies)
+        shown = style.shown(result)
+        _draw_lines(ax, result, shown.scaled(result.history.accuracies))
         num_agents = len(result.shard_sizes)
         shades = style.colours(num_agents)
         for agent in style.some(num_agents, style.MOST_LINES):
-            alone = 100 * result.standalone_accuracies[agent]
+            alone = shown.scaled(result.standalone_accuracies[agent])
             ax.axhline(alone, color=shades[agent], **DOTTED)
-        ax.set(xlabel="round", ylabel="test accuracy (%)", title=style.title(result))
+        ax.set(xlabel="round", ylabel=f"test {shown.axis}", title=style.title(result))
         if np.isfinite(result.standalone_accuracies).any():
             ax.plot([], [], color="0.4", label="alone", **DOTTED)
         style.legend(ax, result)

@@ -20,6 +20,7 @@ from fairjax import checks, files
 from fairjax.experiments import Result
 from fairjax.simulation import HONEST, History
 from fairjax.tables import Spread
+from fairjax.tasks import Shown
 
 COLUMN = 3.4  # inches, one column of a two-column paper
 STYLE: Any = {
@@ -67,6 +68,17 @@ def as_result(result: Any) -> Result:
     history = jax.tree.map(np.asarray, result)
     nothing = np.full(num_agents, np.nan)
     return Result(None, history, None, nothing, nothing, (HONEST,) * num_agents)
+
+
+def shown(result: Result) -> Shown:
+    """Returns how a result's main metric is written."""
+    if result.experiment is not None:
+        return result.experiment.shown
+    history = result.history
+    for name, values in (history.metrics or {}).items():
+        if np.array_equal(values, history.accuracies, equal_nan=True):
+            return Shown.named(name)
+    return Shown()
 
 
 def check_results(results: Any) -> None:

@@ -89,6 +89,11 @@ class Mechanism(_Functions):
         return named.removesuffix(".<locals>.update").split(".")[-1]
 
     @property
+    def pays_one_model(self) -> bool:
+        """Whether everybody is paid the same aggregate, as its plan by `start_at_server` says."""
+        return getattr(self.plan, "__qualname__", "").startswith(start_at_server.__name__)
+
+    @property
     def factory(self) -> "Callable[..., Mechanism] | None":
         """The function that makes this mechanism, or one with other coefficients; None: unknown."""
         init, plan, factory = getattr(self.update, "__factory__", (None, None, None))

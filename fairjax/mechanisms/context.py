@@ -15,7 +15,7 @@ SOURCES = {
     "learning_rate": "give `federation` a `learning_rate` and an optimizer such as optax.sgd",
     "server": "give the server's parameters in the Context",
     "agents": "give the agents' parameters in the Context",
-    "shard_classes": "give it in the Context",
+    "shard_classes": "take data with classes, or give it in the Context",
     "losses": "give a function in the Context",
     "head": "give the `Model` the name of its output layer",
     "utility": "set held-out data aside as `validation` of the shards",
@@ -36,7 +36,8 @@ class Context(NamedTuple):
       round: the number of the round, from 0.
       num_rounds: the number of rounds of the whole run; 0 where it is unknown.
       key: PRNG key of this round.
-      learning_rate: the learning rate at the round's start; None where only optax knows it.
+      learning_rate: the learning rate at the round's start, `[N]` where agents differ; None where
+        only optax knows it.
       server: the server's parameters at the round's start.
       agents: the agents' parameters at the round's start, leaves `[N, ...]`.
       head: the name of the output layer in the parameters.
@@ -106,7 +107,7 @@ def checked_context(context: Any) -> Context:
     for name in ("round", "num_rounds"):
         checks.at_least(name, getattr(context, name), 0)
     if context.learning_rate is not None:
-        checks.at_least("learning_rate", context.learning_rate, 0)
+        checks.rates("learning_rate", context.learning_rate)
     if context.key is not None:
         checks.kind("key", context.key, jax.Array, "`jax.random.key(0)`")
     if context.head is not None:

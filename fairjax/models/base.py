@@ -1,6 +1,12 @@
 """Models, which agents train: a pair of pure functions.
 
-init(key) -> params            apply(params, x, key=None) -> logits [B, C]
+init(key) -> params            apply(params, x, key=None) -> outputs [B, ...]
+
+A network with statistics, such as those of BatchNorm, has a third one, and `apply` takes them:
+
+statistics(key) -> statistics
+apply(params, x, None, statistics) -> outputs             evaluation uses them
+apply(params, x, key, statistics) -> outputs, statistics  training computes the next ones
 """
 
 from collections.abc import Callable, Mapping
@@ -19,19 +25,25 @@ BROKEN = (TypeError, LookupError, AttributeError)  # errors of functions on unex
 
 class _Functions(NamedTuple):
     init: Callable[..., Params]
-    apply: Callable[..., Array]
+    apply: Callable[..., Any]
     head: str | None = None
+    statistics: Callable[..., Any] | None = None
 
 
 class Model(_Functions):
-    """A network: `init(key) -> params` and `apply(params, x, key=None) -> logits`.
+    """A network: `init(key) -> params` and `apply(params, x, key=None) -> outputs`.
 
-    `x` is a batch `[B, ...]` of examples as the data set stores them, logits are
-    `[B, C]`. A key given to `apply` means training: dropout is on. `head` names
-    the entry of `params` that is the output layer, for mechanisms that use it.
+    `x` is a batch `[B, ...]` of examples as the data set stores them, outputs are logits
+    `[B, C]` of classes, or what the task's loss takes. A key given to `apply` means training:
+    dropout is on. `head` names the entry of `params` that is the output layer, for mechanisms
+    that use it.
+
+    `statistics(key)` returns state besides parameters, such as the running means of BatchNorm.
+    `apply` then takes it as its fourth argument, and in training returns outputs and the next
+    statistics. Every agent keeps its own; they are never uploaded or judged.
 
     Raises:
-      ValueError: `init` or `apply` is not a function, or `head` is not a string.
+      ValueError: `init`, `apply` or `statistics` is not a function, or `head` is not a string.
 
     Examples:
       >>> def init(key):
@@ -46,14 +58,19 @@ class Model(_Functions):
     __slots__ = ()
 
     def __new__(
-        cls, init: Callable[..., Params], apply: Callable[..., Array], head: str | None = None
+        cls,
+        init: Callable[..., Params],
+        apply: Callable[..., Any],
+        head: str | None = None,
+        statistics: Callable[..., Any] | None = None,
     ) -> "Model":
         """Returns a model made of these functions."""
         checks.function("init", init, "init(key) -> params")
-        checks.function("apply", apply, "apply(params, x, key=None) -> logits")
+        checks.function("apply", apply, "apply(params, x, key=None) -> outputs")
+        checks.function("statistics", statistics, "statistics(key) -> statistics", optional=True)
         if head is not None:
             checks.kind("head", head, str, "an entry of the parameters' dict")
-        return super().__new__(cls, init, apply, head)
+        return super().__new__(cls, init, apply, head, statistics)
 
 
 class NeedsExample(NamedTuple):
@@ -70,43 +87,65 @@ class NeedsExample(NamedTuple):
 
 
 def initial_params(model: Model, key: Array, data: Dataset) -> Params:
-    """Returns a model's first parameters, checked against its training data.
+    """Returns a model's first parameters, checked against its training data; see `initial`."""
+    return initial(model, key, data)[0]
+
+
+def initial(model: Model, key: Array, data: Dataset) -> tuple[Params, Any]:
+    """Returns a model's first parameters and statistics, checked against its training data.
+
+    Statistics are None if there are none.
 
     Raises:
       ValueError: the model does not take the examples, its parameters are not floating
-        numbers or lack its `head`, or its logits are not floating numbers `[B, C]`.
+        numbers or lack its `head`, or its outputs are not floating numbers `[B, ...]`, logits
+        `[B, C]` for C classes.
     """
     checks.kind("model", model, Model, "`fairjax.models.mlp(train)`")
     checks.kind("data", data, Dataset, '`fairjax.data.load("digits")[0]`')
     x = data.x[:1]
     try:
-        if isinstance(model.init, NeedsExample):
-            params = model.init.init_from(x, key)
-        else:
-            params = model.init(key)
+        params, statistics = (
+            make.init_from(x, key) if isinstance(make, NeedsExample) else make(key)
+            for make in (model.init, model.statistics or _no_statistics)
+        )
     except (*BROKEN, FlaxError) as error:
         raise ValueError(
             f"`model.init` does not make parameters for the data set's examples of shape "
             f"{x.shape[1:]}: {type(error).__name__}: {error!s:.300}"
         ) from error
     params = _check_params(params, model.head)
+    statistics = jax.tree.map(jnp.asarray, statistics) if jax.tree.leaves(statistics) else None
     try:
-        logits = jax.eval_shape(model.apply, params, x)
+        logits = jax.eval_shape(evaluator(model), params, x, statistics)
     except (*BROKEN, ValueError, FlaxError) as error:
         raise ValueError(
             f"The model does not take the data set's examples of shape {x.shape[1:]}: "
             f"{type(error).__name__}: {error!s:.300}"
         ) from error
-    wanted = (1, data.num_classes)
     dtype = getattr(logits, "dtype", jnp.dtype(bool))
+    wanted = getattr(logits, "shape", ())  # without classes, the task's loss decides
+    if data.num_classes is not None or wanted[:1] != (1,):
+        wanted = (1, data.num_outputs)
     if getattr(logits, "shape", None) != wanted or not jnp.issubdtype(dtype, jnp.floating):
-        array = hasattr(logits, "shape")
+        array, kind = hasattr(logits, "shape"), "outputs" if data.num_classes is None else "logits"
         found = f"{dtype}{[*logits.shape]}" if array else type(logits).__name__
         raise ValueError(
-            f"`model.apply` must return floating logits of shape {wanted} for one example of shape "
-            f"{x.shape[1:]}, got {found:.100}."
+            f"`model.apply` must return floating {kind} of shape {wanted} for one example of "
+            f"shape {x.shape[1:]}, got {found:.100}."
         )
-    return params
+    return params, statistics
+
+
+def evaluator(model: Model) -> Callable[[Params, Array, Any], Array]:
+    """Returns a function of parameters, `x [B, ...]` and statistics that returns outputs."""
+    return lambda params, x, statistics: (
+        model.apply(params, x) if statistics is None else model.apply(params, x, None, statistics)
+    )
+
+
+def _no_statistics(key: Array) -> None:
+    del key
 
 
 def _check_params(params: Any, head: str | None) -> Params:
@@ -160,7 +199,16 @@ def computing_in(model: Model, dtype: Any) -> Model:
             tree,
         )
 
-    def apply(params: Params, x: Array, key: Array | None = None) -> Array:
-        return model.apply(convert(params), convert(jnp.asarray(x)), key).astype(jnp.float32)
+    def apply(params: Params, x: Array, key: Array | None = None, statistics: Any = None) -> Any:
+        given = convert(params), convert(jnp.asarray(x)), key
+        if statistics is None:
+            return model.apply(*given).astype(jnp.float32)
+        answer = model.apply(*given, statistics)  # statistics keep their dtype
+        if key is None:
+            return answer.astype(jnp.float32)
+        outputs, following = answer
+        return outputs.astype(jnp.float32), jax.tree.map(
+            lambda new, old: new.astype(old.dtype), following, statistics
+        )
 
-    return Model(model.init, apply, model.head)
+    return model._replace(apply=apply)

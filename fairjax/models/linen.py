@@ -1,13 +1,12 @@
 """Linen modules as Models: a Linen module describes parameters, but does not hold them."""
 
+import functools
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import traverse_util
 
 from fairjax import checks
 from fairjax.data import Dataset
@@ -18,47 +17,43 @@ from fairjax.types import Array, Key, Params
 def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | None) -> Model:
     """Returns a Model of a Linen module; see `from_flax`."""
 
-    def init_from(x: Array, key: Array) -> Params:
+    def variables_from(x: Array, key: Array) -> dict[str, Any]:
         streams = {"params": key, "dropout": key}
-        variables = dict(module.init(streams, x, **mode_arguments(module, None)))
-        params = variables.pop("params", {})
-        refuse_state(
-            (name, path)
-            for name, entries in variables.items()
-            for path in traverse_util.flatten_dict(entries)
-        )
-        return params
+        return dict(module.init(streams, x, **mode_arguments(module, None)))
 
-    def apply(params: Params, x: Array, key: Key | None = None) -> Array:
+    def init_from(x: Array, key: Array) -> Params:
+        return variables_from(x, key).get("params", {})
+
+    def statistics_from(x: Array, key: Array) -> Any:
+        collections = variables_from(x, key)
+        collections.pop("params", None)
+        return collections
+
+    def apply(params: Params, x: Array, key: Key | None = None, statistics: Any = None) -> Any:
         streams = {} if key is None else {"dropout": key}
-        options = mode_arguments(module, key)
-        logits: Any = module.apply({"params": params}, x, rngs=streams, **options)
-        return logits
+        options: dict[str, Any] = {"rngs": streams, **mode_arguments(module, key)}
+        if statistics is not None and key is not None:
+            options["mutable"] = list(statistics)
+        # In training it returns outputs and the next collections.
+        return module.apply({"params": params, **(statistics or {})}, x, **options)
 
     apply.__qualname__ = type(module).__qualname__  # what reports call the model
     if example is None:
-        return Model(NeedsExample(init_from), apply, head)
+        return Model(NeedsExample(init_from), apply, head, NeedsExample(statistics_from))
     x = _take_first_example(example)
-    return Model(lambda key: init_from(x, key), apply, head)
+    init, statistics = (functools.partial(make, x) for make in (init_from, statistics_from))
+    return Model(init, apply, head, statistics)
 
 
 def mode_arguments(module: Any, key: Key | None) -> dict[str, Any]:
     """Returns the arguments of the module's `__call__` that say whether it is training."""
     training = key is not None
-    values = {"train": training, "training": training, "deterministic": not training}
+    values = {
+        **dict.fromkeys(("train", "training"), training),
+        **dict.fromkeys(("deterministic", "use_running_average"), not training),
+    }
     takes = inspect.signature(type(module).__call__).parameters
     return {name: value for name, value in values.items() if name in takes}
-
-
-def refuse_state(found: Iterable[tuple[str, Iterable[Any]]]) -> None:
-    """Raises if there is state besides parameters, given as pairs of kind and path."""
-    places = [f"{kind} at {'/'.join(map(str, path))}" for kind, path in found]
-    if places:
-        raise ValueError(
-            f"`module` must hold only parameters, got also: {', '.join(places)}. Averages of "
-            "updates would not include it. Use a layer without running statistics, such as "
-            "GroupNorm or LayerNorm."
-        )
 
 
 def _take_first_example(example: Dataset | Array) -> Array:

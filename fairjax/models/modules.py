@@ -32,12 +32,13 @@ def from_flax(
 
     Returns:
       A `Model`. Its parameters are nested dicts of arrays, named as the module names them.
-      Arrays of an NNX module that are not variables are constants.
+      Other collections of a Linen module, and other variables of an NNX module, such as those of
+      BatchNorm, are statistics: every agent keeps its own. Arrays of an NNX module that are not
+      variables are constants.
 
     Raises:
-      ValueError: `module` is not a Flax module or a function that makes one; it keeps state
-        besides parameters, such as batch statistics, which averages of updates would not
-        include; or `example` is not a data set or a batch.
+      ValueError: `module` is not a Flax module or a function that makes one, or `example` is not
+        a data set or a batch.
 
     Examples:
       >>> import jax, numpy as np

@@ -43,11 +43,11 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
             "`train` must hold numbers for a perceptron or logistic regression, got tokens "
             f"(vocabulary_size={train.vocabulary_size}). Take the text CNN."
         )
-    return from_flax(MLP(widths, train.num_classes), train, head="head")
+    return from_flax(MLP(widths, train.num_outputs), train, head="head")
 
 
 def logistic(train: Dataset) -> Model:
-    """Returns multinomial logistic regression.
+    """Returns multinomial logistic regression, or linear regression of numbers.
 
     Examples:
       >>> import jax
@@ -120,7 +120,7 @@ def _image_model(
             f"`train` must hold images [height, width, channels] of at least {smallest} x "
             f"{smallest} for {module.__name__}, got examples of shape {shape}."
         )
-    return from_flax(module(train.num_classes, convolution), train, head="head")
+    return from_flax(module(train.num_outputs, convolution), train, head="head")
 
 
 def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
@@ -131,14 +131,14 @@ def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
 
     Args:
       vocabulary_size: the number of tokens, at least 2.
-      num_classes: the number of classes, at least 2.
+      num_classes: the number of outputs, at least 1.
 
     Returns:
       A `Model` of tokens `[B, L]`, L at least 3, with 300 `vocabulary_size` + 346,754
       parameters for two classes. Without a key, `apply` uses no dropout.
 
     Raises:
-      ValueError: `vocabulary_size` or `num_classes` is below 2.
+      ValueError: `vocabulary_size` is below 2, or `num_classes` below 1.
 
     References:
       Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014
@@ -151,7 +151,7 @@ def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
       346754
     """
     checks.count("vocabulary_size", vocabulary_size, least=2)
-    checks.count("num_classes", num_classes, least=2)
+    checks.count("num_classes", num_classes)
     module = TextCNN(vocabulary_size, num_classes)
     return from_flax(module, jnp.zeros((1, 3), jnp.int32), head="head")
 
@@ -169,7 +169,7 @@ def _text_cnn_for(train: Dataset) -> Model:
             f"`vocabulary_size`, for the text CNN, got examples of shape {train.x.shape[1:]} "
             f"and vocabulary_size={train.vocabulary_size}."
         )
-    return text_cnn(train.vocabulary_size, train.num_classes)
+    return text_cnn(train.vocabulary_size, train.num_outputs)
 
 
 REGISTRY = {

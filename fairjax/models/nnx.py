@@ -1,6 +1,7 @@
 """NNX modules as Models: an NNX module holds its parameters.
 
-A module is split into a graph, parameters and random streams. `apply` merges them again.
+A module is split into a graph, parameters, random streams and statistics. `apply` merges them
+again.
 """
 
 import inspect
@@ -12,31 +13,36 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fairjax.models.base import Model
-from fairjax.models.linen import mode_arguments, refuse_state
+from fairjax.models.linen import mode_arguments
 from fairjax.types import Array, Key, Params
+
+# Variables that a module changes in training, such as the running means of BatchNorm.
+STATISTICS = nnx.All(
+    nnx.Variable, nnx.Not(nnx.Param), nnx.Not(nnx.RngState), nnx.Not(nnx.Intermediate)
+)
 
 
 def from_function(make: Callable[..., nnx.Module], head: str | None) -> Model:
     """Returns a Model of the module that a function of `rngs` makes, drawn anew for each key."""
     model = from_nnx(_make_module(make), head)
-    return model._replace(init=lambda key: _read_parameters(make(rngs=nnx.Rngs(key))))
+    init, statistics = (
+        lambda key, kind=kind: _read(make(rngs=nnx.Rngs(key)), kind)
+        for kind in (nnx.Param, STATISTICS)
+    )
+    return model._replace(init=init, statistics=model.statistics and statistics)
 
 
 def from_nnx(module: nnx.Module, head: str | None) -> Model:
     """Returns a Model whose first parameters are the module's own; see `from_flax`."""
-    graph, variables, streams, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
-    refuse_state(
-        (type(leaf).__name__, path)
-        for path, leaf in nnx.to_flat_state(rest)
-        if isinstance(leaf, nnx.Variable)
+    graph, variables, streams, kept, rest = nnx.split(
+        module, nnx.Param, nnx.RngState, STATISTICS, ...
     )
-    first = _read_parameters(module)
+    first, first_statistics = _read(module, nnx.Param), _read(module, STATISTICS)
 
-    def apply(params: Params, x: Array, key: Key | None = None) -> Array:
-        filled = jax.tree.map(lambda leaf: leaf, variables)
-        nnx.replace_by_pure_dict(filled, params)
+    def apply(params: Params, x: Array, key: Key | None = None, statistics: Any = None) -> Any:
         used = streams if key is None else _seed_streams(key, streams)
-        whole = nnx.merge(graph, filled, used, rest)
+        own = kept if statistics is None else _fill(kept, statistics)
+        whole = nnx.merge(graph, _fill(variables, params), used, own, rest)
         options = mode_arguments(whole, key)
         if key is None:
             whole.eval()
@@ -44,21 +50,34 @@ def from_nnx(module: nnx.Module, head: str | None) -> Model:
             whole.train()
         if "rngs" in inspect.signature(type(whole).__call__).parameters:
             options["rngs"] = None if key is None else nnx.Rngs(key)
-        return whole(x, **options)
+        outputs = whole(x, **options)
+        if statistics is None or key is None:
+            return outputs
+        return outputs, _read(whole, STATISTICS)
 
     apply.__qualname__ = type(module).__qualname__  # what reports call the model
-    return Model(lambda key: first, apply, head)
+    has_statistics = bool(jax.tree.leaves(first_statistics))
+    return Model(
+        lambda key: first, apply, head, (lambda key: first_statistics) if has_statistics else None
+    )
 
 
-def _read_parameters(module: nnx.Module) -> Params:
-    """Returns the parameters as nested dicts of arrays; indices in lists become names."""
+def _fill(state: nnx.State, values: Any) -> nnx.State:
+    """Returns a state with other values."""
+    filled = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(filled, values)
+    return filled
+
+
+def _read(module: nnx.Module, kind: Any) -> Any:
+    """Returns variables as nested dicts of arrays; indices in lists become names."""
 
     def name_entries(tree: Any) -> Any:
         if not isinstance(tree, Mapping):
             return tree
         return {str(name): name_entries(entry) for name, entry in tree.items()}
 
-    return name_entries(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+    return name_entries(nnx.to_pure_dict(nnx.state(module, kind)))
 
 
 def _seed_streams(key: Key, streams: nnx.State) -> nnx.State:

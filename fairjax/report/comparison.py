@@ -8,7 +8,7 @@ from fairjax import figures
 from fairjax.experiments import COEFFICIENTS, Experiment, Result, records
 from fairjax.report import page, settings
 from fairjax.report.page import Section
-from fairjax.report.run import PAGE, PARTS, TIMES, draw_data, interval, percent
+from fairjax.report.run import PAGE, PARTS, TIMES, draw_data, interval
 from fairjax.tables import number
 
 
@@ -52,27 +52,28 @@ def common_experiment(results: Mapping[str, Result]) -> Experiment:
 
 
 def _show_mechanisms(results: Mapping[str, Result], out: Path) -> Section:
-    fair, paid = [], []
+    fair, paid, shown = [], [], next(iter(results.values())).experiment.shown
     for name, result in results.items():
         trained = number(result.trained_fairness)
         fair.append((name, number(result.fairness), interval(result), trained))
-        final = result.accuracies
-        paid.append((name, *map(percent, (final.max(), final.mean(), final.min()))))
+        paid.append((name, *map(shown.text, shown.ends(result.accuracies))))
     headings = ("mechanism", "fairness", "95% interval", "after training")
+    ends = [f"{end} {shown.unit}" for end in ("best", "mean", "worst")]
     caption = (
         "One point per agent, dark to light by number; a bar is their mean. A fair mechanism keeps "
         "the order of the first line. Its price is its distance below other mechanisms."
     )
     tables = (
         page.table(headings, fair),
-        page.table(("mechanism", "best %", "mean %", "worst %"), paid),
+        page.table(("mechanism", *ends), paid),
     )
     figure = page.figure(figures.comparison(results), "comparison", caption, out / "figures")
     pieces = [
         page.pair(figure, "".join(tables)),
         page.text(
             "Fairness is Pearson's correlation, over agents, of standalone and final test "
-            "accuracy; the interval is over agents too. One seed is not enough to rank mechanisms."
+            f"{shown.words}; the interval is over agents too. One seed is not enough to rank "
+            "mechanisms."
         ),
     ]
     pieces += [
@@ -86,16 +87,17 @@ def _show_mechanisms(results: Mapping[str, Result], out: Path) -> Section:
 def _show_agents(results: Mapping[str, Result]) -> Section:
     first = next(iter(results.values()))
     sharing = {name: result for name, result in results.items() if name != "standalone"}
+    shown = first.experiment.shown
     columns = {
         "standalone": first.standalone_accuracies,
         **{name: result.accuracies for name, result in sharing.items()},
     }
 
     def row(agent: int) -> tuple[str, ...]:
-        return tuple(percent(accuracies[agent]) for accuracies in columns.values())
+        return tuple(shown.text(accuracies[agent]) for accuracies in columns.values())
 
     pieces = [
-        page.text("Final test accuracies in percent."),
+        page.text(f"Final test {shown.words}{' in percent' * shown.in_percent}."),
         page.agent_table(tuple(columns), len(first.shard_sizes), row),
     ]
     return Section("agents", "What every agent ends with", pieces)

@@ -62,19 +62,20 @@ def _show_mechanisms(comparison: Comparison, out: Path) -> Section:
         [cell for name, cell in zip(table.columns, row, strict=True) if name in columns]
         for row in table.cells()
     ]
+    shown = comparison[first][0].experiment.shown
     caption = (
-        "Final accuracy of the best and of the worst agent and the mean over agents; bars are one "
-        "standard deviation over seeds. Right: fairness."
+        f"Final {shown.words} of the best and of the worst agent and the mean over agents; bars "
+        "are one standard deviation over seeds. Right: fairness."
     )
     drawn = page.figure(figures.over_seeds(comparison), "over_seeds", caption, out / "figures")
     pieces = [
         drawn,
         page.table(columns, rows, words=True),
         page.text(
-            "Mean and standard deviation over seeds; accuracies in percent. Fairness is Pearson's "
-            "correlation, over agents, of standalone and final accuracy; fairness_trained, of the "
-            "accuracy after one more round's local epochs. Where it is undefined for a seed, the "
-            "seed is left out of the column for all mechanisms, and counted."
+            f"Mean and standard deviation over seeds of {shown.axis}. Fairness is Pearson's "
+            "correlation, over agents, of its standalone and final values; fairness_trained, of "
+            "those after one more round's local epochs. Where it is undefined for a seed, "
+            "the seed is left out of the column for all mechanisms, and counted."
         ),
         page.text(
             f"Columns with _vs_{first} hold the mean difference from {first} on the same seeds, "

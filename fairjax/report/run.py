@@ -59,11 +59,6 @@ def write_run(result: Result, out: Path) -> Path:
     return page.write(out / PAGE, title, lead, sections)
 
 
-def percent(value: Any) -> str:
-    """Returns a share in percent, or a dash for nan."""
-    return "–" if np.isnan(value) else f"{100 * value:.2f}"
-
-
 def interval(result: Result) -> str:
     """Returns the confidence interval of fairness, or a dash if there is none."""
     low, high = result.fairness_interval
@@ -73,28 +68,30 @@ def interval(result: Result) -> str:
 def draw_data(result: Result, out: Path) -> list[str]:
     """Returns a figure and a table of the data that each agent held."""
     shards, _ = result.experiment.make_shards()
-    counts = (shards.class_counts() > 0).sum(1)
+    has_classes = shards.data.num_classes is not None
+    counts = (shards.class_counts() > 0).sum(1) if has_classes else []
 
     def row(agent: int) -> tuple[str, ...]:
-        size = f"{result.shard_sizes[agent]:,}"
-        return size, str(counts[agent]), result.behaviours[agent]
+        size, classes = f"{result.shard_sizes[agent]:,}", map(str, counts[agent : agent + 1])
+        return size, *classes, result.behaviours[agent]
 
     drawn = page.figure(
-        figures.partition(shards), "partition", "Examples of each class that each agent holds.",
-        out / "figures",
+        figures.partition(shards), "partition",
+        f"Examples {'of each class ' * has_classes}that each agent holds.", out / "figures",
     )  # fmt: skip
-    headings = ("examples", "classes", "behaviour")
+    headings = ("examples", *("classes",) * has_classes, "behaviour")
     return [page.pair(drawn, page.agent_table(headings, shards.num_agents, row))]
 
 
 def _show_outcome(result: Result) -> Section:
-    final, alone = result.accuracies, result.standalone_accuracies
+    shown = result.experiment.shown
+    final, alone = map(shown.ends, (result.accuracies, result.standalone_accuracies))
     entries = {
-        "fairness": (number(result.fairness), result.fairness_note or f"95%: {interval(result)}"),
-        "mean final %": (percent(final.mean()), f"alone {percent(alone.mean())}"),
-        "best final %": (percent(final.max()), f"alone {percent(alone.max())}"),
-        "worst final %": (percent(final.min()), f"alone {percent(alone.min())}"),
+        "fairness": (number(result.fairness), result.fairness_note or f"95%: {interval(result)}")
     }
+    for place, end in ((1, "mean"), (0, "best"), (2, "worst")):
+        texts = shown.text(final[place]), f"alone {shown.text(alone[place])}"
+        entries[f"{end} final {shown.unit}"] = texts
     return Section("outcome", "Outcome", [page.facts(entries)])
 
 
@@ -128,25 +125,30 @@ def _show_contributions(result: Result, out: Path) -> Section:
 
 def _show_rewards(result: Result, out: Path) -> Section:
     accuracies = (result.standalone_accuracies, result.accuracies, result.trained_accuracies)
-    fractions = result.latest("fractions")
+    fractions, shown = result.latest("fractions"), result.experiment.shown
+    others = result.other_metrics()
 
     def row(agent: int) -> tuple[str, ...]:
-        return number(fractions[agent]), *(percent(values[agent]) for values in accuracies)
+        more = (one.text(values[agent]) for one, values in others)
+        return (
+            number(fractions[agent]), *(shown.text(values[agent]) for values in accuracies), *more,
+        )  # fmt: skip
 
-    headings = ("reward fraction", "alone %", "final %", "trained %")
+    units = [f"{name} {shown.unit}" for name in ("alone", "final", "trained")]
+    headings = ("reward fraction", *units, *(f"final {one.axis}" for one, _ in others))
     captions = {
         figures.reward_fractions: "Share of the aggregate that every agent received.",
-        figures.accuracy: "Test accuracy of the models that agents received; dotted: alone.",
+        figures.accuracy: f"Test {shown.words} of the models that agents received; dotted: alone.",
     }
-    server = percent(result.history.server_accuracies[-1])
+    server = shown.text(result.history.server_accuracies[-1])
     pieces = [
         page.text(
-            "The last reward fraction, and test accuracies of the models that agents reach alone, "
-            "receive in the last round (final), and have after one more round's local epochs "
-            "(trained)."
+            f"The last reward fraction, and test {shown.words} of the models that agents reach "
+            "alone, receive in the last round (final), and have after one more round's local "
+            "epochs (trained)."
         ),
         page.agent_table(headings, len(result.shard_sizes), row),
-        page.text(f"The server's own model ends at {server}%."),
+        page.text(f"The server's own model ends at {server}{'%' * shown.in_percent}."),
         _draw_figures(result, captions, out),
     ]
     return Section("paid", "Who was paid", pieces)
@@ -163,13 +165,14 @@ def _draw_figures(result: Result, captions: Mapping[Callable, str], out: Path) -
 
 
 def _show_fairness(result: Result, out: Path) -> Section:
+    shown = result.experiment.shown
     sentences = [
         page.text(
-            "Fairness is Pearson's correlation, over agents, of standalone and final accuracy. "
-            "The interval is over agents too; it does not cover other seeds."
+            "Fairness is Pearson's correlation, over agents, of standalone and final "
+            f"{shown.words}. The interval is over agents too; it does not cover other seeds."
         ),
         page.table(
-            ("accuracies", "correlation"),
+            (shown.words, "correlation"),
             [
                 ("final", number(result.fairness)),
                 ("final, 95% interval", interval(result)),
@@ -181,15 +184,17 @@ def _show_fairness(result: Result, out: Path) -> Section:
         sentences.append(page.text(f"Fairness is undefined: {result.fairness_note}."))
     elif np.isnan(result.fairness_interval[0]):
         sentences.append(page.text("There is no interval for fewer than four agents."))
+    side = "below" if shown.lower_is_better else "above"
     caption = (
-        "One point per agent; above the line, agents receive a better model than they reach alone."
+        f"One point per agent; {side} the line, agents receive a better model than they reach "
+        "alone."
     )
     drawn = page.figure(figures.fairness(result), "fairness", caption, out / "figures")
     return Section("fair", "Is it fair", [page.pair(drawn, "".join(sentences))])
 
 
 def _show_dishonest(result: Result) -> Section:
-    excluded = result.history.excluded
+    excluded, shown = result.history.excluded, result.experiment.shown
     pieces = []
     if excluded.any():
         rows = [
@@ -212,11 +217,11 @@ def _show_dishonest(result: Result) -> Section:
                 str(agent),
                 result.behaviours[agent],
                 number(result.history.importance[-1, agent]),
-                percent(result.accuracies[agent]),
+                shown.text(result.accuracies[agent]),
             )
             for agent in dishonest
         ]
-        pieces.append(page.table(("agent", "behaviour", "importance", "final %"), rows))
+        pieces.append(page.table(("agent", "behaviour", "importance", f"final {shown.unit}"), rows))
         names = dict.fromkeys(result.behaviours[agent] for agent in dishonest)
         kinds = {**DATA, **UPLOADS}
         pieces += [page.text(f"{name}: {kinds[name].words}.", soft=True) for name in names]

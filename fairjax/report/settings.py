@@ -5,8 +5,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fairjax import data, mechanisms
-from fairjax.experiments import COEFFICIENTS, Experiment, factories, objects, references
+from fairjax.experiments import COEFFICIENTS, EACH, Experiment, factories, objects, references
 from fairjax.report import page
 from fairjax.tables import first_line
 
@@ -23,8 +25,14 @@ def words(experiment: Experiment, shard_sizes: Any) -> str:
         f"{experiment.where}{split_words}. "
         f"The model {experiment.label('model')} is trained for "
         f"{_count_nouns(experiment.rounds, 'round')} of "
-        f"{_count_nouns(experiment.local_epochs, 'local epoch')}, seed {experiment.seed}."
+        f"{_count_epochs(experiment.resolved().local_epochs)}, seed {experiment.seed}."
     )
+
+
+def _count_epochs(local_epochs: Any) -> str:
+    """Returns the number of local epochs in words, from the least to the most of an agent."""
+    least, most = int(np.min(local_epochs)), int(np.max(local_epochs))
+    return f"{'' if least == most else f'{least} to '}{_count_nouns(most, 'local epoch')}"
 
 
 def mechanism(experiment: Experiment) -> str:
@@ -120,6 +128,8 @@ def _flag(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [flag]  # a flag that is off is its default, and not given
+    if name in EACH:
+        return [flag, str(value) if np.ndim(value) == 0 else ",".join(map(str, value))]
     if isinstance(value, tuple):
         return [flag, *(f"{key}={_join_by_colon(entry)}" for key, entry in value)]
     return [flag, str(value)]

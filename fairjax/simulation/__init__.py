@@ -4,13 +4,15 @@
                    one function per behaviour
     participation  who takes part in a round
     training       what an agent does on its own data: local epochs of an optax optimizer
-    round          train, upload, judge, pay: the four functions of a round
+    round          train, upload, judge, serve, pay: the functions of a round
+    evaluation     the metrics of models on whole data sets
     federations    Federation(init, step), which `making` puts together from its parts
-    loop           the rounds of a run, compiled in chunks; evaluation
+    loop           the rounds of a run, compiled in chunks
     progress       how far a run is: History, one row per round
 
-`states` holds what the next round needs, `memory` computes how much memory a round needs, and
-`optimizers` checks that every agent can have its own state of an optax optimizer.
+`states` holds what the next round needs, `first` the first parameters, `each` numbers that may
+differ between agents; `memory` computes how much memory a round needs, and `optimizers` checks
+that every agent can have its own state of an optax optimizer.
 """
 
 from fairjax.simulation import behaviours
@@ -26,20 +28,23 @@ from fairjax.simulation.behaviours import (
     listed,
     names,
 )
+from fairjax.simulation.evaluation import measure, outputs, utility
 from fairjax.simulation.federations import Federation
+from fairjax.simulation.first import first_params, first_statistics, given_params
 from fairjax.simulation.loop import PROGRAMS, Rounds, history, play
 from fairjax.simulation.making import federation
 from fairjax.simulation.memory import spare_maps
-from fairjax.simulation.optimizers import COUNTS
+from fairjax.simulation.optimizers import COUNTS, check_server_optimizer
 from fairjax.simulation.participation import check_fits, check_participation
 from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_unchanged
-from fairjax.simulation.states import Record, State, first_params
-from fairjax.simulation.training import accuracy
+from fairjax.simulation.states import Record, State
 
 __all__ = [
     "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
-    "History", "Memory", "Progress", "Record", "Rounds", "State", "accuracy", "assign",
+    "History", "Memory", "Progress", "Record", "Rounds", "State", "assign",
     "behaviours", "change_data", "change_uploads", "check_fits", "check_paid",
-    "check_participation", "federation", "first_params", "history", "listed", "names", "play",
-    "spare_maps", "warn_of_unchanged",
+    "check_participation", "check_server_optimizer", "federation", "first_params",
+    "first_statistics", "given_params",
+    "history", "listed", "measure", "names", "outputs", "play", "spare_maps", "utility",
+    "warn_of_unchanged",
 ]  # fmt: skip

@@ -17,13 +17,14 @@ Examples = tuple[np.ndarray, np.ndarray]
 @register(DATA, strength=1.0, most=RATE)
 def label_flip(rng: np.random.Generator, data: Dataset, strength: float) -> Examples:
     """Trains on the class C - 1 - y in place of y, at a rate."""
-    return data.x, _replace_some(rng, data.y, data.num_classes - 1 - data.y, strength)
+    flipped = data.classes_for("`label_flip`") - 1 - data.y
+    return data.x, _replace_some(rng, data.y, flipped, strength)
 
 
 @register(DATA, strength=1.0, most=RATE)
 def label_flip_1_7(rng: np.random.Generator, data: Dataset, strength: float) -> Examples:
     """Trains on ones as sevens, and sevens as ones, at a rate."""
-    if data.num_classes <= 7:
+    if data.classes_for("`label_flip_1_7`") <= 7:
         raise ValueError(
             f"`label_flip_1_7` needs the classes 1 and 7, got {data.num_classes} classes."
         )
@@ -34,7 +35,7 @@ def label_flip_1_7(rng: np.random.Generator, data: Dataset, strength: float) -> 
 @register(DATA, strength=0.5, most=RATE)
 def label_noise(rng: np.random.Generator, data: Dataset, strength: float) -> Examples:
     """Trains on random classes, at a rate."""
-    drawn = rng.integers(data.num_classes, size=len(data.y))
+    drawn = rng.integers(data.classes_for("`label_noise`"), size=len(data.y))
     return data.x, _replace_some(rng, data.y, drawn, strength)
 
 

@@ -13,27 +13,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from fairjax import checks
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.mechanisms import Context, Mechanism, Plan
+from fairjax.simulation import each, evaluation
 from fairjax.simulation.behaviours import Behaviour, changing_uploads
+from fairjax.simulation.evaluation import mean_statistics, measure_agents
 from fairjax.simulation.memory import bytes_per_agent, pick_agents_at_once
-from fairjax.simulation.participation import (
-    Participation,
-    draw_present,
-)
-from fairjax.simulation.round import judge, pay, train, upload
+from fairjax.simulation.participation import Participation, draw_present
+from fairjax.simulation.round import judge, pay, serve, train, upload
 from fairjax.simulation.states import Record, State, first_state, placed
-from fairjax.simulation.training import (
-    LocalTraining,
-    accuracies,
-    accuracy,
-    classes_held,
-    mean_losses,
-)
+from fairjax.simulation.training import LocalTraining, Own, classes_held, mean_losses
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 
@@ -51,6 +45,8 @@ class Federation(ByContents):
       rate_at: maps the number of rounds (or local epochs) played to the learning rate, or to
         None where only optax knows it.
       behaviours: what dishonest agents upload.
+      server_optimizer: an optax optimizer that makes the server's step from the aggregate; None:
+        the aggregate is the step.
       participation: who takes part in a round, see `fairjax.simulation.participation`.
       group_size: the largest number of agents to vectorise; None: chosen for the device.
       mesh: the devices over which agents are spread, if there is more than one.
@@ -61,6 +57,7 @@ class Federation(ByContents):
     rate_at: Callable[[Scalar], Any]
     behaviours: tuple[Behaviour, ...] = ()
     participation: Participation = None
+    server_optimizer: Any = None
     group_size: int | None = None
     mesh: Mesh | None = None
 
@@ -85,13 +82,19 @@ class Federation(ByContents):
         Args:
           key: PRNG key; everything random follows from it.
           shards: who holds which data.
-          params: common first parameters; None: drawn by the model from the key.
+          params: first parameters, as in `fairjax.run`; None: drawn by the model from the key.
           num_rounds: how many rounds the run will have; 0: unknown.
 
         Raises:
           ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit
             each other, or a device cannot hold them.
         """
+        each.check_fit(
+            shards.num_agents,
+            local_epochs=self.training.local_epochs,
+            batch_size=self.training.batch_size,
+            learning_rate=self.rate_at(0),
+        )
         return first_state(
             key,
             self.training,
@@ -101,6 +104,7 @@ class Federation(ByContents):
             num_rounds,
             remember=bool(self.behaviours),
             with_absence=self.participation is not None,
+            server_optimizer=self.server_optimizer,
             mesh=self.mesh,
         )
 
@@ -142,8 +146,7 @@ class Federation(ByContents):
             self.training,
             train_key,
             plan,
-            state.agents,
-            state.optimizer,
+            Own(state.agents, state.optimizer, state.statistics),
             shards,
             state.round,
             agents_at_once=self.agents_at_once(shards),
@@ -153,8 +156,14 @@ class Federation(ByContents):
             upload_key, trained, state.server, self.behaviours, state.memory, state.round, present
         )
         if plan.start is not None:
-            context = context._replace(losses=self._losses(plan.start, shards, present))
+            losses = self._losses(plan.start, state.statistics, shards, present)
+            context = context._replace(losses=losses)
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
+        server_state = state.server_optimizer
+        if self.server_optimizer is not None:
+            outcome, server_state = serve(
+                self.server_optimizer, outcome, state.server, server_state
+            )
         paid = pay(trained, state.server, outcome, present)
         everybody = jnp.ones(num_agents, bool)
         memory = uploads.memory
@@ -167,6 +176,8 @@ class Federation(ByContents):
             optimizer=trained.optimizer,
             mechanism=mechanism,
             memory=None if memory is None else memory._replace(aggregate=outcome.aggregate),
+            server_optimizer=server_state,
+            statistics=trained.statistics,
         )
         record = Record(
             trained=trained.params,
@@ -197,10 +208,15 @@ class Federation(ByContents):
     ) -> Context:
         """Returns what the mechanism may look at; unused fields are never computed."""
         training = self.training
-        played = state.round * (training.local_epochs if training.decay_per == "epoch" else 1)
         utility = None
         if shards.validation is not None:
-            utility = functools.partial(accuracy, training.model, data=shards.validation)
+            scored = training.task, training.model
+            utility = functools.partial(
+                evaluation.utility,
+                *scored,
+                data=shards.validation,
+                statistics=mean_statistics(state.statistics, shards),
+            )
         return Context(
             shard_sizes=jnp.asarray(shards.sizes),
             shard_classes=classes_held(shards),
@@ -208,13 +224,22 @@ class Federation(ByContents):
             round=state.round,
             num_rounds=state.num_rounds,
             key=key,
-            learning_rate=self.rate_at(played),
+            learning_rate=self.rates(state.round),
             server=state.server,
             agents=state.agents,
             head=training.model.head,
-            losses=self._losses(state.agents, shards, present),
+            losses=self._losses(state.agents, state.statistics, shards, present),
             utility=utility,
         )
+
+    def rates(self, round: Scalar) -> Any:
+        """Returns the learning rate at a round's start, `[N]` where agents differ, or None."""
+        training = self.training
+        if training.decay_per == "round" or np.ndim(training.local_epochs) == 0:
+            passes = 1 if training.decay_per == "round" else training.local_epochs
+            return self.rate_at(round * passes)
+        rates = jax.vmap(self.rate_at)(round * jnp.asarray(training.local_epochs))
+        return jnp.diagonal(rates) if np.ndim(rates) == 2 else rates
 
     def follows_length(self, shards: Shards) -> bool:
         """Says whether the mechanism's numbers depend on the number of rounds of the whole run."""
@@ -236,16 +261,29 @@ class Federation(ByContents):
         return any(one in following for one in traced.outvars if not hasattr(one, "val"))
 
     def _losses(
-        self, params: Stacked, shards: Shards, present: PerAgent | None
+        self, params: Stacked, statistics: Any, shards: Shards, present: PerAgent | None
     ) -> Callable[[], PerAgent]:
         """Returns a function that returns the losses of parameters on agents' own shards."""
-        at_once = self.agents_at_once(shards)
-        return lambda: mean_losses(self.training, params, shards, present, at_once, self.mesh)
+        at_once, own = self.agents_at_once(shards), (params, statistics)
+        return lambda: mean_losses(self.training, *own, shards, present, at_once, self.mesh)
 
-    def evaluate(self, params: Stacked, data: Dataset) -> PerAgent:
-        """Returns `[N]` shares of the examples that each agent's model classifies correctly."""
+    def evaluate(self, params: Stacked, data: Dataset, statistics: Any = None) -> PerAgent:
+        """Returns `[N]` values of the task's main metric for agents' models."""
+        return self.measure(params, data, statistics)[self.training.task.main]
+
+    def measure(
+        self, params: Stacked, data: Dataset, statistics: Any = None
+    ) -> dict[str, PerAgent]:
+        """Returns all metrics of the task by name, each `[N]`, for agents' models.
+
+        Args:
+          params: leaves `[N, ...]`.
+          data: the data set.
+          statistics: those of the networks, leaves `[N, ...]`; None if they have none.
+        """
         checks.kind("data", data, Dataset, "`fairjax.data.load`")
-        return accuracies(self.training.model, params, data, self.group_size or 1, self.mesh)
+        models = self.training.task, self.training.model, (params, statistics)
+        return measure_agents(*models, data, self.group_size or 1, self.mesh)
 
     def agents_at_once(self, shards: Shards) -> int:
         """Returns how many agents are vectorised."""

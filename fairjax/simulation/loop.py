@@ -17,6 +17,7 @@ from jax import lax
 
 from fairjax import checks, devices, trees
 from fairjax.data import Dataset, Shards
+from fairjax.simulation.evaluation import mean_statistics
 from fairjax.simulation.federations import Federation
 from fairjax.simulation.memory import shapes, spare_maps
 from fairjax.simulation.participation import check_fits
@@ -59,7 +60,8 @@ class Rounds(NamedTuple):
             state = self.federation.init(self.key, self.shards, self.params, self.num_rounds)
         else:
             state = self.federation.go_on(self.state, self.shards, self.num_rounds)
-        return Progress(state, jax.tree.map(np.asarray, no_rows(state, self.record_updates)))
+        names = self.federation.training.task.names
+        return Progress(state, jax.tree.map(np.asarray, no_rows(state, self.record_updates, names)))
 
     def stages(self, start: Progress | None = None) -> Iterator[Progress]:
         """Yields the progress after every chunk of rounds.
@@ -131,7 +133,9 @@ def play(
     Returns:
       The state with the events to report, and the rows of the rounds.
     """
+    task = federation.training.task
     unknown = jnp.full(shards.num_agents, jnp.nan)
+    not_measured = dict.fromkeys(task.names, jnp.append(unknown, jnp.nan))
 
     def due(number: Scalar) -> Scalar:
         last = number == num_rounds - 1
@@ -142,27 +146,28 @@ def play(
         after, record = federation.step(state, shards)
 
         def evaluate_trained() -> PerAgent:
-            return federation.evaluate(record.trained, test)
+            return federation.evaluate(record.trained, test, after.statistics)
 
-        def evaluate_paid() -> PerAgent:
-            everybody = jax.tree.map(
+        def evaluate_paid() -> dict[str, PerAgent]:
+            params, statistics = jax.tree.map(
                 lambda agents, server: jnp.concatenate([agents, server[None]]),
-                after.agents,
-                after.server,
+                (after.agents, after.statistics),
+                (after.server, mean_statistics(after.statistics, shards)),
             )
-            return federation.evaluate(everybody, test)
+            return federation.measure(params, test, statistics)
 
         trained = lax.cond(due(number - 1), evaluate_trained, lambda: unknown)
-        paid = lax.cond(due(number), evaluate_paid, lambda: jnp.append(unknown, jnp.nan))
+        paid = lax.cond(due(number), evaluate_paid, lambda: not_measured)
         row = History(
-            accuracies=paid[:-1],
+            accuracies=paid[task.main][:-1],
             trained_accuracies=trained,
-            server_accuracies=paid[-1],
+            server_accuracies=paid[task.main][-1],
             contributions=record.contributions,
             importance=record.importance,
             fractions=record.fractions,
             participants=record.participants,
             excluded=record.excluded,
+            metrics={name: values[:-1] for name, values in paid.items()},
             servers=state.server if record_updates else None,
             updates=record.uploads if record_updates else None,
         )
@@ -176,7 +181,7 @@ def play(
     def play_or_skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:
         return lax.cond(number <= num_rounds, one_round, skip, carry, number)
 
-    empty = no_rows(state, record_updates)
+    empty = no_rows(state, record_updates, task.names)
     return lax.scan(play_or_skip, (state, Events.none()), first + jnp.arange(length))
 
 

@@ -8,12 +8,14 @@ from jax.sharding import Mesh
 from fairjax import checks, devices
 from fairjax.mechanisms import Mechanism
 from fairjax.models import Model
+from fairjax.simulation import each
 from fairjax.simulation.behaviours import DATA, UPLOADS, Behaviour
 from fairjax.simulation.behaviours import checked as checked_behaviours
 from fairjax.simulation.federations import Federation
-from fairjax.simulation.optimizers import COUNTS, by_rounds
+from fairjax.simulation.optimizers import COUNTS, by_rounds, check_server_optimizer
 from fairjax.simulation.participation import check_participation
 from fairjax.simulation.training import LocalTraining
+from fairjax.tasks import CLASSIFICATION, Task
 from fairjax.types import Scalar
 
 
@@ -29,6 +31,10 @@ def federation(
     local_steps: str = "all",
     agents_at_once: int | None = None,
     schedule_counts: str | None = None,
+    proximal: float = 0.0,
+    reset_optimizers: bool = False,
+    server_optimizer: Any = None,
+    task: Task | None = None,
     behaviours: Sequence[Behaviour] = (),
     participation: Any = None,
     mesh: Mesh | None = None,
@@ -41,9 +47,11 @@ def federation(
       optimizer: an optax optimizer, such as `optax.sgd(0.1)`; or, with `learning_rate`, a
         function that makes one from a learning rate, such as `optax.sgd`. Every agent keeps
         its own state.
-      learning_rate: None; or a number; or a schedule, a function of the rounds played.
-      local_epochs: passes over its shard that an agent makes per round.
-      batch_size: examples per local step; the last batch of an epoch may be partial.
+      learning_rate: None; or a number, or those of all agents `[N]`; or a schedule, a function of
+        the rounds played that returns one of both.
+      local_epochs: passes over its shard that an agent makes per round; or those of all `[N]`.
+      batch_size: examples per local step; the last batch of an epoch may be partial; or those of
+        all agents `[N]`, whose steps then all compute with the largest.
       decay_per: "round", or "epoch": the learning rate's schedule counts local epochs.
       local_steps: "all", or "last_batch": one step per local epoch, on its last batch.
       agents_at_once: how many agents are vectorised; None: one on a CPU, as many as
@@ -52,6 +60,15 @@ def federation(
         `optax.sgd(optax.cosine_decay_schedule(0.1, 100))`: "steps" counts each agent's own
         local steps, so an agent with more data counts faster; "rounds" counts rounds (or local
         epochs, as `decay_per` says), the same for all agents. None: steps, with a warning.
+      proximal: FedProx's mu, at least 0: mu / 2 |w - w_0|^2 is added to the loss, where w_0 are
+        the parameters at the round's start (Li et al., MLSys 2020).
+      reset_optimizers: every round begins with a fresh state of every agent's optimizer.
+      server_optimizer: an optax optimizer for which the aggregate, negated, is the gradient, such
+        as optax.sgd(1.0, momentum=0.9) (FedAvgM) or optax.adam(0.01) (FedAdam); everybody is paid
+        its step. Only for mechanisms that pay everybody the aggregate: fedavg and qffl. None:
+        the aggregate is the step (Reddi et al., ICLR 2021).
+      task: the loss and the metrics, such as `fairjax.tasks.regression(train)`; None: those of
+        classification.
       behaviours: what dishonest agents upload. For dishonest data, call
         `fairjax.simulation.change_data(shards, behaviours)` beforehand.
       participation: who takes part in a round: a number of agents, or a share of them in (0, 1],
@@ -79,22 +96,29 @@ def federation(
     """
     checks.kind("model", model, Model, "`fairjax.models.mlp(train)`")
     checks.kind("mechanism", mechanism, Mechanism, "`fairjax.mechanisms.cgsv()`")
-    checks.count("local_epochs", local_epochs)
-    checks.count("batch_size", batch_size)
+    local_epochs = each.checked("local_epochs", local_epochs, checks.count)
+    batch_size = each.checked("batch_size", batch_size, checks.count)
     checks.choice("decay_per", decay_per, ("round", "epoch"))
     checks.choice("local_steps", local_steps, ("all", "last_batch"))
     if agents_at_once is not None:
         checks.count("agents_at_once", agents_at_once)
     if schedule_counts is not None:
         checks.choice("schedule_counts", schedule_counts, COUNTS)
+    checks.at_least("proximal", proximal, 0)
+    checks.flag("reset_optimizers", reset_optimizers)
+    check_server_optimizer(server_optimizer, mechanism)
+    task = CLASSIFICATION if task is None else task
+    checks.kind("task", task, Task, "`fairjax.tasks.regression(train)`")
     optimizer_at, rate_at = by_rounds(optimizer, learning_rate)
     steps = (local_epochs, batch_size, decay_per, local_steps, schedule_counts)
+    more = (float(proximal), bool(reset_optimizers))
     return Federation(
-        training=LocalTraining(model, optimizer_at, *steps),
+        training=LocalTraining(model, task, optimizer_at, *steps, *more),
         mechanism=mechanism,
         rate_at=rate_at,
         behaviours=_check_upload_behaviours(behaviours),
         participation=check_participation(participation),
+        server_optimizer=server_optimizer,
         group_size=agents_at_once,
         mesh=devices.checked(mesh),
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fairjax import trees
 from fairjax.data import Shards
-from fairjax.models import initial_params
+from fairjax.models import initial
 from fairjax.simulation.training import LocalTraining, examples
 
 MOST_MAPS = 30_000  # Linux silently kills a process that asks for more than 65,530
@@ -108,11 +108,14 @@ def _compute_needs(
 ) -> Needs:
     def allocate(leaves: Any) -> Any:
         shards = structure.unflatten(leaves)
-        params = initial_params(training.model, jax.random.key(0), shards.data)
-        batch_size = min(training.batch_size, shards.indices.shape[1])
+        key = jax.random.key(0)
+        params, statistics = initial(training.model, key, shards.data)
+        batch_size = min(training.largest_batch, shards.indices.shape[1])
         x, y = examples(shards.data, shards.indices[0, :batch_size])
         present = jnp.ones(batch_size, bool)
-        residuals = jax.vjp(lambda params: training.loss(params, x, y, present), params)[1]
+        residuals = jax.vjp(
+            lambda params: training.loss(params, x, y, present, key, statistics)[0], params
+        )[1]
         return params, training.init(params), residuals
 
     params, optimizer, residuals = jax.eval_shape(allocate, leaves)

@@ -5,6 +5,7 @@ steps     a schedule within the optimizer counts an agent's own local steps
 rounds    it counts the rounds played, the same for every agent
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from fairjax import checks
+from fairjax.mechanisms import Mechanism
+from fairjax.simulation import each
 from fairjax.types import Params, Scalar
 
 COUNTS = ("steps", "rounds")
@@ -23,8 +26,10 @@ _MISFITS = (TypeError, ValueError, AttributeError, LookupError)
 
 def by_rounds(
     optimizer: Any, learning_rate: Any
-) -> tuple[Callable[[Scalar], Any], Callable[[Scalar], Any]]:
+) -> tuple[Callable[[Scalar, Scalar], Any], Callable[[Scalar], Any]]:
     """Returns the optimizer and the learning rate as functions of rounds or epochs played.
+
+    The optimizer is also a function of the agent's place, and the learning rate may be `[N]`.
 
     Raises:
       ValueError: the optimizer or the learning rate has the wrong kind, they do not fit each
@@ -37,7 +42,7 @@ def by_rounds(
                 "such as optax.sgd together with `learning_rate`, "
                 f"got optimizer={optimizer!r} without a learning rate."
             )
-        return lambda count: optimizer, lambda count: None
+        return lambda count, agent: optimizer, lambda count: None
     if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
         raise ValueError(
             "`optimizer` must be a function from a learning rate to an optax optimizer, such as "
@@ -45,10 +50,17 @@ def by_rounds(
         )
     if callable(learning_rate):
         _check_schedule(learning_rate)
-        optimizer_at, rate_at = lambda count: optimizer(learning_rate(count)), learning_rate
+        rate_at = learning_rate
     else:
-        checks.above("learning_rate", learning_rate, 0)
-        optimizer_at, rate_at = lambda count: optimizer(learning_rate), lambda count: learning_rate
+        above_zero = functools.partial(checks.above, bound=0)
+        rates = each.checked("learning_rate", learning_rate, above_zero)
+
+        def rate_at(count: Scalar) -> Any:
+            return rates
+
+    def optimizer_at(count: Scalar, agent: Scalar) -> Any:
+        return optimizer(each.of_agent(rate_at(count), agent))
+
     _check_factory(optimizer, optimizer_at)
     return optimizer_at, rate_at
 
@@ -100,6 +112,25 @@ def check_optimizer(optimizer: Any, params: Params, counts: str | None) -> None:
         )
 
 
+def check_server_optimizer(optimizer: Any, mechanism: Mechanism) -> None:
+    """Raises unless a server optimizer is one of optax, and fits the mechanism; None fits all.
+
+    Raises:
+      ValueError: it is of another kind, or the mechanism pays agents different rewards.
+    """
+    if optimizer is None:
+        return
+    checks.kind(
+        "server_optimizer", optimizer, optax.GradientTransformation, "optax.sgd(1.0, momentum=0.9)"
+    )
+    if not mechanism.pays_one_model:
+        raise ValueError(
+            f"`server_optimizer` must be left out with the mechanism {mechanism.name!r}, which "
+            "pays agents different rewards; it goes with fedavg and qffl, which pay everybody the "
+            "same aggregate."
+        )
+
+
 def hold_counts(state: Any, count: Scalar) -> Any:
     """Returns an optimizer's state in which every schedule is at the given count."""
 
@@ -138,18 +169,21 @@ def _check_schedule(learning_rate: Callable[[Scalar], Any]) -> None:
             f"function that fails. It says: {type(error).__name__}: {error}"
         ) from error
     is_number = isinstance(rate, jax.ShapeDtypeStruct) and jnp.issubdtype(rate.dtype, jnp.number)
-    if not is_number or rate.shape != ():
-        raise ValueError(f"`learning_rate` must return one number for a round, got {rate}.")
-    checks.at_least("learning_rate(0)", learning_rate(0), 0)
+    if not is_number or len(rate.shape) > 1:
+        raise ValueError(
+            "`learning_rate` must return one number for a round, or one for each agent, "
+            f"got {rate}."
+        )
+    checks.rates("learning_rate(0)", learning_rate(0))
 
 
-def _check_factory(optimizer: Any, optimizer_at: Callable[[Scalar], Any]) -> None:
+def _check_factory(optimizer: Any, optimizer_at: Callable[[Scalar, Scalar], Any]) -> None:
     """Raises unless a function makes an optimizer from a learning rate, known or traced."""
     made: Any = None
 
     def make(count: Scalar) -> None:
         nonlocal made
-        made = optimizer_at(count)
+        made = optimizer_at(count, 0)
 
     try:
         jax.eval_shape(make, jax.ShapeDtypeStruct((), jnp.int32))

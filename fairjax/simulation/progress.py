@@ -4,6 +4,7 @@ record_t -> row t of the History          record_t -> Events, carried from round
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,8 @@ from fairjax.types import Params, PerRound, Scalar, Stacked
 class History(NamedTuple):
     """One row per round; a pytree of arrays with the round on the leading axis.
 
+    Accuracies are the task's main metric, if that is another one.
+
     Attributes:
       accuracies: `[T, N]` of the models that agents were paid; nan in rounds not evaluated.
       trained_accuracies: `[T, N]` of the same models after their next local epochs; an agent
@@ -29,6 +32,8 @@ class History(NamedTuple):
         the agent is absent.
       excluded: `[T, N]` booleans: the upload was dropped: not finite, or too large to add.
       participants: `[T, N]` booleans: who trained and uploaded; None: all, in every round.
+      metrics: `[T, N]` of all metrics of the task by name, of the models that agents were paid;
+        the main one is also `accuracies`.
       servers: the server's parameters at rounds' starts, leaves `[T, ...]`; None unless
         recorded.
       updates: the uploads, leaves `[T, N, ...]`; None unless recorded.
@@ -42,6 +47,7 @@ class History(NamedTuple):
     fractions: PerRound
     excluded: PerRound
     participants: PerRound | None = None
+    metrics: dict[str, PerRound] | None = None
     servers: Params | None = None
     updates: Stacked | None = None
 
@@ -91,7 +97,7 @@ class Progress(NamedTuple):
         return len(self.rows.server_accuracies)
 
 
-def no_rows(state: State, record_updates: bool) -> History:
+def no_rows(state: State, record_updates: bool, metrics: Sequence[str]) -> History:
     """Returns a history without rounds, in the shapes of a run that begins in `state`."""
 
     def no_entries(tree: Any) -> Any:
@@ -107,6 +113,7 @@ def no_rows(state: State, record_updates: bool) -> History:
         fractions=numbers,
         participants=numbers.astype(bool),
         excluded=numbers.astype(bool),
+        metrics=dict.fromkeys(metrics, numbers),
         servers=no_entries(state.server) if record_updates else None,
         updates=no_entries(state.agents) if record_updates else None,
     )

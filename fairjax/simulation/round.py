@@ -1,9 +1,10 @@
-"""The round: four functions, one after the other.
+"""The round: five functions, one after the other.
 
 train    dw_i                 the change by local epochs, from the parameters that the plan gives
                               of those who take part; others change nothing
 upload   u_i                  dw_i, or what the behaviour of agent i puts in its place
 judge    v_i, aggregate       what the mechanism pays for all uploads; unusable ones are zero
+serve    aggregate            the step of a server optimizer in its place, if there is one
 pay      w_i + v_i            server:  w + aggregate
 """
 
@@ -18,7 +19,7 @@ from fairjax import trees
 from fairjax.data import Shards
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.simulation.behaviours import Behaviour, Memory, change_uploads
-from fairjax.simulation.training import LocalTraining, train_agents
+from fairjax.simulation.training import LocalTraining, Own, train_agents
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 
@@ -30,6 +31,7 @@ class Trained(NamedTuple):
       params: parameters after the local epochs.
       updates: the difference.
       optimizer: optimizer states; an agent whose training diverged keeps its old state.
+      statistics: the networks' statistics, or None; kept in the same way.
       finite: `[N]` booleans: the agent's update has no NaN or infinity.
       unchanged: `[N]` booleans: the agent trained, and its update is exactly zero.
     """
@@ -38,6 +40,7 @@ class Trained(NamedTuple):
     params: Stacked
     updates: Stacked
     optimizer: Stacked
+    statistics: Stacked | None
     finite: PerAgent
     unchanged: PerAgent
 
@@ -74,8 +77,7 @@ def train(
     training: LocalTraining,
     key: Key,
     plan: Plan,
-    agents: Stacked,
-    optimizer: Stacked,
+    own: Own,
     shards: Shards,
     round: Scalar,
     *,
@@ -83,26 +85,27 @@ def train(
     mesh: Mesh | None = None,
 ) -> Trained:
     """Returns the result of all agents' local training on their shards."""
-    start = agents if plan.start is None else plan.start
+    start = own.params if plan.start is None else plan.start
     keys = jax.random.split(key, shards.num_agents)
-    params, states = train_agents(
+    trained = train_agents(
         training,
         keys,
-        start,
-        optimizer,
+        own._replace(params=start),
         shards,
         round,
         participants=plan.participants,
         agents_at_once=agents_at_once,
         mesh=mesh,
     )
-    updates = jax.tree.map(jnp.subtract, params, start)
+    updates = jax.tree.map(jnp.subtract, trained.params, start)
     finite = trees.finite_rows(updates)
     unchanged = trees.rows_that(lambda leaf: leaf == 0, updates)
-    # An agent whose training diverged starts the next round with the same optimizer state.
-    states = trees.where(finite, states, optimizer)
+    # An agent whose training diverged starts the next round with the same state.
+    optimizer, statistics = trees.where(finite, trained[1:], own[1:])
     took_part = True if plan.participants is None else plan.participants
-    return Trained(start, params, updates, states, finite, unchanged & took_part)
+    return Trained(
+        start, trained.params, updates, optimizer, statistics, finite, unchanged & took_part
+    )
 
 
 def upload(
@@ -152,6 +155,25 @@ def judge(
         )
         outcome = outcome._replace(contributions=contributions, fractions=fractions)
     return outcome, state
+
+
+def serve(optimizer: Any, outcome: Outcome, server: Params, state: Any) -> tuple[Outcome, Any]:
+    """Returns the outcome with the step of a server optimizer as everybody's reward.
+
+    Args:
+      optimizer: an optax optimizer, for which the aggregate, negated, is the gradient.
+      outcome: what the mechanism decided; it pays everybody the aggregate.
+      server: the server's parameters.
+      state: the optimizer's state.
+
+    Returns:
+      The outcome and the optimizer's next state.
+    """
+    gradient = jax.tree.map(jnp.negative, outcome.aggregate)
+    changes, state = optimizer.update(gradient, state, server)
+    changes = jax.tree.map(lambda change, own: change.astype(own.dtype), changes, server)
+    paid = trees.broadcast(len(outcome.fractions), changes)
+    return outcome._replace(aggregate=changes, rewards=paid), state
 
 
 def pay(

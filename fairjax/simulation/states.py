@@ -6,6 +6,7 @@
 `lax.scan` stacks records. A round depends on earlier rounds only through the state.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fairjax import checks, devices, trees
-from fairjax.data import Dataset, Shards
+from fairjax.data import Shards
 from fairjax.mechanisms import Mechanism
-from fairjax.models import Model, initial_params
+from fairjax.models import evaluator
 from fairjax.simulation.behaviours import Memory
+from fairjax.simulation.first import as_key, first_params, first_statistics, given_params
 from fairjax.simulation.memory import check_memory
 from fairjax.simulation.optimizers import check_optimizer
 from fairjax.simulation.training import LocalTraining
@@ -37,6 +39,9 @@ class State(NamedTuple):
       optimizer: the agents' optimizer states, leaves `[N, ...]`.
       mechanism: the mechanism's own state, such as importance coefficients `[N]`.
       memory: what dishonest agents remember; None where all are honest.
+      server_optimizer: the state of the server's optimizer; None if there is none.
+      statistics: the agents' own statistics, such as those of BatchNorm, leaves `[N, ...]`; None
+        if the network has none.
     """
 
     round: Scalar
@@ -47,6 +52,8 @@ class State(NamedTuple):
     optimizer: Stacked
     mechanism: Any
     memory: Memory | None = None
+    server_optimizer: Any = None
+    statistics: Stacked | None = None
 
 
 class Record(NamedTuple):
@@ -88,6 +95,7 @@ def first_state(
     *,
     remember: bool = False,
     with_absence: bool = False,
+    server_optimizer: Any = None,
     mesh: Mesh | None = None,
 ) -> State:
     """Returns the state before the first round.
@@ -97,49 +105,45 @@ def first_state(
       training: what an agent does in a round.
       mechanism: judges and pays agents.
       shards: who holds which data.
-      params: common first parameters; None: drawn by the model from the key.
+      params: first parameters, as in `fairjax.run`; None: drawn by the model from the key.
       num_rounds: how many rounds there will be; 0: unknown.
       remember: whether to keep what dishonest agents need.
       with_absence: whether agents can be absent.
+      server_optimizer: an optax optimizer of the server; None: the aggregate is its step.
       mesh: devices over which agents are spread.
 
     Raises:
       ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit each
         other, or a device cannot hold them.
     """
-    key = _as_key(key)
+    key = as_key(key)
     checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
     if checks.is_known(num_rounds):
         checks.count("num_rounds", num_rounds, least=0, most=MOST_ROUNDS)
+    statistics = first_statistics(key, training.model, shards.data)
+    like = jax.eval_shape(functools.partial(first_params, key, training.model, shards.data))
+    training.task.check(evaluator(training.model), like, shards.data, statistics)
     check_memory(training, shards, 1 if mesh is None else mesh.size)
     _, run_key = jax.random.split(key)
-    if params is None:
-        params = first_params(key, training.model, shards.data)
-    else:
-        like = jax.eval_shape(lambda: first_params(key, training.model, shards.data))
-        params = _match_params(like, params)
-    check_optimizer(training.optimizer_at(0), params, training.schedule_counts)
+    own, server = given_params(key, training.model, shards, mechanism, params)
+    check_optimizer(training.optimizer_at(0, 0), server, training.schedule_counts)
     num_agents = shards.num_agents
     state = State(
         round=jnp.zeros((), jnp.int32),
         num_rounds=jnp.asarray(num_rounds, jnp.int32),
         key=run_key,
-        agents=trees.broadcast(num_agents, params),
-        server=params,
-        optimizer=trees.broadcast(num_agents, training.init(params)),
+        agents=trees.broadcast(num_agents, server) if own is None else own,
+        server=server,
+        optimizer=trees.broadcast(num_agents, training.init(server)),
         mechanism=mechanism.init(num_agents),
         memory=None,
+        server_optimizer=None if server_optimizer is None else server_optimizer.init(server),
+        statistics=trees.broadcast(num_agents, statistics),
     )
     if remember:
         joined = jnp.zeros(num_agents, bool) if with_absence else None
-        state = state._replace(memory=Memory(state.agents, params, joined))
+        state = state._replace(memory=Memory(state.agents, server, joined))
     return placed(mesh, state)
-
-
-def first_params(key: Key, model: Model, data: Dataset) -> Params:
-    """Returns the first parameters of a run with this key, which all agents have in common."""
-    params_key, _ = jax.random.split(_as_key(key))
-    return initial_params(model, params_key, data)
 
 
 def placed(mesh: Mesh | None, state: State) -> State:
@@ -147,27 +151,13 @@ def placed(mesh: Mesh | None, state: State) -> State:
     if mesh is None:
         return state
     by_agent = devices.by_agent(mesh, trees.num_agents(state.agents))
-    spread = (state.agents, state.optimizer, None if state.memory is None else state.memory.first)
-    agents, optimizer, first = devices.placed(spread, by_agent)
+    first = None if state.memory is None else state.memory.first
+    spread = (state.agents, state.optimizer, state.statistics, first)
+    agents, optimizer, statistics, first = devices.placed(spread, by_agent)
     # Replicating the sharded leaves would gather them, so leave them out.
-    rest = state._replace(agents=None, optimizer=None)
+    rest = state._replace(agents=None, optimizer=None, statistics=None)
     if state.memory is not None:
         rest = rest._replace(memory=state.memory._replace(first=None))
     rest = devices.everywhere(mesh, rest)
     memory = rest.memory if rest.memory is None else rest.memory._replace(first=first)
-    return rest._replace(agents=agents, optimizer=optimizer, memory=memory)
-
-
-def _as_key(key: Any) -> Key:
-    """Returns one PRNG key, made by `jax.random.key` or by `jax.random.PRNGKey`."""
-    checks.key("key", key)
-    return jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
-
-
-def _match_params(first: Params, params: Params) -> Params:
-    """Returns the given first parameters in the dtypes of the model's own."""
-    wanted, found = jax.tree.map(jnp.shape, first), jax.tree.map(jnp.shape, params)
-    if wanted != found:
-        raise ValueError(f"`params` must have the model's shapes {wanted}, got {found}.")
-    checks.finite("params", params)
-    return jax.tree.map(lambda one, given: jnp.asarray(given, one.dtype), first, params)
+    return rest._replace(agents=agents, optimizer=optimizer, statistics=statistics, memory=memory)

@@ -1,0 +1,74 @@
+"""Evaluation: the metrics of models on whole data sets.
+
+model, params, x [M, ...] -> batches -> outputs [M, ...] -> the task's metrics of outputs and y
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+
+from fairjax import trees
+from fairjax.data import Dataset, Shards
+from fairjax.models import Model, evaluator
+from fairjax.simulation.training import evaluation_batch, map_agents
+from fairjax.tasks import Task
+from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
+
+
+def outputs(model: Model, params: Params, data: Dataset, statistics: Any = None) -> Array:
+    """Returns a model's outputs `[M, ...]` for all examples of a data set."""
+    num_examples = len(data.y)
+    batch_size = min(evaluation_batch(), num_examples)
+    starts = jnp.arange(0, num_examples, batch_size)
+
+    def batch(start: Scalar) -> Array:
+        # The last batch is moved back to be full.
+        first = jnp.minimum(start, num_examples - batch_size)
+        x = lax.dynamic_slice_in_dim(data.x, first, batch_size)
+        return evaluator(model)(params, x, statistics)
+
+    found = lax.map(batch, starts)
+    last = num_examples - (len(starts) - 1) * batch_size
+    whole = found[:-1].reshape(-1, *found.shape[2:])
+    return jnp.concatenate([whole, found[-1, batch_size - last :]])
+
+
+def measure(
+    task: Task, model: Model, params: Params, data: Dataset, statistics: Any = None
+) -> dict[str, Scalar]:
+    """Returns all metrics of one model."""
+    found = outputs(model, params, data, statistics)
+    return {name: metric(found, jnp.asarray(data.y)) for name, metric in task.metrics}
+
+
+def measure_agents(
+    task: Task,
+    model: Model,
+    own: tuple[Stacked, Any],
+    data: Dataset,
+    agents_at_once: int,
+    mesh: Mesh | None = None,
+) -> dict[str, PerAgent]:
+    """Returns all metrics, each `[N]`, of agents' parameters and statistics, or None for these."""
+
+    def one(own: Any, data: Dataset) -> dict[str, Scalar]:
+        params, statistics = own
+        return measure(task, model, params, data, statistics)
+
+    return map_agents(one, own, data, agents_at_once, mesh)
+
+
+def mean_statistics(statistics: Any, shards: Shards) -> Any:
+    """Returns the mean of agents' statistics by their examples, for the server's model."""
+    sizes = jnp.asarray(shards.sizes)
+    return trees.weighted_sum(sizes / sizes.sum(), statistics)
+
+
+def utility(
+    task: Task, model: Model, params: Params, data: Dataset, statistics: Any = None
+) -> Scalar:
+    """Returns the main metric of one model, negated if it is better when it is lower."""
+    metric = dict(task.metrics)[task.main]
+    return task.sign * metric(outputs(model, params, data, statistics), jnp.asarray(data.y))

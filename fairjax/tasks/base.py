@@ -1,0 +1,182 @@
+"""Task: what agents train for, and how their models are measured.
+
+loss      (outputs [B, ...], y [B, ...]) -> [B]       local training minimises its mean
+metrics   (outputs [M, ...], y [M, ...]) -> number    over a whole test set
+main      the metric that fairness, figures and `utility` are about
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import checks
+from fairjax.data import Dataset
+from fairjax.fingerprint import ByContents
+from fairjax.tasks import measures
+from fairjax.types import Array, Scalar
+
+METRICS: Mapping[str, Callable[[Array, Array], Scalar]] = {
+    name: getattr(measures, name)
+    for name in (
+        "accuracy", "balanced_accuracy", "macro_f1", "auc", "average_precision", "log_loss",
+        "mse", "mae", "r2",
+    )
+}  # fmt: skip
+LOWER = ("log_loss", "mse", "mae")  # the metrics that are better when they are lower
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1")  # the metrics that are shown in percent
+_MISFITS = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Task(ByContents):
+    """A loss and metrics.
+
+    Args:
+      loss: maps outputs `[B, ...]` and targets `y [B, ...]` to a loss for each example `[B]`; it is
+        differentiated and compiled.
+      metrics: names of `METRICS`; or a mapping from names to functions of outputs `[M, ...]` and
+        targets `y [M, ...]` over a whole test set that return one number, and are compiled.
+      main: the metric that fairness, figures and `utility` are about; None: the first.
+      lower_is_better: those of your own metrics that are better when they are lower. Of the
+        metrics of `METRICS` it is known.
+
+    Attributes:
+      loss: as given.
+      metrics: names and functions, in order.
+      main: the main metric's name.
+      lower_is_better: all metrics that are better when they are lower.
+
+    Raises:
+      ValueError: an argument has the wrong kind, or a name is not known.
+
+    Examples:
+      >>> import optax
+      >>> def within_one(outputs, y):
+      ...     return (abs(outputs.squeeze(-1) - y) <= 1).mean()
+      >>> task = Task(lambda outputs, y: optax.huber_loss(outputs.squeeze(-1), y),
+      ...             {"within_one": within_one, "mae": METRICS["mae"]})
+      >>> task
+      Task(main='within_one', metrics=['within_one', 'mae'], lower_is_better=['mae'])
+    """
+
+    loss: Callable[[Array, Array], Array]
+    metrics: Any
+    main: Any = None
+    lower_is_better: Any = ()
+
+    def __post_init__(self):
+        checks.function("loss", self.loss, "loss(outputs [B, ...], y [B, ...]) -> [B]")
+        metrics = _as_pairs(self.metrics)
+        names = [name for name, _ in metrics]
+        main = names[0] if self.main is None else self.main
+        checks.choice("metric", main, names)
+        own = (self.lower_is_better,) if isinstance(self.lower_is_better, str) else ()
+        own = own or tuple(self.lower_is_better)
+        for name in own:
+            checks.choice("metric of lower_is_better", name, names)
+        lower = [name for name, one in metrics if name in own or one in map(METRICS.get, LOWER)]
+        values = {"metrics": metrics, "main": main, "lower_is_better": tuple(lower)}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return (
+            f"Task(main={self.main!r}, metrics={list(self.names)}, "
+            f"lower_is_better={list(self.lower_is_better)})"
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the metrics."""
+        return tuple(name for name, _ in self.metrics)
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher main metric is better, else -1."""
+        return -1 if self.main in self.lower_is_better else 1
+
+    def about(self, metric: str | None) -> "Task":
+        """Returns the task with another main metric; None: this task.
+
+        A metric of `METRICS` need not be among the task's own.
+
+        Raises:
+          ValueError: the name is not known.
+
+        Examples:
+          >>> import optax
+          >>> Task(optax.squared_error, ["r2", "mse"]).about("mse").sign
+          -1
+        """
+        if metric is None:
+            return self
+        metrics = dict(self.metrics)
+        checks.choice("metric", metric, {**METRICS, **metrics})
+        metrics.setdefault(metric, METRICS.get(metric))
+        return dataclasses.replace(self, metrics=metrics, main=metric)
+
+    def check(
+        self, apply: Callable[..., Any], params: Any, data: Dataset, statistics: Any = None
+    ) -> None:
+        """Raises unless loss and metrics take the outputs of a model for a data set.
+
+        Args:
+          apply: maps parameters, `x [B, ...]` and statistics to outputs.
+          params: the model's parameters.
+          data: the data set.
+          statistics: the model's statistics, if it has any.
+
+        Raises:
+          ValueError: they do not. The message names the loss or the metric, and the shapes.
+        """
+        outputs = jax.eval_shape(apply, params, data.x[:2], statistics)
+        y = jax.ShapeDtypeStruct((outputs.shape[0], *data.y.shape[1:]), data.y.dtype)
+        given = f"outputs of shape {outputs.shape} and y of shape {y.shape}"
+        rules = {"loss": (self.loss, y.shape[:1], "a floating number for each example")}
+        rules |= {f"metric {name!r}": (one, (), "one number") for name, one in self.metrics}
+        for name, (function, shape, rule) in rules.items():
+            try:
+                answer = jax.eval_shape(function, outputs, y)
+            except _MISFITS as error:
+                raise ValueError(
+                    f"The task's {name} does not take {given}: {type(error).__name__}: "
+                    f"{error!s:.300}"
+                ) from error
+            if getattr(answer, "shape", None) != shape or not jnp.issubdtype(
+                answer.dtype, jnp.floating
+            ):
+                found = getattr(answer, "shape", type(answer).__name__)
+                raise ValueError(
+                    f"The task's {name} must return {rule}, of shape {shape}, for {given}, "
+                    f"got {found}."
+                )
+
+
+def _as_pairs(metrics: Any) -> tuple[tuple[str, Any], ...]:
+    """Returns names and functions of metrics, or raises."""
+    if isinstance(metrics, tuple) and metrics and all(isinstance(one, tuple) for one in metrics):
+        metrics = dict(metrics)  # `dataclasses.replace` gives back what a task holds
+    if isinstance(metrics, str):
+        metrics = (metrics,)
+    if not isinstance(metrics, Mapping):
+        if not checks.is_listing(metrics):
+            raise ValueError(
+                "`metrics` must be names, or a mapping from names to functions, "
+                f"got {checks.shown(metrics)}."
+            )
+        names = tuple(metrics)
+        for name in names:
+            checks.choice("metric", name, METRICS)
+        metrics = {name: METRICS[name] for name in names}
+    if not metrics:
+        raise ValueError("`metrics` must hold at least one metric, got none.")
+    for name, function in metrics.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(
+                f"`metrics` must have names of letters, digits and _, got {checks.shown(name)}."
+            )
+        checks.function(f"metrics[{name!r}]", function, "metric(outputs, y) -> one number")
+    return tuple(metrics.items())
