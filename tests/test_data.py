@@ -446,3 +446,35 @@ def test_a_dirichlet_split_gives_a_class_to_one_agent_or_to_all_alike():
 def test_a_concentration_not_above_zero_is_refused(concentration):
     with pytest.raises(ValueError, match="`concentration`"):
         data.dirichlet(examples(), num_agents=2, concentration=concentration)
+
+
+def test_names_of_classes_are_kept_with_their_order():
+    x = np.ones((3, 1))
+    train = Dataset(x, ["dog", "cat", "dog"])
+    assert train.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(train.y, [1, 0, 1])
+    test = Dataset(x, np.array(["dog"] * 3), class_names=train.class_names)
+    np.testing.assert_array_equal(test.y, [1, 1, 1])
+    train.check_alike("test", test)
+    assert test.take([0]).class_names == ("cat", "dog")
+    named = Dataset(x, [2, 0, 1], class_names=["a", "b", "c"])
+    assert named.num_classes == 3
+    with pytest.raises(ValueError, match=r"`y` must hold names of .*'cat'.*got 'cow'"):
+        Dataset(x, ["dog", "cow", "cat"], class_names=train.class_names)
+    with pytest.raises(ValueError, match="`test` must have the agents' `class_names`"):
+        train.check_alike("test", Dataset(x, ["dog", "cow", "dog"]))
+
+
+def test_numbers_to_predict_are_floats():
+    x = np.ones((3, 1))
+    assert Dataset(x, [0.5, 1, 2]).num_outputs == 1
+    labels = Dataset(x, np.eye(3, dtype=bool)[:, :2])
+    assert (labels.num_outputs, labels.y.dtype, labels.num_classes) == (2, np.float32, None)
+    rest, held = data.hold_out(Dataset(np.ones((10, 1)), np.arange(10.0)), 0.3)
+    assert sorted([*rest.y, *held.y]) == list(range(10))
+    with pytest.raises(ValueError, match="`num_classes` must be given for classes"):
+        Dataset(x, [0, 1, 2])
+    with pytest.raises(ValueError, match="`y` must be finite"):
+        Dataset(x, [0.5, np.nan, 2])
+    with pytest.raises(ValueError, match=r"the agents' `y` of shape \(2,\), got \(\)"):
+        labels.check_alike("test", Dataset(x, [0.5, 1, 2]))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from sklearn import metrics as sk
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
@@ -291,6 +292,9 @@ def numbers(**fields):
     return fj.data.Dataset(np.ones((8, 2)), np.arange(8.0), **fields)
 
 
+YS = np.arange(8) % 2, np.zeros(8, int)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -337,6 +341,27 @@ def numbers(**fields):
             "The task's metric 'all' must return one number",
         ),
         (lambda: fj.tasks.class_weighted(numbers()), "needs classes"),
+        (lambda: fj.Experiment(metric="mse").run(), "The metric 'mse' needs numbers"),
+        (
+            lambda: fj.Experiment(
+                dataset=(numbers(), numbers()), num_agents=2, task="regression", metric="auc"
+            ).run(),
+            "The metric 'auc' needs classes, or labels",
+        ),
+        (
+            lambda: fj.Experiment(
+                dataset=(numbers(), numbers()), num_agents=2, task="regression",
+                model=lambda train: nn.Dense(2),
+            ).run(),
+            r"outputs of shape \(2, 2\) do not match y of shape \(2,\)",
+        ),
+        (
+            lambda: fj.Experiment(
+                dataset=[fj.data.Dataset(np.ones((8, 2)), y, num_classes=2) for y in YS],
+                num_agents=2, metric="auc",
+            ).run(),
+            "`test` must hold examples with and without a class for the metric 'auc'",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(make, message):

@@ -124,7 +124,7 @@ class Setup(Resolved):
                 "`shards` must have held-out data as `validation`, such as "
                 "dataclasses.replace(shards, validation=held_out), got none."
             )
-        task, model = self.make_task(), self.make_model(shards.data)
+        task, model = self.make_task(shards.data), self.make_model(shards.data)
         if first_statistics(jax.random.key(self.seed), model, shards.data) is not None:
             raise ValueError(
                 f"`utility` needs a network without statistics, got {self.label('model')}: records "
@@ -133,18 +133,24 @@ class Setup(Resolved):
             )
         return functools.partial(utility, task, model, data=shards.validation)
 
-    def make_task(self) -> tasks.Task:
+    def make_task(self, like: Dataset | None = None) -> tasks.Task:
         """Returns the task, with the main metric that the fields choose.
 
         It depends on all training data, not on the split, so all seeds have the same.
 
+        Args:
+          like: a data set with the same kind of `y`. Most tasks look no further, so that the
+            training data need not be loaded.
+
         Raises:
           ValueError: the task does not fit the data, or does not know the metric.
         """
-        train = self.load()[0] if self.shards is None else self.shards.data
-        return tasks.as_task(self.task, train, self.metric)
+        looks = not isinstance(self.task, str | tasks.Task) or self.task == "class_weighted"
+        if like is None or looks:
+            like = self.load()[0] if self.shards is None else self.shards.data
+        return tasks.as_task(self.task, like, self.metric)
 
-    @property
+    @functools.cached_property
     def shown(self) -> tasks.Shown:
         """How the main metric is written in tables and figures."""
         if isinstance(self.task, str) and self.metric is not None:
@@ -185,7 +191,7 @@ class Setup(Resolved):
         self.first_params(shards)  # raises before anything is compiled
         return federation(
             model=self.make_model(shards.data),
-            task=full.make_task(),
+            task=full.make_task(shards.data),
             mechanism=full.make_mechanism(),
             optimizer=OPTIMIZERS.get(full.optimizer, full.optimizer),
             learning_rate=schedule,

@@ -100,6 +100,7 @@ class Rounds(NamedTuple):
         checks.kind("shards", self.shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
         checks.kind("test", self.test, Dataset, "`fairjax.data.load`")
         self.shards.data.check_alike("test", self.test)
+        self.federation.training.task.check_test("test", self.test)
         played = 0
         if self.state is None:
             checks.key("key", self.key)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairjax import checks
 from fairjax.data import Dataset
@@ -25,6 +26,8 @@ METRICS: Mapping[str, Callable[[Array, Array], Scalar]] = {
         "mse", "mae", "r2",
     )
 }  # fmt: skip
+NUMBERS = ("mse", "mae", "r2")  # the metrics of numbers; others are of classes or labels
+RANKING = ("auc", "average_precision")  # the metrics that need examples with and without a label
 LOWER = ("log_loss", "mse", "mae")  # the metrics that are better when they are lower
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1")  # the metrics that are shown in percent
 _MISFITS = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
@@ -132,6 +135,12 @@ class Task(ByContents):
         Raises:
           ValueError: they do not. The message names the loss or the metric, and the shapes.
         """
+        for name, one in self.metrics:
+            if METRICS.get(name) is one and (name in NUMBERS) != (data.num_classes is None):
+                if name not in NUMBERS and data.y.ndim == 2:
+                    continue  # labels, 0 or 1
+                kind = "numbers" if name in NUMBERS else "classes, or labels [n, K]"
+                raise ValueError(f"The metric {name!r} needs {kind} as `y`, got {data}.")
         outputs = jax.eval_shape(apply, params, data.x[:2], statistics)
         y = jax.ShapeDtypeStruct((outputs.shape[0], *data.y.shape[1:]), data.y.dtype)
         given = f"outputs of shape {outputs.shape} and y of shape {y.shape}"
@@ -153,6 +162,27 @@ class Task(ByContents):
                     f"The task's {name} must return {rule}, of shape {shape}, for {given}, "
                     f"got {found}."
                 )
+
+    def check_test(self, name: str, data: Dataset) -> None:
+        """Raises if test data give a metric that ranks examples nothing to rank.
+
+        Args:
+          name: the argument's name.
+          data: the test data.
+
+        Raises:
+          ValueError: every class or label has all examples, or none.
+        """
+        ranking = [one for one in self.names if one in RANKING]
+        if not ranking or not checks.is_known(data.y):
+            return
+        y = np.asarray(data.y)
+        positive = y > 0 if y.ndim == 2 else y[:, None] == np.unique(y)
+        if not (positive.any(0) & ~positive.all(0)).any():
+            raise ValueError(
+                f"`{name}` must hold examples with and without a class for the metric "
+                f"{ranking[0]!r}, got {len(y)} examples of one kind."
+            )
 
 
 def _as_pairs(metrics: Any) -> tuple[tuple[str, Any], ...]:

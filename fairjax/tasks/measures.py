@@ -173,8 +173,14 @@ def confusion(outputs: Array, y: Array) -> Array:
 
 
 def like(outputs: Array, y: Array) -> Array:
-    """Returns outputs in the shape of the numbers `y`: `[B, 1]` outputs meet `[B]` numbers."""
-    return outputs.reshape(y.shape) if outputs.size == y.size else outputs
+    """Returns outputs in the shape of the numbers `y`: `[B, 1]` outputs meet `[B]` numbers.
+
+    Raises:
+      ValueError: there are more or fewer outputs than numbers.
+    """
+    if outputs.size != y.size:
+        raise ValueError(f"outputs of shape {outputs.shape} do not match y of shape {y.shape}")
+    return outputs.reshape(y.shape)
 
 
 def _over_labels(one: Callable[[Array, Array], Scalar], outputs: Array, y: Array) -> Scalar:
