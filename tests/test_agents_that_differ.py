@@ -116,6 +116,20 @@ def test_a_federation_needs_a_number_for_each_agent():
         fj.run(jax.random.key(0), fed, shards, test, num_rounds=1)
 
 
+def test_a_federation_takes_learning_rates_of_agents():
+    shards, test = experiment().make_shards()
+    fed = fj.federation(
+        model=fj.models.logistic(shards.data), mechanism=fj.mechanisms.qffl(),
+        optimizer=optax.sgd, learning_rate=[0.1, 0.2, 0.4], local_epochs=[1, 2, 3],
+        decay_per="epoch",
+    )  # fmt: skip
+    np.testing.assert_allclose(fed.rates(2), [0.1, 0.2, 0.4])
+    _, history = fj.run(jax.random.key(0), fed, shards, test, num_rounds=2)
+    assert np.isfinite(history.accuracies).all()
+    with pytest.raises(ValueError, match="`learning_rate` must be numbers in a sweep"):
+        fj.sweep(experiment(), learning_rate=[(0.1, 0.2, 0.3)])
+
+
 @pytest.mark.slow
 def test_given_first_parameters_are_those_of_agents(own_params, tmp_path):
     first = jax.tree.map(lambda leaf: leaf[0], own_params)

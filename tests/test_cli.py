@@ -128,7 +128,7 @@ def test_list_explains_each_name_on_one_line_of_a_narrow_terminal(capsys, monkey
     lines = capsys.readouterr().out.splitlines()
     registries = (
         fj.mechanisms.REGISTRY, fj.data.DATASETS, fj.data.SPLITS, {**DATA, **UPLOADS}, STUDIES,
-        fj.models.REGISTRY,
+        fj.models.REGISTRY, fj.tasks.TASKS, fj.tasks.METRICS,
     )  # fmt: skip
     assert len(lines) == sum(1 + len(registry) for registry in registries)
     assert max(map(len, lines)) <= 80

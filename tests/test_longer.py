@@ -24,7 +24,7 @@ def same(left, right):
     "fields",
     [
         {},
-        {"eval_every": 3},
+        {"eval_every": 3, "metric": "auc"},
         {"participation": 2, "behaviours": {"free_rider_stale": 1}},
         {"mechanism": "standalone", "gamma": None},
         {"gamma": lambda round: 1 / (1 + round)},

@@ -134,6 +134,17 @@ def test_a_run_with_statistics_goes_on_with_the_same_bits(tmp_path):
     np.testing.assert_allclose(together.accuracies, whole.accuracies, atol=0.02)
 
 
+@pytest.mark.slow
+def test_two_devices_compute_the_same_statistics():
+    one = fj.Experiment(model=LinenNet(), local_epochs=[1, 2, 3], mechanism="fedavg", **FIELDS)
+    alone, spread = one.run(), one.run(mesh=fj.devices.mesh(2))
+    jax.tree.map(
+        lambda left, right: np.testing.assert_allclose(left, right, atol=1e-4),
+        alone.state.statistics, spread.state.statistics,
+    )  # fmt: skip
+    np.testing.assert_allclose(alone.accuracies, spread.accuracies, atol=0.02)
+
+
 def test_absent_agents_keep_their_statistics():
     present = [[True, True, True], [True, False, True]]
     one = fj.Experiment(model=LinenNet(), **{**FIELDS, "rounds": 2, "participation": present})

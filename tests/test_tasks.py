@@ -108,7 +108,7 @@ def test_scores_near_one_keep_their_order():
 
 
 @pytest.mark.parametrize("name", ["auc", "average_precision"])
-def test_classes_without_examples_are_left_out(name):
+def test_classes_without_examples(name):
     outputs, y = drawn(MULTI, 50, seed=3)
     y = np.minimum(y, 1)
     one = METRICS[name](outputs, y)
@@ -116,8 +116,10 @@ def test_classes_without_examples_are_left_out(name):
         expected(name, np.stack([np.zeros(50), np.log(p / (1 - p))], 1), (y == c).astype(int))
         for c, p in enumerate(softmax(outputs).T[:2])
     ]
-    assert float(one) == pytest.approx(np.mean(present), abs=1e-6)
-    assert np.isnan(METRICS[name](outputs, np.zeros(50, int)))
+    # As in scikit-learn a class without examples has the average precision 0, and no AUC.
+    mean = np.mean(present) if name == "auc" else np.sum(present) / MULTI
+    assert float(one) == pytest.approx(mean, abs=1e-6)
+    assert np.isnan(METRICS["auc"](outputs, np.zeros(50, int)))
 
 
 def test_the_log_loss_of_several_labels_is_their_mean():
@@ -338,7 +340,7 @@ YS = np.arange(8) % 2, np.zeros(8, int)
                 dataset=(numbers(), numbers()), num_agents=2,
                 task=Task(pinball, {"all": pinball}),
             ).run(),
-            "The task's metric 'all' must return one number",
+            "The task's metric 'all' must return one floating number",
         ),
         (lambda: fj.tasks.class_weighted(numbers()), "needs classes"),
         (lambda: fj.Experiment(metric="mse").run(), "The metric 'mse' needs numbers"),
@@ -346,7 +348,7 @@ YS = np.arange(8) % 2, np.zeros(8, int)
             lambda: fj.Experiment(
                 dataset=(numbers(), numbers()), num_agents=2, task="regression", metric="auc"
             ).run(),
-            "The metric 'auc' needs classes, or labels",
+            "for the metric 'auc'",
         ),
         (
             lambda: fj.Experiment(
@@ -374,3 +376,21 @@ def test_every_mechanism_takes_numbers(diabetes):
     one = fj.Experiment(dataset=diabetes, task="regression", **{**FIELDS, "rounds": 1})
     for name in fj.mechanisms.REGISTRY:
         assert np.isfinite(one.with_mechanism(name).run().accuracies).all(), name
+
+
+def test_numbers_of_a_constant_column_and_labels_of_another_shape():
+    constant = np.full((7, 1), 0.1, np.float32)
+    assert float(METRICS["r2"](constant, constant)) == 1
+    assert float(METRICS["r2"](constant + 1, constant)) == 0
+    with pytest.raises(ValueError, match="do not match"):
+        METRICS["accuracy"](np.ones((4, 1)), np.ones((4, 3)))
+
+
+def test_a_mechanism_that_scores_models_takes_negative_scores(diabetes):
+    result = fj.Experiment(
+        dataset=diabetes, task="regression", metric="mse", mechanism="cffl", **FIELDS
+    ).run()
+    importance = result.history.importance
+    assert not np.allclose(importance[-1], 1 / 3)
+    np.testing.assert_allclose(importance.sum(1), 1, rtol=1e-5)
+    assert (importance >= 0).all()

@@ -75,6 +75,9 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
     return call
 
 
+OF_AGENT = r"(\d+=)?[-+.\de]+"  # a number, perhaps with an agent's
+
+
 def _read(text: str) -> Any:
     """Returns a number, None, or the text itself; `Experiment` refuses a wrong text.
 
@@ -83,7 +86,7 @@ def _read(text: str) -> Any:
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
-    if re.search("[,=]", text) and re.fullmatch(r"((\d+=)?[-+.\de]+,?)+", text):
+    if re.search("[,=]", text) and re.fullmatch(rf"{OF_AGENT}(,{OF_AGENT})*", text):
         parts = [part.rpartition("=") for part in text.split(",")]
         numbers = [_read(number) for *_, number in parts]
         agents = [int(agent) for agent, equals, _ in parts if equals]

@@ -53,6 +53,7 @@ def print_table(
 def print_lines(lines: Mapping[str, str]) -> None:
     """Prints names and the line that explains each, aligned."""
     table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=2 + max(map(len, lines)))
     for name, line in lines.items():
         table.add_row(f"  {name}", line)
     output().print(table)

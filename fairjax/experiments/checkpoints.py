@@ -256,7 +256,7 @@ def _as_os_error(error: OSError | ValueError, folder: Path) -> Exception:
 def _as_dicts(progress: Progress) -> dict[str, Any]:
     """Returns progress as nested dicts of arrays; a PRNG key becomes its data."""
     state = progress.state._asdict()
-    for name in ("server_optimizer", "statistics"):
+    for name in ("server_optimizer", "statistics", "joined"):
         if state[name] is None:  # as older versions wrote it
             del state[name]
     key = jax.random.key_data(state.pop("key"))

@@ -92,8 +92,13 @@ def prolonged(progress: Progress, num_rounds: int, eval_every: int) -> Progress:
         return progress
     rows = jax.tree.map(lambda row: row[:before], progress.rows)
     if progress.num_rounds >= before and before % eval_every:
-        accuracies, server = rows.accuracies.copy(), rows.server_accuracies.copy()
-        accuracies[-1], server[-1] = np.nan, np.nan
-        rows = rows._replace(accuracies=accuracies, server_accuracies=server)
+        measured = ("accuracies", "server_accuracies", "metrics")
+        rows = rows._replace(
+            **{name: jax.tree.map(_without_last, getattr(rows, name)) for name in measured}
+        )
     number = jax.device_put(np.int32(num_rounds), state.num_rounds.sharding)
     return Progress(state._replace(num_rounds=number), rows)
+
+
+def _without_last(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([values[:-1], np.full_like(values[-1:], np.nan)])

@@ -72,6 +72,7 @@ def play_points(
     )
     first = jax.tree.map(lambda leaf: leaf[0], shards)
     federation = common.federation(first)
+    federation.training.task.check_test("test", test)
     runs = _stack_runs(on, shards, federation)
     values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
     if points_at_once is None:

@@ -209,6 +209,11 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
     def check(value: Any) -> None:
         if value is None:
             raise ValueError(f"`{name}` must be values of the field `{field}`, got None too.")
+        if field == "learning_rate" and (checks.is_listing(value) or isinstance(value, Mapping)):
+            raise ValueError(
+                "`learning_rate` must be numbers in a sweep, got "
+                f"{checks.shown(value)}. Give agents' own to the experiment."
+            )
         dataclasses.replace(experiment, **{field: value})
 
     return fields.different(name, given, "values", check)

@@ -102,7 +102,7 @@ def cffl(
 
 
 def _score_uploads(uploads: Stacked, context: Context) -> PerAgent:
-    """Returns `[N]` accuracies of the server's model with one agent's upload added."""
+    """Returns `[N]` utilities of the server's model with one agent's upload added."""
     utility, server = context.require("utility", "cffl"), context.require("server", "cffl")
 
     def score(one: Params) -> Scalar:
@@ -121,6 +121,9 @@ def _update_reputation(
     """Returns reputations after a round, and whether agents are still reputable."""
     among = None if context.present is None else reputable & context.present
     there = reputable if among is None else among
+    # A metric such as R2 can be negative, and a share cannot: count from the worst then.
+    worst = jnp.where(there, scores, jnp.inf).min()
+    scores = jnp.where(worst < 0, scores - worst, scores)
     share = rewards.normalised(scores, there)
     memory, held = rewards.recall(reputation, share, among)
     mixed = MEMORY * memory + (1 - MEMORY) * share

@@ -47,7 +47,7 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
 
 
 def logistic(train: Dataset) -> Model:
-    """Returns multinomial logistic regression, or linear regression of numbers.
+    """Returns multinomial logistic regression, or linear regression.
 
     Examples:
       >>> import jax

@@ -40,7 +40,8 @@ def measure(
 ) -> dict[str, Scalar]:
     """Returns all metrics of one model."""
     found = outputs(model, params, data, statistics)
-    return {name: metric(found, jnp.asarray(data.y)) for name, metric in task.metrics}
+    y = jnp.asarray(data.y)
+    return {name: metric(found, y).astype(jnp.float32) for name, metric in task.metrics}
 
 
 def measure_agents(
@@ -60,9 +61,14 @@ def measure_agents(
     return map_agents(one, own, data, agents_at_once, mesh)
 
 
-def mean_statistics(statistics: Any, shards: Shards) -> Any:
-    """Returns the mean of agents' statistics by their examples, for the server's model."""
-    sizes = jnp.asarray(shards.sizes)
+def mean_statistics(statistics: Any, joined: PerAgent | None, shards: Shards) -> Any:
+    """Returns the mean of agents' statistics by their examples, for the server's model.
+
+    Agents that have not trained yet do not count, unless nobody has.
+    """
+    if joined is None:
+        return None
+    sizes = jnp.where(joined | ~joined.any(), shards.sizes, 0)
     return trees.weighted_sum(sizes / sizes.sum(), statistics)
 
 

@@ -136,10 +136,8 @@ class Federation(ByContents):
         checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
         train_key, mechanism_key = jax.random.split(jax.random.fold_in(state.key, state.round))
         upload_key, presence_key = (jax.random.fold_in(train_key, number) for number in (1, 2))
-        num_agents = shards.num_agents
-        present = draw_present(
-            self.participation, presence_key, state.round, state.num_rounds, num_agents
-        )
+        num_agents, rounds = shards.num_agents, (state.round, state.num_rounds)
+        present = draw_present(self.participation, presence_key, *rounds, num_agents)
         context = self.context(state, shards, mechanism_key, present)
         plan = self.plan(state, context)
         trained = train(
@@ -152,20 +150,23 @@ class Federation(ByContents):
             agents_at_once=self.agents_at_once(shards),
             mesh=self.mesh,
         )
-        uploads = upload(
-            upload_key, trained, state.server, self.behaviours, state.memory, state.round, present
-        )
+        held = state.server, self.behaviours, state.memory, state.round
+        uploads = upload(upload_key, trained, *held, present)
         if plan.start is not None:
             losses = self._losses(plan.start, state.statistics, shards, present)
             context = context._replace(losses=losses)
+        joined, took_part = state.joined, plan.participants
+        if took_part is None:
+            took_part = jnp.ones(num_agents, bool)
+        if joined is not None:  # score uploads with statistics that belong to them
+            joined |= trained.finite & took_part
+            utility = self._utility(trained.statistics, joined, shards)
+            context = context._replace(utility=utility)
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
-        server_state = state.server_optimizer
+        following = state.server_optimizer
         if self.server_optimizer is not None:
-            outcome, server_state = serve(
-                self.server_optimizer, outcome, state.server, server_state
-            )
+            outcome, following = serve(self.server_optimizer, outcome, state.server, following)
         paid = pay(trained, state.server, outcome, present)
-        everybody = jnp.ones(num_agents, bool)
         memory = uploads.memory
         after = State(
             round=state.round + 1,
@@ -176,8 +177,9 @@ class Federation(ByContents):
             optimizer=trained.optimizer,
             mechanism=mechanism,
             memory=None if memory is None else memory._replace(aggregate=outcome.aggregate),
-            server_optimizer=server_state,
+            server_optimizer=following,
             statistics=trained.statistics,
+            joined=joined,
         )
         record = Record(
             trained=trained.params,
@@ -186,7 +188,7 @@ class Federation(ByContents):
             contributions=outcome.contributions,
             importance=outcome.importance,
             fractions=outcome.fractions,
-            participants=everybody if plan.participants is None else plan.participants,
+            participants=took_part,
             excluded=~uploads.usable,
             broken=paid.broken,
             unchanged=trained.unchanged & ~changing_uploads(self.behaviours, num_agents),
@@ -208,15 +210,6 @@ class Federation(ByContents):
     ) -> Context:
         """Returns what the mechanism may look at; unused fields are never computed."""
         training = self.training
-        utility = None
-        if shards.validation is not None:
-            scored = training.task, training.model
-            utility = functools.partial(
-                evaluation.utility,
-                *scored,
-                data=shards.validation,
-                statistics=mean_statistics(state.statistics, shards),
-            )
         return Context(
             shard_sizes=jnp.asarray(shards.sizes),
             shard_classes=classes_held(shards),
@@ -229,8 +222,19 @@ class Federation(ByContents):
             agents=state.agents,
             head=training.model.head,
             losses=self._losses(state.agents, state.statistics, shards, present),
-            utility=utility,
+            utility=self._utility(state.statistics, state.joined, shards),
         )
+
+    def _utility(
+        self, statistics: Any, joined: PerAgent | None, shards: Shards
+    ) -> Callable[[Params], Scalar] | None:
+        """Returns a function that scores parameters on held-out data; None if there are none."""
+        if shards.validation is None:
+            return None
+        task, model = self.training.task, self.training.model
+        mean = mean_statistics(statistics, joined, shards)
+        scored = {"data": shards.validation, "statistics": mean}
+        return functools.partial(evaluation.utility, task, model, **scored)
 
     def rates(self, round: Scalar) -> Any:
         """Returns the learning rate at a round's start, `[N]` where agents differ, or None."""

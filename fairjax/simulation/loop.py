@@ -153,7 +153,7 @@ def play(
             params, statistics = jax.tree.map(
                 lambda agents, server: jnp.concatenate([agents, server[None]]),
                 (after.agents, after.statistics),
-                (after.server, mean_statistics(after.statistics, shards)),
+                (after.server, mean_statistics(after.statistics, after.joined, shards)),
             )
             return federation.measure(params, test, statistics)
 

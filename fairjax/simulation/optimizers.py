@@ -54,6 +54,8 @@ def by_rounds(
     else:
         above_zero = functools.partial(checks.above, bound=0)
         rates = each.checked("learning_rate", learning_rate, above_zero)
+        if isinstance(rates, tuple):
+            rates = jnp.asarray(rates)
 
         def rate_at(count: Scalar) -> Any:
             return rates

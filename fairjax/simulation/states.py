@@ -42,6 +42,7 @@ class State(NamedTuple):
       server_optimizer: the state of the server's optimizer; None if there is none.
       statistics: the agents' own statistics, such as those of BatchNorm, leaves `[N, ...]`; None
         if the network has none.
+      joined: `[N]` booleans: who has trained so far, and so has statistics; None without them.
     """
 
     round: Scalar
@@ -54,6 +55,7 @@ class State(NamedTuple):
     memory: Memory | None = None
     server_optimizer: Any = None
     statistics: Stacked | None = None
+    joined: PerAgent | None = None
 
 
 class Record(NamedTuple):
@@ -139,6 +141,7 @@ def first_state(
         memory=None,
         server_optimizer=None if server_optimizer is None else server_optimizer.init(server),
         statistics=trees.broadcast(num_agents, statistics),
+        joined=None if statistics is None else jnp.zeros(num_agents, bool),
     )
     if remember:
         joined = jnp.zeros(num_agents, bool) if with_absence else None

@@ -27,6 +27,7 @@ METRICS: Mapping[str, Callable[[Array, Array], Scalar]] = {
     )
 }  # fmt: skip
 NUMBERS = ("mse", "mae", "r2")  # the metrics of numbers; others are of classes or labels
+COLUMNS = ("contribution", "importance", "fraction", "participates", "excluded")  # of records
 RANKING = ("auc", "average_precision")  # the metrics that need examples with and without a label
 LOWER = ("log_loss", "mse", "mae")  # the metrics that are better when they are lower
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1")  # the metrics that are shown in percent
@@ -137,15 +138,17 @@ class Task(ByContents):
         """
         for name, one in self.metrics:
             if METRICS.get(name) is one and (name in NUMBERS) != (data.num_classes is None):
-                if name not in NUMBERS and data.y.ndim == 2:
-                    continue  # labels, 0 or 1
-                kind = "numbers" if name in NUMBERS else "classes, or labels [n, K]"
+                if name not in NUMBERS and _are_labels(data.y):
+                    continue
+                kind = "numbers" if name in NUMBERS else "classes, or labels [n, K] of 0 and 1"
                 raise ValueError(f"The metric {name!r} needs {kind} as `y`, got {data}.")
         outputs = jax.eval_shape(apply, params, data.x[:2], statistics)
         y = jax.ShapeDtypeStruct((outputs.shape[0], *data.y.shape[1:]), data.y.dtype)
         given = f"outputs of shape {outputs.shape} and y of shape {y.shape}"
         rules = {"loss": (self.loss, y.shape[:1], "a floating number for each example")}
-        rules |= {f"metric {name!r}": (one, (), "one number") for name, one in self.metrics}
+        rules |= {
+            f"metric {name!r}": (one, (), "one floating number") for name, one in self.metrics
+        }
         for name, (function, shape, rule) in rules.items():
             try:
                 answer = jax.eval_shape(function, outputs, y)
@@ -154,17 +157,17 @@ class Task(ByContents):
                     f"The task's {name} does not take {given}: {type(error).__name__}: "
                     f"{error!s:.300}"
                 ) from error
-            if getattr(answer, "shape", None) != shape or not jnp.issubdtype(
-                answer.dtype, jnp.floating
-            ):
-                found = getattr(answer, "shape", type(answer).__name__)
+            dtype = getattr(answer, "dtype", jnp.dtype(bool))
+            if getattr(answer, "shape", None) != shape or not jnp.issubdtype(dtype, jnp.floating):
+                is_array = hasattr(answer, "shape")
+                found = f"{dtype}{[*answer.shape]}" if is_array else type(answer).__name__
                 raise ValueError(
                     f"The task's {name} must return {rule}, of shape {shape}, for {given}, "
                     f"got {found}."
                 )
 
     def check_test(self, name: str, data: Dataset) -> None:
-        """Raises if test data give a metric that ranks examples nothing to rank.
+        """Raises if test data give a main metric that ranks examples nothing to rank.
 
         Args:
           name: the argument's name.
@@ -173,15 +176,22 @@ class Task(ByContents):
         Raises:
           ValueError: every class or label has all examples, or none.
         """
-        ranking = [one for one in self.names if one in RANKING]
-        if not ranking or not checks.is_known(data.y):
+        if not checks.is_known(data.y):
             return
         y = np.asarray(data.y)
+        of_labels = [one for one in self.names if one in METRICS and one not in NUMBERS]
+        if data.num_classes is None and of_labels and not _are_labels(y):
+            raise ValueError(
+                f"`{name}` must hold labels [n, K] of 0 and 1 for the metric {of_labels[0]!r}, "
+                f"got {data}."
+            )
+        if self.main not in RANKING:
+            return
         positive = y > 0 if y.ndim == 2 else y[:, None] == np.unique(y)
         if not (positive.any(0) & ~positive.all(0)).any():
             raise ValueError(
                 f"`{name}` must hold examples with and without a class for the metric "
-                f"{ranking[0]!r}, got {len(y)} examples of one kind."
+                f"{self.main!r}, got {len(y)} examples of one kind."
             )
 
 
@@ -209,4 +219,13 @@ def _as_pairs(metrics: Any) -> tuple[tuple[str, Any], ...]:
                 f"`metrics` must have names of letters, digits and _, got {checks.shown(name)}."
             )
         checks.function(f"metrics[{name!r}]", function, "metric(outputs, y) -> one number")
+        if METRICS.get(name, function) is not function or name in COLUMNS:
+            raise ValueError(
+                f"`metrics` must not give the name {name!r} to another function: fairjax uses it."
+            )
     return tuple(metrics.items())
+
+
+def _are_labels(y: Any) -> bool:
+    """Says whether `y` is a table of 0 and 1, or is traced."""
+    return y.ndim == 2 and (not checks.is_known(y) or bool(np.isin(np.asarray(y), (0, 1)).all()))

@@ -9,7 +9,8 @@
     MSE, MAE, R2        of numbers; means over the columns of `[M, K]`
 
 Labels are classes `[M]`, several labels `[M, K]` of 0 and 1, or numbers `[M]` or `[M, K]`. All
-agree with scikit-learn's functions, which `tests/test_tasks.py` compares.
+agree with scikit-learn's functions, which `tests/test_tasks.py` compares; the log loss of several
+labels is the mean of theirs, and an AUC that is undefined for a class is left out.
 """
 
 from collections.abc import Callable
@@ -24,18 +25,22 @@ BLOCK = 256  # sums of blocks, and then of these, round less than one long sum
 
 
 def accuracy(outputs: Array, y: Array) -> Scalar:
-    """Returns the share of examples `[M]` that are right; of several labels, all must be.
+    """Returns the share of examples that are right.
+
+    Of an example with several labels, all must be right.
 
     Examples:
       >>> print(accuracy(jnp.array([[2.0, 1.0], [0.0, 3.0]]), jnp.array([0, 0])))
       0.5
     """
-    right = outputs.argmax(-1) == y if y.ndim == 1 else ((outputs > 0) == y).all(-1)
+    right = outputs.argmax(-1) == y if y.ndim == 1 else ((like(outputs, y) > 0) == y).all(-1)
     return right.sum() / len(y)
 
 
 def balanced_accuracy(outputs: Array, y: Array) -> Scalar:
-    """Returns the mean over the classes that occur in `y [M]` of the share that is right.
+    """Returns the mean over classes of the share that is right.
+
+    Classes that do not occur in `y [M]` do not count.
 
     Examples:
       >>> print(balanced_accuracy(jnp.array([[2.0, 1.0]] * 4), jnp.array([0, 0, 0, 1])))
@@ -47,10 +52,10 @@ def balanced_accuracy(outputs: Array, y: Array) -> Scalar:
 
 
 def macro_f1(outputs: Array, y: Array) -> Scalar:
-    """Returns the mean F1 of classes that occur in `y [M]` or among predictions.
+    """Returns the mean F1 over classes.
 
-    Of several labels `[M, K]` it is the mean over all K; a label that neither occurs nor is
-    predicted counts 0.
+    Classes that occur neither in `y [M]` nor among predictions do not count. Of several labels
+    `[M, K]` it is the mean over all K; one that neither occurs nor is predicted counts 0.
 
     Examples:
       >>> print(macro_f1(jnp.array([[2.0, 1.0], [0.0, 3.0]]), jnp.array([0, 1])))
@@ -61,7 +66,7 @@ def macro_f1(outputs: Array, y: Array) -> Scalar:
         true, real, found = jnp.diagonal(table), table.sum(1), table.sum(0)
         counted = real + found > 0
     else:
-        positive = outputs > 0
+        positive = like(outputs, y) > 0
         true, real, found = (positive * y).sum(0), y.sum(0), positive.sum(0)
         counted = jnp.ones(y.shape[1], bool)
     return _mean(2 * true / jnp.maximum(real + found, 1), counted)
@@ -88,13 +93,14 @@ def auc(outputs: Array, y: Array) -> Scalar:
         won = (below + (up_to - below) / 2) / jnp.maximum(negatives[-1], 1)
         return _mean(won, positive)
 
-    return _over_labels(one, outputs, y)
+    values, positive = _over_labels(one, outputs, y)
+    return _mean(values, positive.any(0) & ~positive.all(0), empty=jnp.nan)
 
 
 def average_precision(outputs: Array, y: Array) -> Scalar:
-    """Returns the average precision: the mean of the precision at every positive example's score.
+    """Returns the mean precision at the scores of positive examples.
 
-    Several classes or labels count as in `auc`.
+    Several classes or labels count as in `auc`, except that one without examples counts 0.
 
     Examples:
       >>> print(average_precision(jnp.array([[0.0, 1.0], [0.0, 3.0]]), jnp.array([1, 0])))
@@ -108,11 +114,11 @@ def average_precision(outputs: Array, y: Array) -> Scalar:
         precision = (before[-1] - before[first]) / (len(scores) - first)
         return _mean(precision, positive)
 
-    return _over_labels(one, outputs, y)
+    return _mean(_over_labels(one, outputs, y)[0])
 
 
 def log_loss(outputs: Array, y: Array) -> Scalar:
-    """Returns the mean cross entropy of classes, or of several labels the mean over all.
+    """Returns the mean cross entropy.
 
     Examples:
       >>> print(log_loss(jnp.zeros((3, 2)), jnp.array([0, 1, 1])).round(4))
@@ -142,9 +148,10 @@ def mae(outputs: Array, y: Array) -> Scalar:
 
 
 def r2(outputs: Array, y: Array) -> Scalar:
-    """Returns the share of the variance that is explained; the mean over columns of `[M, K]`.
+    """Returns the share of the variance that is explained.
 
-    A column without variance counts 1 if it is met exactly, else 0.
+    Of several columns `[M, K]` it is their mean. A column without variance counts 1 if it is met
+    exactly, else 0.
 
     Examples:
       >>> print(r2(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 2.0, 3.0])))
@@ -152,6 +159,7 @@ def r2(outputs: Array, y: Array) -> Scalar:
     """
     errors = ((like(outputs, y) - y) ** 2).reshape(len(y), -1)
     columns = y.reshape(len(y), -1)
+    columns = columns - columns[0]  # a column without variance is exactly zero then
     means = jax.vmap(_mean, in_axes=1)(columns)
     left = jax.vmap(_sum, in_axes=1)(errors)
     spread = jax.vmap(_sum, in_axes=1)((columns - means) ** 2)
@@ -163,7 +171,7 @@ def cross_entropy(outputs: Array, y: Array) -> Array:
     """Returns the cross entropies `[B]` of classes; of several labels, the mean over them."""
     if y.ndim == 1:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, y)
-    return optax.sigmoid_binary_cross_entropy(outputs, y).mean(-1)
+    return optax.sigmoid_binary_cross_entropy(like(outputs, y), y).mean(-1)
 
 
 def confusion(outputs: Array, y: Array) -> Array:
@@ -183,17 +191,18 @@ def like(outputs: Array, y: Array) -> Array:
     return outputs.reshape(y.shape)
 
 
-def _over_labels(one: Callable[[Array, Array], Scalar], outputs: Array, y: Array) -> Scalar:
-    """Returns the mean of `one(scores [M], positive [M])` over classes or labels."""
+def _over_labels(
+    one: Callable[[Array, Array], Scalar], outputs: Array, y: Array
+) -> tuple[Array, Array]:
+    """Returns `one(scores [M], positive [M])` for K classes or labels, and positives `[M, K]`."""
     if y.ndim == 1 and outputs.shape[-1] == 2:
         scores, positive = outputs[:, 1:] - outputs[:, :1], (y == 1)[:, None]
     elif y.ndim == 1:
         scores = _log_odds(outputs)
         positive = y[:, None] == jnp.arange(outputs.shape[-1])
     else:
-        scores, positive = outputs, y > 0
-    values = jax.vmap(one, in_axes=1)(scores, positive)
-    return _mean(values, positive.any(0) & ~positive.all(0), empty=jnp.nan)
+        scores, positive = like(outputs, y), y > 0
+    return jax.vmap(one, in_axes=1)(scores, positive), positive
 
 
 def _log_odds(outputs: Array) -> Array:
