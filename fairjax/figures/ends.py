@@ -58,8 +58,10 @@ def partition(shards: Shards, ax: Axes | None = None) -> Axes:
         names = shards.data.class_names
         if names is not None and len(names) <= MOST_NAMES:
             ax.set_xticks(range(len(names)), names, rotation=45 if len(names) > 4 else 0)
-        else:
+        elif has_classes:
             style.number_ticks(ax.xaxis, num_classes)
+        else:
+            ax.set_xticks([])
         style.number_ticks(ax.yaxis, num_agents)
         ax.set(xlabel="class" if has_classes else "all", ylabel="agent")
         ax.set_title(f"{num_agents:,} agent{'s' * (num_agents > 1)}, {counts.sum():,} examples")

@@ -2,7 +2,7 @@
 
 own update  d_i   =  dw_i with every entry clipped to [-clip, clip]; the agent keeps it
 upload      u_i   =  the share theta of the entries of d_i, largest first
-score       a_i   =  accuracy of w + u_i
+score       a_i   =  accuracy of w + u_i, or another main metric; above the worst if that is < 0
 reputation  r_i  <-  .8 r_i + .2 a_i / sum_R a, then sinh(5 (1 + t/T) r_i), normalised
 R           agents with r_i < c / |R| leave it for good
 aggregate   u     =  sum over R of u_i

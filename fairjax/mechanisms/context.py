@@ -43,7 +43,8 @@ class Context(NamedTuple):
       head: the name of the output layer in the parameters.
       losses: a function that returns `[N]` losses, on their own shards, of the parameters from
         which agents train; 0 for absent agents.
-      utility: a function of parameters that returns their accuracy on held-out data, if any.
+      utility: a function of parameters that returns the task's main metric on held-out data, if
+        there are any; negated if it is better when it is lower.
     """
 
     shard_sizes: PerAgent

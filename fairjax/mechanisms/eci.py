@@ -1,6 +1,7 @@
 """ECI: CGSV with the contribution index, measured on held-out data, in place of the cosine.
 
-    V(S)   accuracy of w + sum over i in S of (n_i / n_S) dw_i on held-out data
+    V(S)   accuracy of w + sum over i in S of (n_i / n_S) dw_i on held-out data,
+           or another main metric
     c_i    the Shapley value of V, negative ones as 0, normalised
 
 Importance, fractions and rewards follow from c as in CGSV.
