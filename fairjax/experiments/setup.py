@@ -153,10 +153,8 @@ class Setup(Resolved):
     @functools.cached_property
     def shown(self) -> tasks.Shown:
         """How the main metric is written in tables and figures."""
-        if isinstance(self.task, str) and self.metric is not None:
-            return tasks.Shown.named(self.metric)
-        if self.task == "classification":
-            return tasks.Shown()
+        if isinstance(self.task, str):
+            return tasks.Shown.named(self.metric or tasks.METRICS_OF[self.task][0])
         return tasks.Shown.of(self.make_task())
 
     def assigned_behaviours(self) -> tuple[Behaviour, ...]:

@@ -9,6 +9,7 @@ apply(params, x, None, statistics) -> outputs             evaluation uses them
 apply(params, x, key, statistics) -> outputs, statistics  training computes the next ones
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -105,17 +106,19 @@ def initial(model: Model, key: Array, data: Dataset) -> tuple[Params, Any]:
     checks.kind("data", data, Dataset, '`fairjax.data.load("digits")[0]`')
     x = data.x[:1]
     try:
-        params, statistics = (
-            make.init_from(x, key) if isinstance(make, NeedsExample) else make(key)
+        make_params, make_statistics = (
+            functools.partial(make.init_from, x) if isinstance(make, NeedsExample) else make
             for make in (model.init, model.statistics or _no_statistics)
         )
+        params, statistics = make_params(key), None
+        if jax.tree.leaves(jax.eval_shape(make_statistics, key)):
+            statistics = jax.tree.map(jnp.asarray, make_statistics(key))
     except (*BROKEN, FlaxError) as error:
         raise ValueError(
             f"`model.init` does not make parameters for the data set's examples of shape "
             f"{x.shape[1:]}: {type(error).__name__}: {error!s:.300}"
         ) from error
     params = _check_params(params, model.head)
-    statistics = jax.tree.map(jnp.asarray, statistics) if jax.tree.leaves(statistics) else None
     try:
         logits = jax.eval_shape(evaluator(model), params, x, statistics)
     except (*BROKEN, ValueError, FlaxError) as error:

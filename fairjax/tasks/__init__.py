@@ -10,6 +10,7 @@ from fairjax.tasks.base import LOWER, METRICS, SHARES, Task
 from fairjax.tasks.measures import confusion
 from fairjax.tasks.named import (
     CLASSIFICATION,
+    METRICS_OF,
     TASKS,
     as_task,
     class_weighted,
@@ -20,6 +21,6 @@ from fairjax.tasks.named import (
 from fairjax.tasks.shown import Shown
 
 __all__ = [
-    "CLASSIFICATION", "LOWER", "METRICS", "SHARES", "TASKS", "Shown", "Task", "as_task",
-    "class_weighted", "classification", "confusion", "multi_label", "regression",
+    "CLASSIFICATION", "LOWER", "METRICS", "METRICS_OF", "SHARES", "TASKS", "Shown", "Task",
+    "as_task", "class_weighted", "classification", "confusion", "multi_label", "regression",
 ]  # fmt: skip

@@ -77,8 +77,13 @@ class Task(ByContents):
         names = [name for name, _ in metrics]
         main = names[0] if self.main is None else self.main
         checks.choice("metric", main, names)
-        own = (self.lower_is_better,) if isinstance(self.lower_is_better, str) else ()
-        own = own or tuple(self.lower_is_better)
+        own = self.lower_is_better
+        own = (own,) if isinstance(own, str) else own
+        if not checks.is_listing(own):
+            raise ValueError(
+                f"`lower_is_better` must be names of metrics, got {checks.shown(own)}."
+            )
+        own = tuple(own)
         for name in own:
             checks.choice("metric of lower_is_better", name, names)
         lower = [name for name, one in metrics if name in own or one in map(METRICS.get, LOWER)]

@@ -20,8 +20,14 @@ from fairjax.tasks import measures
 from fairjax.tasks.base import Task
 from fairjax.types import Array
 
-CLASSIFICATION = Task(measures.cross_entropy, ["accuracy"])
-BINARY = ("auc", "average_precision")  # metrics that rank examples
+# The metrics of each task; the first is the main one.
+METRICS_OF: Mapping[str, tuple[str, ...]] = {
+    "classification": ("accuracy",),
+    "class_weighted": ("balanced_accuracy", "accuracy", "macro_f1", "auc", "average_precision"),
+    "regression": ("r2", "mse", "mae"),
+    "multi_label": ("average_precision", "auc", "macro_f1", "accuracy"),
+}
+CLASSIFICATION = Task(measures.cross_entropy, METRICS_OF["classification"])
 
 
 def classification(train: Dataset) -> Task:
@@ -70,7 +76,7 @@ def class_weighted(train: Dataset, weights: Sequence[float] | None = None) -> Ta
     def loss(outputs: Array, y: Array) -> Array:
         return jnp.asarray(of_class)[y] * measures.cross_entropy(outputs, y)
 
-    return Task(loss, ["balanced_accuracy", "accuracy", "macro_f1", *BINARY])
+    return Task(loss, METRICS_OF["class_weighted"])
 
 
 def regression(train: Dataset) -> Task:
@@ -84,7 +90,7 @@ def regression(train: Dataset) -> Task:
       Task(main='r2', metrics=['r2', 'mse', 'mae'], lower_is_better=['mse', 'mae'])
     """
     _check_numbers("regression", train)
-    return Task(_squared_error, ["r2", "mse", "mae"])
+    return Task(_squared_error, METRICS_OF["regression"])
 
 
 def multi_label(train: Dataset) -> Task:
@@ -105,7 +111,7 @@ def multi_label(train: Dataset) -> Task:
             "The task multi_label needs `y` as a table [n, K] of 0 and 1, one column for each "
             f"label, got {y.dtype}{[*y.shape]}."
         )
-    return Task(measures.cross_entropy, ["average_precision", "auc", "macro_f1", "accuracy"])
+    return Task(measures.cross_entropy, METRICS_OF["multi_label"])
 
 
 TASKS: Mapping[str, Callable[[Dataset], Task]] = {
