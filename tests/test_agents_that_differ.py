@@ -39,7 +39,8 @@ def own_params():
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
 
 
-@pytest.mark.parametrize("agents_at_once", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("agents_at_once", [1, 3])
+@pytest.mark.slow
 def test_an_agent_trains_as_in_a_run_where_all_have_its_numbers(agents_at_once):
     common = {"mechanism": "standalone", "agents_at_once": agents_at_once, "decay_per": "epoch"}
     common["learning_rate_decay"] = 0.9

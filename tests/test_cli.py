@@ -81,6 +81,7 @@ def test_compare_prints_a_row_per_mechanism(tmp_path, capsys):
     assert "all final accuracies are equal" in printed
 
 
+@pytest.mark.slow
 def test_comparisons_of_other_mechanisms_keep_their_own_pages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for names in ("fedavg", "standalone,fedavg"):

@@ -49,6 +49,7 @@ def test_open_fields_are_the_papers_settings_where_it_has_some():
     assert fj.Experiment(dataset="mnist", mechanism="fedavg").resolved().gamma is None
 
 
+@pytest.mark.slow
 def test_a_result_is_the_same_from_memory_from_a_run_and_from_disk(tmp_path):
     memory = SMALL.run()
     run = SMALL.run(tmp_path / "run")

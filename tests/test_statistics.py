@@ -43,8 +43,9 @@ def same(left, right):
 
 @pytest.mark.parametrize(
     ("kind", "mechanism"),
-    [("nnx", "cgsv"), pytest.param("linen", "fedavg", marks=pytest.mark.slow)],
+    [("nnx", "cgsv"), ("linen", "fedavg")],
 )
+@pytest.mark.slow
 def test_models_are_evaluated_with_their_own_statistics(kind, mechanism):
     one = fj.Experiment(model=NETS[kind], mechanism=mechanism, record_updates=True, **FIELDS)
     result = one.run()

@@ -278,6 +278,7 @@ def test_a_task_of_ones_own(diabetes, tmp_path):
     np.testing.assert_array_equal(same.accuracies, result.accuracies)
 
 
+@pytest.mark.slow
 def test_a_federation_takes_a_task(diabetes):
     train, test = diabetes
     shards = fj.data.uniform(train, num_agents=2)
@@ -386,6 +387,7 @@ def test_numbers_of_a_constant_column_and_labels_of_another_shape():
         METRICS["accuracy"](np.ones((4, 1)), np.ones((4, 3)))
 
 
+@pytest.mark.slow
 def test_a_mechanism_that_scores_models_takes_negative_scores(diabetes):
     result = fj.Experiment(
         dataset=diabetes, task="regression", metric="mse", mechanism="cffl", **FIELDS
