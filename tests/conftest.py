@@ -18,7 +18,7 @@ LONG_EXAMPLES = (
 )  # fmt: skip
 
 # Of the cases of a slow test, one in so many runs by default; elsewhere only the first.
-ONE_IN = {"tests/test_wrong_kinds.py": 3, "tests/test_docs.py": 1, "tests/test_fuzz.py": 5}
+ONE_IN = {"tests/test_wrong_kinds.py": 6, "tests/test_docs.py": 1, "tests/test_fuzz.py": 10}
 NOTEBOOK = "notebooks/03_your_model_and_data.ipynb"  # the only one that runs by default
 
 

@@ -280,6 +280,7 @@ class Named:
 
     def __init__(self, name):
         self.label = lambda field: name
+        self.shown = Shown()
 
 
 @pytest.mark.parametrize("value", [None, 3, "runs", {}, [1], {"cgsv": 3}, SMALL])

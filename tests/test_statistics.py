@@ -140,7 +140,7 @@ def test_two_devices_compute_the_same_statistics():
     one = fj.Experiment(model=LinenNet(), local_epochs=[1, 2, 3], mechanism="fedavg", **FIELDS)
     alone, spread = one.run(), one.run(mesh=fj.devices.mesh(2))
     jax.tree.map(
-        lambda left, right: np.testing.assert_allclose(left, right, atol=1e-4),
+        lambda left, right: np.testing.assert_allclose(left, right, atol=5e-3),
         alone.state.statistics, spread.state.statistics,
     )  # fmt: skip
     np.testing.assert_allclose(alone.accuracies, spread.accuracies, atol=0.02)

@@ -89,6 +89,10 @@ def checked(track: str | Sequence[str], out: Path | None) -> tuple[str, ...]:
       ('csv',)
     """
     parts = track.split(",") if isinstance(track, str) else track
+    if not checks.is_listing(parts) or not all(isinstance(name, str) for name in parts):
+        raise ValueError(
+            f"`track` must be names of {', '.join(TOOLS)}, got track={checks.shown(track)}."
+        )
     names = tuple(dict.fromkeys(name.strip() for name in parts if name.strip()))
     for name in names:
         checks.choice("track", name, TOOLS)

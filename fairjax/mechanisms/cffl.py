@@ -2,7 +2,7 @@
 
 own update  d_i   =  dw_i with every entry clipped to [-clip, clip]; the agent keeps it
 upload      u_i   =  the share theta of the entries of d_i, largest first
-score       a_i   =  accuracy of w + u_i, or another main metric; above the worst if that is < 0
+score       a_i   =  accuracy of w + u_i, or another main metric; it should not be negative
 reputation  r_i  <-  .8 r_i + .2 a_i / sum_R a, then sinh(5 (1 + t/T) r_i), normalised
 R           agents with r_i < c / |R| leave it for good
 aggregate   u     =  sum over R of u_i
@@ -121,9 +121,6 @@ def _update_reputation(
     """Returns reputations after a round, and whether agents are still reputable."""
     among = None if context.present is None else reputable & context.present
     there = reputable if among is None else among
-    # A metric such as R2 can be negative, and a share cannot: count from the worst then.
-    worst = jnp.where(there, scores, jnp.inf).min()
-    scores = jnp.where(worst < 0, scores - worst, scores)
     share = rewards.normalised(scores, there)
     memory, held = rewards.recall(reputation, share, among)
     mixed = MEMORY * memory + (1 - MEMORY) * share

@@ -71,7 +71,9 @@ def class_weighted(train: Dataset, weights: Sequence[float] | None = None) -> Ta
     if len(array) != train.num_classes or not np.isfinite(array).all() or not array.any():
         raise ValueError(f"`weights` must hold {rule}, got {checks.shown(weights)}.")
     checks.not_negative("weights", array)
-    of_class = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        of_class = array.astype(np.float32)
+    checks.finite("weights", of_class)
 
     def loss(outputs: Array, y: Array) -> Array:
         return jnp.asarray(of_class)[y] * measures.cross_entropy(outputs, y)
