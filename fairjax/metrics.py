@@ -1,8 +1,14 @@
 """Metrics: how fair a result is, and whether it found the dishonest agents.
 
-fairness       Pearson's correlation of standalone and final accuracies over agents,
-               with its confidence interval
-detection AUC  the chance that an honest agent's importance exceeds a dishonest one's
+fairness            Pearson's correlation of standalone and final accuracies over agents,
+                    with its confidence interval
+rank fairness       Kendall's tau of the same
+shortfall           by how much an agent ends below what it reaches alone
+collaboration gain  mean and spread over agents of final less standalone accuracies
+detection AUC       the chance that an honest agent's importance exceeds a dishonest one's
+
+Correlation alone flatters: a rule that starves one agent scores about 1, and standalone
+training scores exactly 1. So the other measures stand beside it.
 """
 
 from typing import Any
@@ -79,6 +85,91 @@ def fairness_interval(
     return float(interval.low), float(interval.high)
 
 
+def rank_fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> float:
+    """Returns how well final accuracies keep the order of standalone ones: Kendall's tau-b.
+
+    Every pair of agents counts the same, so one agent far below the others cannot decide it,
+    as it decides `fairness`.
+
+    Args:
+      standalone_accuracies: as in `fairness`.
+      final_accuracies: as in `fairness`.
+
+    Returns:
+      A number in [-1, 1]; nan where `why_undefined` gives a reason.
+
+    Raises:
+      ValueError: the shapes are not both `[N]`.
+
+    References:
+      Kendall, The treatment of ties in ranking problems, Biometrika 1945.
+
+    Examples:
+      >>> alone, final = np.array([0.1, 0.7, 0.8, 0.9]), np.array([0.2, 0.92, 0.91, 0.9])
+      >>> round(fairness(alone, final), 2), round(rank_fairness(alone, final), 2)
+      (0.97, 0.0)
+    """
+    if why_undefined(standalone_accuracies, final_accuracies):
+        return float("nan")
+    from scipy import stats
+
+    order: Any = stats.kendalltau(*_check_pair(standalone_accuracies, final_accuracies))
+    return float(order.statistic)
+
+
+def shortfall(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> np.ndarray:
+    """Returns `[N]` by how much each agent ends below what it reaches alone; 0 where it does not.
+
+    An agent with a shortfall would not have joined.
+
+    Args:
+      standalone_accuracies: as in `fairness`; negate both for a metric that is better when it
+        is lower.
+      final_accuracies: as in `fairness`.
+
+    Returns:
+      Numbers of at least 0, in the unit of the accuracies; nan where one is not known.
+
+    Raises:
+      ValueError: the shapes are not both `[N]`.
+
+    Examples:
+      >>> print(shortfall(np.array([0.5, 0.9]), np.array([0.8, 0.875])))
+      [0.    0.025]
+    """
+    return np.maximum(-_gains(standalone_accuracies, final_accuracies), 0)
+
+
+def collaboration_gain(
+    standalone_accuracies: PerAgent, final_accuracies: PerAgent
+) -> tuple[float, float]:
+    """Returns what collaboration gains agents, and how unequally.
+
+    Args:
+      standalone_accuracies: as in `shortfall`.
+      final_accuracies: as in `shortfall`.
+
+    Returns:
+      Mean and standard deviation over agents of final less standalone accuracies.
+
+    Raises:
+      ValueError: the shapes are not both `[N]`, or there is no agent.
+
+    References:
+      Tastan et al., CYCle, arXiv 2501.12344.
+
+    Examples:
+      >>> mean, spread = collaboration_gain(np.array([0.5, 0.9]), np.array([0.8, 0.9]))
+      >>> print(f"{mean:.2f} {spread:.2f}")
+      0.15 0.15
+    """
+    gains = _gains(standalone_accuracies, final_accuracies)
+    if not len(gains):
+        raise ValueError("`final_accuracies` must hold at least one agent, got none.")
+    with np.errstate(invalid="ignore"):  # a model that diverged has an infinite error
+        return float(gains.mean()), float(gains.std())
+
+
 def why_undefined(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> str:
     """Returns the reason why fairness is undefined, or an empty string where it is defined.
 
@@ -129,6 +220,13 @@ def detection_auc(importance: PerAgent, honest: PerAgent) -> float:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(honest, importance))
+
+
+def _gains(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> np.ndarray:
+    """Returns `[N]` final less standalone accuracies; nan where both are infinite."""
+    standalone, final = _check_pair(standalone_accuracies, final_accuracies)
+    with np.errstate(invalid="ignore"):
+        return final - standalone
 
 
 def _check_pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray]:

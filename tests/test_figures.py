@@ -1,6 +1,7 @@
 """Figures: they show what their axes say, for few agents and for many."""
 
 import dataclasses
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -104,7 +105,12 @@ def test_a_comparison_has_a_line_per_mechanism_and_one_for_agents_alone():
     assert names == ["standalone", "cgsv", "fedavg"]
     (beside,) = ax.child_axes
     values = [label.get_text() for label in beside.get_yticklabels()]
-    assert values == ["", *(f"{result.fairness:.3f}" for result in results.values())]
+    assert values[0] == ""
+    for text, result in zip(values[1:], results.values(), strict=True):
+        fairness, gain, loss = map(float, re.findall(r"-?[\d.]+", text))
+        assert fairness == round(result.fairness, 3)
+        assert gain == round(100 * result.collaboration_gain[0], 2)
+        assert loss == round(100 * result.shortfall.max(), 2)
     points = ax.collections[1].get_offsets()
     np.testing.assert_allclose(points[:, 0], 100 * results["cgsv"].accuracies)
 

@@ -15,7 +15,9 @@ NOT_NUMBERS = (None, "abc", b"x", 3, 0.5, 1j, {}, {"a": 1}, {0.1, 0.2}, object()
 
 @pytest.mark.parametrize("value", NOT_NUMBERS)
 def test_what_is_no_number_per_agent_is_refused_by_name(value):
-    for function in (metrics.fairness, metrics.fairness_interval, metrics.why_undefined):
+    measures = (metrics.fairness, metrics.fairness_interval, metrics.why_undefined)
+    changes = (metrics.rank_fairness, metrics.shortfall, metrics.collaboration_gain)
+    for function in measures + changes:
         with pytest.raises(ValueError, match="`standalone_accuracies` must hold a number"):
             function(value, ACCURACIES)
         with pytest.raises(ValueError, match="`final_accuracies` must hold a number per agent"):
@@ -57,6 +59,7 @@ def test_numbers_of_any_library_and_size_are_taken(values):
 def test_an_undefined_fairness_is_nan_and_says_why(values, reason):
     assert reason in metrics.why_undefined(values, values)
     assert np.isnan(metrics.fairness(values, values))
+    assert np.isnan(metrics.rank_fairness(values, values))
     assert np.isnan(metrics.fairness_interval(values, values)).all()
 
 
@@ -64,3 +67,33 @@ def test_an_undefined_fairness_is_nan_and_says_why(values, reason):
 def test_detection_is_nan_where_there_is_nobody_to_detect(honest):
     assert np.isnan(metrics.detection_auc(ACCURACIES, honest))
     assert np.isnan(metrics.detection_auc([np.nan] * 3, HONEST))
+
+
+def tau_by_pairs(first, second):
+    """Kendall's tau-b from its definition, pair by pair."""
+    pairs = [(i, j) for j in range(len(first)) for i in range(j)]
+    signs = [[np.sign(x[i] - x[j]) for i, j in pairs] for x in (first, second)]
+    agree = np.dot(*signs)
+    return agree / np.sqrt(np.prod([np.abs(one).sum() for one in signs]))
+
+
+def test_rank_fairness_is_kendalls_tau_of_all_pairs():
+    random = np.random.default_rng(0)
+    for num_agents in (2, 3, 5, 10, 50):
+        alone, final = random.integers(0, 12, (2, num_agents)) / 12 + np.array([[0.0], [0.1]])
+        if np.ptp(alone) and np.ptp(final):
+            expected = tau_by_pairs(alone, final)
+            assert metrics.rank_fairness(alone, final) == pytest.approx(expected, abs=1e-12)
+    assert metrics.rank_fairness([0.3, 0.2, 0.1], ACCURACIES) == -1
+
+
+def test_gain_and_shortfall_say_who_gained_and_who_lost():
+    alone, final = [0.5, 0.9, 0.8], [0.75, 0.65, 0.8]
+    np.testing.assert_allclose(metrics.shortfall(alone, final), [0, 0.25, 0])
+    mean, spread = metrics.collaboration_gain(alone, final)
+    assert mean == pytest.approx(0, abs=1e-12)
+    assert spread == pytest.approx(np.sqrt(2 * 0.25**2 / 3))
+    np.testing.assert_array_equal(metrics.shortfall([0.5, np.nan], [0.4, 0.4]) > 0, [True, False])
+    assert metrics.collaboration_gain([0.0, 1.0], [np.inf, 1.0])[0] == np.inf
+    with pytest.raises(ValueError, match="at least one agent"):
+        metrics.collaboration_gain([], [])

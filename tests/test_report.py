@@ -105,7 +105,8 @@ def test_numbers_on_the_page_are_those_of_the_records(run):
     low, high = summary["fairness_interval"]
     assert [row[1] for row in page.rows("fair")] == [
         number(summary["fairness"]), f"{low:.3f} to {high:.3f}",
-        number(summary["trained_fairness"]),
+        number(summary["trained_fairness"]), number(summary["rank_fairness"]),
+        *map(percent, summary["collaboration_gain"]), percent(max(summary["shortfall"])),
     ]  # fmt: skip
 
 
@@ -174,11 +175,13 @@ def test_a_comparison_has_a_row_per_mechanism_and_is_found_again(comparison, cap
     results, out, page = comparison
     for number_, (name, result) in enumerate(results.items()):
         accuracies = result.accuracies
+        changes = *result.collaboration_gain, result.shortfall.max()
         spread = accuracies.max(), accuracies.mean(), accuracies.min()
         fair = page.rows("mechanisms")[number_]
         assert fair[:2] == [name, number(result.fairness)]
-        assert fair[3] == number(result.trained_fairness)
-        assert page.rows("mechanisms", 1)[number_] == [name, *map(percent, spread)]
+        assert fair[3:] == [number(result.trained_fairness), number(result.rank_fairness)]
+        paid = page.rows("mechanisms", 1)[number_]
+        assert paid == [name, *map(percent, (*changes, *spread))]
     assert page.tables["agents"][0][0] == ["agent", "standalone", "fedavg", "cgsv"]
     for agent, row in enumerate(page.rows("agents")):
         order = ("standalone", "fedavg", "cgsv")

@@ -54,15 +54,13 @@ CALLS = {  # the required arguments
     "rewards.importance": {"previous": "np.ones(3)", "contributions": "np.ones(3)"},
     "rewards.reward_fractions": {"importance": "np.ones(3)"},
     "rewards.sparsify": {"aggregate": "np.ones(3)", "fractions": "np.ones(3)"},
-    "metrics.fairness": {
-        "standalone_accuracies": "np.arange(3.0)", "final_accuracies": "np.arange(3.0)",
-    },
-    "metrics.fairness_interval": {
-        "standalone_accuracies": "np.arange(4.0)", "final_accuracies": "np.arange(4.0)",
-    },
-    "metrics.why_undefined": {
-        "standalone_accuracies": "np.arange(3.0)", "final_accuracies": "np.arange(3.0)",
-    },
+    **dict.fromkeys(
+        (
+            "metrics.fairness", "metrics.rank_fairness", "metrics.shortfall",
+            "metrics.collaboration_gain", "metrics.fairness_interval", "metrics.why_undefined",
+        ),
+        {"standalone_accuracies": "np.arange(4.0)", "final_accuracies": "np.arange(4.0)"},
+    ),
     "metrics.detection_auc": {"importance": "np.arange(3.0)", "honest": "np.arange(3) > 1"},
     "data.Dataset": {"x": "np.ones((3, 2))", "y": "[0, 1, 2]", "num_classes": "3"},
     "data.Shards": {"data": "train", "indices": "[[0, 1], [2, 3]]", "sizes": "[2, 1]"},

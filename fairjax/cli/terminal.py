@@ -82,8 +82,10 @@ def print_result(result: Result) -> None:
     if (present == len(result.participants)).all():
         del columns["rounds"]
     print_table(title, list(columns), list(zip(*columns.values(), strict=True)), words=0)
-    figure = result.fairness_note or f"{result.fairness:.3f}"
+    figure = f"{result.fairness:.3f}; Kendall's tau: {result.rank_fairness:.3f}"
+    figure = result.fairness_note or figure
     console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
+    console.print(describe_gain(result), highlight=False)
     dishonest = [
         f"{agent} {name}" for agent, name in enumerate(result.behaviours) if name != HONEST
     ]
@@ -101,6 +103,17 @@ def print_result(result: Result) -> None:
         )
 
 
+def describe_gain(result: Result) -> str:
+    """Returns a sentence on what collaboration gained, and who ends worse than alone."""
+    shown, (gain, _) = result.experiment.shown, result.collaboration_gain
+    worst = int(result.shortfall.argmax())
+    below = "nobody ends worse than alone"
+    if result.shortfall[worst] > 0:
+        loss = shown.change(-result.shortfall[worst])
+        below = f"{(result.shortfall > 0).sum()} end worse, most of all agent {worst}: {loss}"
+    return f"Gain over alone: {shown.change(gain)} on average; {below}"
+
+
 def print_over_seeds(comparison: Comparison) -> None:
     """Prints one row per mechanism: means and standard deviations, and paired differences."""
     table, seeds = comparison.table(), ", ".join(map(str, comparison.seeds))
@@ -112,11 +125,14 @@ def print_comparison(results: Mapping[str, Result]) -> None:
     """Prints one row per mechanism."""
     shown = next(iter(results.values())).experiment.shown
     ends = [f"{end} {shown.unit}" for end in ("best", "mean", "worst")]
-    headings = ("mechanism", "fairness", "after training", *ends)
+    changes = [f"{change} {shown.unit}" for change in ("gain", "shortfall")]
+    headings = ("mechanism", "fairness", "tau", *changes, *ends)
     rows = []
     for name, result in results.items():
-        figures = (number(result.fairness), number(result.trained_fairness))
-        rows.append((name, *figures, *map(shown.text, shown.ends(result.accuracies))))
+        figures = (number(result.fairness), number(result.rank_fairness))
+        changes = (result.collaboration_gain[0], result.shortfall.max())
+        values = (*changes, *shown.ends(result.accuracies))
+        rows.append((name, *figures, *map(shown.text, values)))
     console = output()
     print_table("Mechanisms on the same shards", headings, rows)
     for name, result in results.items():

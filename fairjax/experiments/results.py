@@ -80,6 +80,21 @@ class Result:
         return metrics.fairness(self.standalone_accuracies, self.trained_accuracies)
 
     @property
+    def rank_fairness(self) -> float:
+        """Kendall's tau of standalone and final accuracies; nan where `fairness` is."""
+        return metrics.rank_fairness(self.standalone_accuracies, self.accuracies)
+
+    @property
+    def shortfall(self) -> np.ndarray:
+        """`[N]` by how much agents end worse than alone, in the main metric; 0: they do not."""
+        return metrics.shortfall(*self._higher_is_better())
+
+    @property
+    def collaboration_gain(self) -> tuple[float, float]:
+        """Mean and standard deviation over agents of how much better they end than alone."""
+        return metrics.collaboration_gain(*self._higher_is_better())
+
+    @property
     def fairness_note(self) -> str:
         """The reason why `fairness` is nan, or an empty string."""
         return metrics.why_undefined(self.standalone_accuracies, self.accuracies)
@@ -186,6 +201,11 @@ class Result:
         own = state.agents, state.statistics
         return np.asarray(jax.jit(lambda own: jax.lax.map(count, own))(own))
 
+    def _higher_is_better(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns standalone and final accuracies; negated if the metric is better when lower."""
+        sign = -1 if self.experiment.shown.lower_is_better else 1
+        return sign * self.standalone_accuracies, sign * self.accuracies
+
     @property
     def _honest(self) -> np.ndarray:
         return np.array([name == HONEST for name in self.behaviours])
@@ -198,6 +218,9 @@ class Result:
             "fairness": self.fairness,
             "fairness_interval": list(self.fairness_interval),
             "fairness_note": self.fairness_note,
+            "rank_fairness": self.rank_fairness,
+            "shortfall": self.shortfall.tolist(),
+            "collaboration_gain": list(self.collaboration_gain),
             "trained_fairness": self.trained_fairness,
             "honest_fairness": self.honest_fairness,
             "shard_sizes": self.shard_sizes.tolist(),

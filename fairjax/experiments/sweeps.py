@@ -30,7 +30,8 @@ from fairjax.simulation import (
 )
 from fairjax.tables import Table, spreads
 
-WORDS = {"fairness": "all equal", "fairness_trained": "all equal"}  # what an undefined value means
+# What an undefined value means.
+WORDS = dict.fromkeys(("fairness", "fairness_trained", "rank_fairness"), "all equal")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -101,13 +102,23 @@ class Sweep:
 def _summarise_result(result: Result) -> dict[str, float]:
     """Returns the figures of a run, by name.
 
-    Accuracies are in percent: best, mean and worst of the agents. Of metrics besides the main
-    one there is the mean.
+    Accuracies are in percent: best, mean and worst of the agents; mean and spread over agents of
+    the gain over standalone; the largest shortfall. Of metrics besides the main one there is the
+    mean.
     """
     shown = result.experiment.shown
-    figures = {"fairness": result.fairness, "fairness_trained": result.trained_fairness}
+    figures = {
+        "fairness": result.fairness,
+        "fairness_trained": result.trained_fairness,
+        "rank_fairness": result.rank_fairness,
+    }
     ends = zip(("best", "mean", "worst"), shown.ends(result.accuracies), strict=True)
     figures |= {f"{end}_{shown.column}": float(shown.scaled(value)) for end, value in ends}
+    mean, spread = result.collaboration_gain
+    changes = {"gain": mean, "gain_spread": spread, "shortfall": result.shortfall.max()}
+    figures |= {
+        f"{name}_{shown.column}": float(shown.scaled(value)) for name, value in changes.items()
+    }
     for one, values in result.other_metrics():
         figures[f"mean_{one.name}{'_%' * one.in_percent}"] = float(one.scaled(values.mean()))
     if set(result.behaviours) != {HONEST}:

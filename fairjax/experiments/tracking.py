@@ -68,8 +68,10 @@ class Tracker:
     def finish(self, result: Result) -> None:
         """Sends the remaining rounds and the final figures."""
         self.rounds(result.history)
-        names = ("fairness", "trained_fairness", "detection_auc")
+        names = ("fairness", "trained_fairness", "rank_fairness", "detection_auc")
         figures = {name: getattr(result, name) for name in names}
+        figures["gain"], figures["gain_spread"] = result.collaboration_gain
+        figures["shortfall"] = float(result.shortfall.max())
         for tool in self._tools:
             tool.finish({name: value for name, value in figures.items() if math.isfinite(value)})
 

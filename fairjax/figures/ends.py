@@ -12,8 +12,10 @@ from fairjax import checks
 from fairjax.data import Shards
 from fairjax.experiments import Comparison, Result
 from fairjax.figures import style
+from fairjax.tables import number
 
 ENDS = {"best": ("^", "#1b9e77"), "mean": ("o", "0.2"), "worst": ("v", "#d95f02")}
+WITH_TEXT = 4.6  # inches, with a line of text beside the axes
 MOST_NAMES = 20  # more names of classes would overlap
 MOST_CELLS = 12  # most rows and columns of cells with counts written into them
 
@@ -116,10 +118,11 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
 
     A mechanism is fair if it spreads agents in the order of the first line, where they train
     alone. Its price is how far they end below the best mechanism. A bar is the mean over agents.
+    Below fairness stand the mean gain over standalone and the largest shortfall.
 
     Args:
       results: results by mechanism, on the same shards.
-      ax: where to draw; None: a new figure one column wide.
+      ax: where to draw; None: a new figure.
 
     Returns:
       The axes.
@@ -134,12 +137,11 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
     first = next(iter(results.values()))
     rows = {"standalone": first.standalone_accuracies}
     rows |= {name: result.accuracies for name, result in results.items() if name not in rows}
-    fair = [f"{results[name].fairness:.3f}" if name in results else "" for name in rows]
     num_agents = len(first.shard_sizes)
     shown = style.shown(first)
     size, alpha = (26, 0.9) if num_agents <= style.MOST_LINES else (8, 0.4)
     with style.styled():
-        ax = style.axes_of(ax, height=1.3 + 0.22 * len(rows))
+        ax = style.axes_of(ax, height=1.3 + 0.26 * len(rows), width=WITH_TEXT)
         for line, values in enumerate(map(shown.scaled, rows.values())):
             ax.scatter(
                 values, np.full(num_agents, line), s=size, alpha=alpha, linewidths=0,
@@ -148,10 +150,11 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
             ax.plot(values.mean(), line, "|", color="0.1", markersize=11, zorder=3)
         style.name_lines(ax, list(rows))
         ax.set_xlabel(f"final test {shown.axis}")
-        _write_beside(ax, [value.replace("nan", "–") for value in fair])
+        _write_beside(
+            ax, [_describe_run(results[name]) if name in results else "" for name in rows]
+        )
         experiment = first.experiment
         ax.set_title(f"{experiment.label('dataset')}, {style.split(experiment)}")
-        ax.set_title("fairness", loc="right")
         ax.plot([], [], "|", color="0.1", markersize=8, label="mean")
         style.legend(ax, first, points=True)
     return ax
@@ -161,11 +164,12 @@ def over_seeds(comparison: Comparison, ax: Axes | None = None) -> Axes:
     """Draws final accuracies per mechanism over seeds, and its fairness beside them.
 
     Each line has the best agent, the mean over agents and the worst agent: the mean over seeds,
-    with a bar of one standard deviation to either side.
+    with a bar of one standard deviation to either side. Below fairness stand the means of the mean
+    gain over standalone and of the largest shortfall.
 
     Args:
       comparison: what `fairjax.compare(..., seeds=...)` returned.
-      ax: where to draw; None: a new figure one column wide.
+      ax: where to draw; None: a new figure.
 
     Returns:
       The axes.
@@ -181,7 +185,7 @@ def over_seeds(comparison: Comparison, ax: Axes | None = None) -> Axes:
     experiment = next(iter(comparison.sweeps.values())).experiments[0]
     column = experiment.shown.column
     with style.styled():
-        ax = style.axes_of(ax, height=1.3 + 0.3 * len(rows))
+        ax = style.axes_of(ax, height=1.3 + 0.3 * len(rows), width=WITH_TEXT)
         for number, (name, (marker, shade)) in enumerate(ENDS.items()):
             for line, row in enumerate(rows):
                 place = line + (number - 1) * 0.18
@@ -191,12 +195,11 @@ def over_seeds(comparison: Comparison, ax: Axes | None = None) -> Axes:
             ax.plot([], [], marker, color=shade, markersize=4, label=f"{name} of agents")
         style.name_lines(ax, [row["mechanism"] for row in rows])
         ax.set_xlabel(f"final test {experiment.shown.axis}")
-        _write_beside(ax, [str(row["fairness"]) for row in rows])
+        _write_beside(ax, [_describe_row(row, column) for row in rows])
         ax.set_title(
             f"{experiment.label('dataset')}, {style.split(experiment)}, "
             f"{len(comparison.seeds)} seeds"
         )
-        ax.text(1.03, 1.04, "fairness", transform=ax.transAxes)
         figure: Any = ax.figure
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return ax
@@ -206,8 +209,24 @@ def _write_beside(ax: Axes, texts: list[str]) -> None:
     """Writes a text to the right of every line of an axis."""
     beside = ax.secondary_yaxis("right")
     beside.set_yticks(range(len(texts)), texts)
-    beside.tick_params(length=0)
+    beside.tick_params(length=0, labelsize=6)
     beside.spines["right"].set_visible(False)
+
+
+def _describe_run(result: Result) -> str:
+    """Returns fairness, and below it the mean gain and the largest shortfall."""
+    return f"fairness {number(result.fairness)}\n{_describe_change(result)}"
+
+
+def _describe_change(result: Result) -> str:
+    shown, (gain, _) = style.shown(result), result.collaboration_gain
+    return f"gain {shown.text(gain)}, shortfall {shown.text(result.shortfall.max())}"
+
+
+def _describe_row(row: Mapping[str, Any], column: str) -> str:
+    """Returns fairness over seeds, and below it the means of mean gain and largest shortfall."""
+    gain, loss = (row[f"{name}_{column}"].mean for name in ("gain", "shortfall"))
+    return f"fairness {row['fairness']}\ngain {gain:.3g}, shortfall {loss:.3g}"
 
 
 def _describe_fairness(result: Result) -> str:
@@ -216,4 +235,5 @@ def _describe_fairness(result: Result) -> str:
         return f"undefined: {result.fairness_note}"
     low, high = result.fairness_interval
     interval = "" if np.isnan(low) else f", 95% interval {low:.3f} to {high:.3f}"
-    return f"fairness {result.fairness:.3f}{interval}"
+    correlation = f"fairness {result.fairness:.3f}{interval}"
+    return f"{correlation}\ntau {result.rank_fairness:.3f}, {_describe_change(result)}"

@@ -95,12 +95,12 @@ def check_results(results: Any) -> None:
         raise ValueError(f"`results` must be of the same agents, got {numbers} agents.")
 
 
-def axes_of(ax: Axes | None, height: float = 2.6) -> Axes:
-    """Returns the axes, or axes of a new figure one column wide and `height` inches high."""
+def axes_of(ax: Axes | None, height: float = 2.6, width: float = COLUMN) -> Axes:
+    """Returns the axes, or axes of a new figure of this width and height in inches."""
     if ax is not None:
         checks.kind("ax", ax, Axes, "`matplotlib.pyplot.subplots`")
         return ax
-    return plt.subplots(figsize=(COLUMN, height), layout="constrained")[1]
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def title(result: Result) -> str:

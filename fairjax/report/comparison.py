@@ -54,11 +54,13 @@ def common_experiment(results: Mapping[str, Result]) -> Experiment:
 def _show_mechanisms(results: Mapping[str, Result], out: Path) -> Section:
     fair, paid, shown = [], [], next(iter(results.values())).experiment.shown
     for name, result in results.items():
-        trained = number(result.trained_fairness)
-        fair.append((name, number(result.fairness), interval(result), trained))
-        paid.append((name, *map(shown.text, shown.ends(result.accuracies))))
-    headings = ("mechanism", "fairness", "95% interval", "after training")
-    ends = [f"{end} {shown.unit}" for end in ("best", "mean", "worst")]
+        trained, order = number(result.trained_fairness), number(result.rank_fairness)
+        fair.append((name, number(result.fairness), interval(result), trained, order))
+        changes = (*result.collaboration_gain, result.shortfall.max())
+        paid.append((name, *map(shown.text, (*changes, *shown.ends(result.accuracies)))))
+    headings = ("mechanism", "fairness", "95% interval", "after training", "tau")
+    ends = ("gain", "its spread", "shortfall", "best", "mean", "worst")
+    ends = [f"{end} {shown.unit}" for end in ends]
     caption = (
         "One point per agent, dark to light by number; a bar is their mean. A fair mechanism keeps "
         "the order of the first line. Its price is its distance below other mechanisms."
@@ -72,7 +74,9 @@ def _show_mechanisms(results: Mapping[str, Result], out: Path) -> Section:
         page.pair(figure, "".join(tables)),
         page.text(
             "Fairness is Pearson's correlation, over agents, of standalone and final test "
-            f"{shown.words}; the interval is over agents too. One seed is not enough to rank "
+            f"{shown.words}; the interval is over agents too; tau is Kendall's of the same. "
+            "Gain is what agents end better than alone, the mean and its spread over agents; "
+            "shortfall is what the worst off of them ends worse. One seed is not enough to rank "
             "mechanisms."
         ),
     ]

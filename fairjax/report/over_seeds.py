@@ -74,7 +74,9 @@ def _show_mechanisms(comparison: Comparison, out: Path) -> Section:
         page.text(
             f"Mean and standard deviation over seeds of {shown.axis}. Fairness is Pearson's "
             "correlation, over agents, of its standalone and final values; fairness_trained, of "
-            "those after one more round's local epochs. Where it is undefined for a seed, "
+            "those after one more round's local epochs; rank_fairness is Kendall's tau. Gain is "
+            "what agents end better than alone, its mean and spread over agents; shortfall is what "
+            "the worst off of them ends worse. Where fairness is undefined for a seed, "
             "the seed is left out of the column for all mechanisms, and counted."
         ),
         page.text(

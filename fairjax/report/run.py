@@ -166,18 +166,28 @@ def _draw_figures(result: Result, captions: Mapping[Callable, str], out: Path) -
 
 def _show_fairness(result: Result, out: Path) -> Section:
     shown = result.experiment.shown
+    worst, (gain, spread) = result.shortfall.argmax(), result.collaboration_gain
+    shortfall = shown.text(result.shortfall[worst])
     sentences = [
         page.text(
             "Fairness is Pearson's correlation, over agents, of standalone and final "
             f"{shown.words}. The interval is over agents too; it does not cover other seeds."
         ),
         page.table(
-            (shown.words, "correlation"),
+            (f"of alone and final {shown.words}", ""),
             [
-                ("final", number(result.fairness)),
-                ("final, 95% interval", interval(result)),
-                ("after training", number(result.trained_fairness)),
+                ("correlation", number(result.fairness)),
+                ("its 95% interval", interval(result)),
+                ("correlation after training", number(result.trained_fairness)),
+                ("Kendall's tau", number(result.rank_fairness)),
+                (f"mean gain {shown.unit}", shown.text(gain)),
+                (f"spread of the gain {shown.unit}", shown.text(spread)),
+                (f"largest shortfall {shown.unit}, of agent {worst}", shortfall),
             ],
+        ),
+        page.text(
+            "The gain is what agents end better than alone, its spread a standard deviation over "
+            "agents; a shortfall is what one ends worse."
         ),
     ]
     if result.fairness_note:

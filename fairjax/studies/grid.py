@@ -26,7 +26,9 @@ from fairjax.studies.base import SEEDS, Cell, Rows, Study
 from fairjax.tables import Table, spreads
 
 IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)
-VALUES = ("fairness", "fairness_trained", "best_%", "mean_%", "worst_%")
+ENDS = ("best_%", "mean_%", "worst_%")
+CHANGES = ("gain_%", "gain_spread_%", "shortfall_%")
+VALUES = ("fairness", "fairness_trained", "rank_fairness", *ENDS, *CHANGES)
 UNDEFINED_FAIRNESS = (
     "Rows are compared, so their means are over the same seeds. (3 of 5; 1 all equal) is a mean "
     "over the three of five seeds in which no row is undefined; in one seed this row is undefined, "
@@ -186,10 +188,16 @@ def _title(row: Mapping[str, Any]) -> str:
 FAIRNESS = Study(
     question="Does the agent that is better alone receive the better model? Fairness is Pearson's "
     "correlation of standalone and final test accuracies over agents, per mechanism, data set and "
-    "split.",
+    "split. Beside it are the mean gain over standalone, and the largest shortfall, in points.",
     cells=cells,
     tables=functools.partial(
-        tables, shown={"fairness": "", "fairness_trained": ", after local epochs"}
+        tables,
+        shown={
+            "fairness": "",
+            "fairness_trained": ", after local epochs",
+            "gain_%": ", gain",
+            "shortfall_%": ", shortfall",
+        },
     ),
     draw=functools.partial(
         draw,

@@ -36,7 +36,9 @@ from fairjax.types import Stacked
 SPLITS = ("power_law", "class_imbalance")
 FIRST = "as published"
 CORRELATIONS = ("contribution", "fraction", "fairness")
-LINKS = (*CORRELATIONS, "fairness_change", "best_%", "mean_%", "spread_%")
+LINKS = (
+    *CORRELATIONS, "fairness_change", "best_%", "mean_%", "spread_%", "gain_%", "shortfall_%",
+)  # fmt: skip
 WORDS = {  # what an undefined value means
     "contribution": "not judged",
     "fraction": "all equal",
@@ -206,6 +208,8 @@ def _measure_links(result: Result) -> dict[str, float]:
         "best_%": float(accuracies.max()),
         "mean_%": float(accuracies.mean()),
         "spread_%": float(np.ptp(accuracies)),
+        "gain_%": 100 * result.collaboration_gain[0],
+        "shortfall_%": 100 * float(result.shortfall.max()),
     }
 
 

@@ -74,6 +74,17 @@ class Shown(NamedTuple):
             return "–"
         return f"{100 * value:.2f}" if self.in_percent else f"{float(value):.4g}"
 
+    def change(self, value: Any) -> str:
+        """Returns a difference of two values as it is written, in points if they are in percent.
+
+        Examples:
+          >>> Shown().change(0.0123), Shown("mse", lower_is_better=True).change(-30.0)
+          ('+1.23 points', '-30')
+        """
+        if np.isnan(value):
+            return "–"
+        return f"{100 * value:+.2f} points" if self.in_percent else f"{float(value):+.4g}"
+
     def ends(self, values: Any) -> tuple[Any, Any, Any]:
         """Returns the best, the mean and the worst of some values.
 
