@@ -18,7 +18,9 @@ from fairjax.models import load_params, save_params
 from fairjax.simulation import Federation, History, Record, State, federation
 
 if TYPE_CHECKING:
-    from fairjax import figures
+    from fairjax import figures, report
+
+LATER = ("figures", "report")  # they import matplotlib, which takes a second
 
 __all__ = [
     "Experiment",
@@ -40,6 +42,7 @@ __all__ = [
     "mechanisms",
     "metrics",
     "models",
+    "report",
     "rewards",
     "run",
     "save_params",
@@ -49,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `fairjax.figures`, which imports matplotlib, on first use."""
-    if name == "figures":
-        return importlib.import_module("fairjax.figures")
+    """Imports `fairjax.figures` or `fairjax.report` on first use."""
+    if name in LATER:
+        return importlib.import_module(f"fairjax.{name}")
     raise AttributeError(f"module 'fairjax' has no attribute {name!r}")

@@ -17,6 +17,16 @@ LONG_EXAMPLES = (
     "fairjax/models/named.py", "fairjax/figures/", "fairjax/mechanisms/",
 )  # fmt: skip
 
+# Where tests are about records, pages and errors, programs are compiled in half of the time.
+COMPILED_QUICKLY = (
+    "fairjax/experiments/", "fairjax/figures/", "tests/test_behaviours.py", "tests/test_cli.py",
+    "tests/test_figures.py", "tests/test_inputs.py", "tests/test_longer.py",
+    "tests/test_mechanism_inputs.py", "tests/test_objects.py", "tests/test_over_seeds.py",
+    "tests/test_records.py", "tests/test_references.py", "tests/test_report.py",
+    "tests/test_statistics.py", "tests/test_studies.py", "tests/test_sweeps.py",
+    "tests/test_tasks.py", "tests/test_tracking.py", "tests/test_wrong_kinds.py",
+)  # fmt: skip
+
 # Of the cases of a slow test, one in so many runs by default; elsewhere only the first.
 ONE_IN = {"tests/test_wrong_kinds.py": 6, "tests/test_docs.py": 1, "tests/test_fuzz.py": 10}
 NOTEBOOK = "notebooks/03_your_model_and_data.ipynb"  # the only one that runs by default
@@ -29,6 +39,11 @@ def pytest_configure(config):
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_compilation_cache_dir", os.environ["FAIRJAX_TEST_CACHE"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_runtest_setup(item):
+    quickly = item.nodeid.startswith(COMPILED_QUICKLY)
+    jax.config.update("jax_disable_most_optimizations", quickly)
 
 
 @pytest.fixture(autouse=True)

@@ -61,7 +61,7 @@ def test_a_longer_run_that_is_stopped_goes_on(tmp_path):
     [
         ({"mechanism": "cffl", "gamma": None}, "mechanism 'cffl' depends on the number of rounds"),
         ({"gamma": "cosine:1:0.1"}, "mechanism 'cgsv' depends on the number of rounds"),
-        ({"learning_rate_decay": None}, "goes on only with the same learning_rate_decay"),
+        ({"learning_rate_decay": None}, "such as learning_rate_decay=0.8"),
         ({"seed": 1}, None),
     ],
 )
@@ -91,6 +91,18 @@ def test_calls_that_pass_on_the_state_are_one_long_run():
     assert same(state.agents, whole_state.agents)
     assert same([first.importance, second.importance], [whole.importance[:3], whole.importance[3:]])
     assert same(first.trained_accuracies[:2], whole.trained_accuracies[:2])
+
+
+def test_rounds_after_a_state_are_counted_on_and_told_once(tmp_path):
+    key, given, told = jax.random.key(0), parts(), []
+    state, _ = fj.run(key, *given, num_rounds=2)
+    fj.run(
+        None, *given, num_rounds=2, state=state, out=tmp_path, track="csv",
+        watch=lambda name, played, of: told.append(played),
+    )  # fmt: skip
+    rounds = [line.split(",")[0] for line in (tmp_path / "rounds.csv").read_text().splitlines()]
+    assert rounds == ["round", *["3"] * 3, *["4"] * 3]
+    assert told == sorted(set(told))
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_the_public_surface_is_what_it_says():
     assert set(fj.__all__) == {
         "Experiment", "Federation", "History", "ProgressBar", "Record", "Result", "State",
         "Sweep", "compare", "contributions", "data", "devices", "federation", "figures",
-        "load_params", "load_run", "mechanisms", "metrics", "models", "rewards", "run",
+        "load_params", "load_run", "mechanisms", "metrics", "models", "report", "rewards", "run",
         "save_params", "sweep", "tasks",
     }  # fmt: skip
     assert all(getattr(fj, name).__doc__ for name in fj.__all__)

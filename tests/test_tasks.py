@@ -298,6 +298,11 @@ def numbers(**fields):
 YS = np.arange(8) % 2, np.zeros(8, int)
 
 
+def test_targets_far_from_zero_cause_a_warning():
+    with pytest.warns(UserWarning, match="`y` has mean 150 and standard deviation 1"):
+        fj.tasks.regression(fj.data.Dataset(x=[[0.5], [1.5]], y=[149.0, 151.0]))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

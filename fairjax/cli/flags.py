@@ -25,7 +25,9 @@ from fairjax.experiments import ONLY_PYTHON, Experiment, objects
 
 DATASETS = {"dataset": tuple(data.DATASETS)}  # names in `fairjax list`; TFDS has more
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
-METAVARS = {"gamma": "FLOAT|cosine[:START[:END]]", "participation": "INT|FLOAT"}
+METAVARS = {
+    "gamma": "FLOAT|cosine[:START[:END]]", "participation": "INT|FLOAT", "metric": "NAME",
+}  # fmt: skip
 
 
 def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[], Any]:

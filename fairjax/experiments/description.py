@@ -100,8 +100,7 @@ class Description:
         None,
         "training",
         checks.text,
-        "the metric that fairness, tables and figures are about, such as balanced_accuracy, auc, "
-        "r2 or mse; None: the task's own.",
+        "the metric that fairness and figures are about, as auc, r2 or mse; None: the task's own.",
     )
     mechanism: str | Mechanism | Callable[..., Mechanism] = describe_field(
         "cgsv",
@@ -143,11 +142,14 @@ class Description:
         "mechanism",
         None,
         'length that uploads are rescaled to, above 0; or "cosine:START:END", which follows half '
-        "a cosine over the run; or, in Python, an optax schedule over rounds, stored as its values "
-        "`[T]`.",
+        "a cosine over the run; or, in Python, an optax schedule, stored as its values `[T]`.",
     )
     rounds: int = describe_field(
-        80, "training", checks.count, "number of rounds T, 1 to 1,000,000."
+        80,
+        "training",
+        checks.count,
+        "number of rounds T, 1 to 1,000,000; a finished run goes on with more if `gamma` and "
+        "`learning_rate_decay`, which presets choose by T, stay the same.",
     )
     local_epochs: int | Mapping[int, int] | tuple[int | None, ...] = describe_field(
         3,

@@ -235,12 +235,17 @@ def read_description(out: Path, description: dict[str, Any]) -> Experiment:
         raise ValueError(
             f"{out} holds a run with objects that are not found again: {', '.join(held)}. "
             "Open it in Python with `fairjax.load_run(out, experiment)`, where `experiment` holds "
-            "the same objects again."
+            "the same objects again; `fairjax.report.write_run(result, out)` then writes its page."
         )
     try:
         return Experiment(**given)
     except (TypeError, ValueError) as error:
+        own = ""
+        if str(error).startswith("Unknown"):
+            own = (
+                " A name that you registered is known only after you register it again, in Python."
+            )
         raise DamagedError(
             f"{out / records.EXPERIMENT} does not describe an experiment that this version of "
-            f"fairjax knows: {error}"
+            f"fairjax knows: {error}{own}"
         ) from error

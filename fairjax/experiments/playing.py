@@ -83,13 +83,16 @@ class Run(NamedTuple):
     ) -> Iterator[Progress]:
         """Yields the progress after each stage, and updates clock, watcher and tracker."""
         num_rounds = self.rounds.num_rounds
+        shown = 0
         if watch is not None and start is None:  # show the run while it compiles
-            watch(self.name, 0, num_rounds)
+            watch(self.name, shown, num_rounds)
         began = time.monotonic()
         for progress in self.rounds.stages(start):
             clock.chunk(time.monotonic() - began)
-            if watch is not None:
-                watch(self.name, min(progress.num_rounds, num_rounds), num_rounds)
+            played = min(progress.num_rounds, num_rounds)
+            if watch is not None and played > shown:  # after the last round only training is left
+                watch(self.name, played, num_rounds)
+                shown = played
             # Leave out the last round: the next one gives its `trained_accuracies`.
             tracker.rounds(simulation.history(progress, progress.num_rounds - 1))
             yield progress

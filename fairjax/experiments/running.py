@@ -42,7 +42,8 @@ def run(
       num_rounds: number of rounds to play, at least one; with a `state`, so many more.
       params: common first parameters; or leaves `[N, ...]`, the agents' own; or a mapping from
         some agents to theirs; None: drawn by the model from the key. With their own, the
-        server begins with their mean by examples.
+        server begins with their mean by examples; mechanisms that pay everybody the server's
+        model (fedavg, qffl) refuse them.
       state: the state that an earlier call returned, to go on from; None: a new run. Together
         the calls give the numbers of one long run, unless the mechanism depends on the number
         of rounds of the whole run, as a cosine of gamma does. A participation table needs rows
@@ -50,8 +51,8 @@ def run(
       eval_every: number of rounds between evaluations; the last round is always evaluated.
       record_updates: keep all uploads, T N D numbers, for contributions of a whole run.
       out: a directory for checkpoints and the history of this call; None: nothing is written.
-        The same call goes on after a kill, with the same numbers; another call needs another
-        directory.
+        The same call goes on after a kill, with the same numbers; another call, such as one
+        with a `state`, needs another directory. It holds no page: `Experiment` has that.
       resume: False: start over.
       watch: as in `Experiment.run`.
       track: as in `Experiment.run`.
@@ -96,7 +97,8 @@ def run(
         records.write_json(out / records.EXPERIMENT, record)
         name = federation.mechanism.name
         main = federation.training.task.main
-        with tracking.opened(tools, out, name, description, resume, main) as tracker:
+        before = 0 if state is None else int(state.round)
+        with tracking.opened(tools, out, name, description, resume, main, before) as tracker:
             last = Run(name, rounds).play(out, resume, clock, tracker, watch)
             history = simulation.history(last, num_rounds)
             tracker.rounds(history)

@@ -31,7 +31,9 @@ from fairjax.simulation import (
 from fairjax.tables import Table, spreads
 
 # What an undefined value means.
-WORDS = dict.fromkeys(("fairness", "fairness_trained", "rank_fairness"), "all equal")
+WORDS: dict[str, str] = dict.fromkeys(
+    ("fairness", "fairness_trained", "rank_fairness"), "all equal"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

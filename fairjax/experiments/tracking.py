@@ -50,8 +50,8 @@ class Tool(NamedTuple):
 class Tracker:
     """Sends each round of a run to some tools, once."""
 
-    def __init__(self, main: str, tools: Sequence[Tool] = ()):
-        self._main, self._tools = main, tools
+    def __init__(self, main: str, tools: Sequence[Tool] = (), before: int = 0):
+        self._main, self._tools, self._before = main, tools, before
         self._written = 0
 
     def rounds(self, history: History) -> None:
@@ -59,7 +59,8 @@ class Tracker:
         num_rounds = len(history.accuracies)
         if num_rounds > self._written:
             rows = [
-                _row(history, number, self._main) for number in range(self._written, num_rounds)
+                _row(history, number, self._main, self._before)
+                for number in range(self._written, num_rounds)
             ]
             for tool in self._tools:
                 tool.write(rows)
@@ -123,6 +124,7 @@ def opened(
     settings: Mapping[str, Any],
     resume: bool,
     main: str,
+    before: int = 0,
 ) -> Iterator[Tracker]:
     """Opens tools for one run, and closes them at the end of the block, even after an error.
 
@@ -135,16 +137,17 @@ def opened(
       settings: the experiment, as JSON.
       resume: True: continue a tool's earlier output of this run; False: start over.
       main: the name of the run's main metric.
+      before: the number of rounds that were played before this run.
     """
     with contextlib.ExitStack() as stack:
         tools = []
         for name in names if jax.process_index() == 0 else ():
             tools.append(TOOLS[name](out, title, settings, resume))
             stack.callback(tools[-1].close)
-        yield Tracker(main, tools)
+        yield Tracker(main, tools, before)
 
 
-def _row(history: History, number: int, main: str) -> Row:
+def _row(history: History, number: int, main: str, before: int) -> Row:
     agents = {
         main: history.accuracies,
         f"trained_{main}": history.trained_accuracies,
@@ -156,7 +159,7 @@ def _row(history: History, number: int, main: str) -> Row:
         **{name: values for name, values in (history.metrics or {}).items() if name != main},
     }
     return Row(
-        round=number + 1,
+        round=before + number + 1,
         agents={name: np.asarray(values[number]) for name, values in agents.items()},
         main=main,
         server=float(history.server_accuracies[number]),

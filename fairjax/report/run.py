@@ -268,7 +268,7 @@ def _show_settings(result: Result, record: Any) -> Section:
 
 def _show_commands(result: Result) -> Section:
     sentence = (
-        "The same command gives the same bits with the same versions on the same machine. It "
+        "The same lines give the same bits with the same versions on the same machine. The command "
         "finds the records again if it runs in the same directory; --out chooses another."
     )
     pieces = [page.text(sentence), *settings.again(result.experiment)]

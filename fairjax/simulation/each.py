@@ -4,7 +4,7 @@ one      3              of every agent
 each     (5, 3, 3)      of agents 0, 1 and 2, as `[N]`
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +16,11 @@ from fairjax.types import Scalar
 
 def checked(name: str, value: Any, check: Callable[[str, Any], object]) -> Any:
     """Returns a number, or a tuple of the numbers `[N]` of agents; raises if `check` does."""
+    if isinstance(value, Mapping):
+        raise ValueError(
+            f"`{name}` must be one number, or one for each agent [N], got {checks.shown(value)}: "
+            "only `fairjax.Experiment` takes those of some agents."
+        )
     if not checks.is_listing(value):
         check(name, value)
         return value

@@ -94,7 +94,8 @@ def federation(
       >>> print(record.fractions)
       [1. 1. 1.]
     """
-    checks.kind("model", model, Model, "`fairjax.models.mlp(train)`")
+    makers = "`fairjax.models.mlp(train)` or `fairjax.models.from_flax(module)`"
+    checks.kind("model", model, Model, makers)
     checks.kind("mechanism", mechanism, Mechanism, "`fairjax.mechanisms.cgsv()`")
     local_epochs = each.checked("local_epochs", local_epochs, checks.count)
     batch_size = each.checked("batch_size", batch_size, checks.count)

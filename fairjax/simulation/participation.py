@@ -50,7 +50,7 @@ def check_participation(value: Any) -> Participation:
         except ValueError:
             raise ValueError(
                 "`participation` must be a number of agents such as 3, a share of them in (0, 1], "
-                f"or a table [T, N] of booleans, got {checks.shown(value)}."
+                f"or, in Python, a table [T, N] of booleans, got {checks.shown(value)}."
             ) from None
         return None if value == 1 else float(value)
     rule = "booleans [T, N], with at least one agent in every round"

@@ -8,6 +8,7 @@ multi_label      mean binary cross entropy over labels    average precision
 The last column is the main metric; `Experiment(metric=...)` chooses another.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ METRICS_OF: Mapping[str, tuple[str, ...]] = {
     "regression": ("r2", "mse", "mae"),
     "multi_label": ("average_precision", "auc", "macro_f1", "accuracy"),
 }
+LARGE_TARGETS = 10.0  # mean or standard deviation of targets above which a warning is due
 CLASSIFICATION = Task(measures.cross_entropy, METRICS_OF["classification"])
 
 
@@ -84,6 +86,9 @@ def class_weighted(train: Dataset, weights: Sequence[float] | None = None) -> Ta
 def regression(train: Dataset) -> Task:
     """Returns the task of numbers: squared error, R2, MSE and MAE.
 
+    Networks start near 0, so standardise `y`, and the columns of `x`: targets of mean 150 take
+    hundreds of steps until their mean is learnt. Large targets cause a warning.
+
     Raises:
       ValueError: `train` has classes instead of numbers.
 
@@ -92,6 +97,15 @@ def regression(train: Dataset) -> Task:
       Task(main='r2', metrics=['r2', 'mse', 'mae'], lower_is_better=['mse', 'mae'])
     """
     _check_numbers("regression", train)
+    if checks.is_known(train.y):
+        y = np.asarray(train.y, np.float64).reshape(len(train), -1)
+        mean, std = np.abs(y.mean(0)).max(), y.std(0).max()
+        if max(mean, std) > LARGE_TARGETS:
+            warnings.warn(
+                f"`y` has mean {mean:.3g} and standard deviation {std:.3g}, but networks start "
+                "near 0. Standardise `y`, and the columns of `x`.",
+                stacklevel=2,
+            )
     return Task(_squared_error, METRICS_OF["regression"])
 
 
