@@ -43,7 +43,8 @@ def first_state(params: Mapping[str, np.ndarray], mechanism: Mechanism, num_agen
             )
     server = jax.tree.map(jnp.asarray, params)
     agents = trees.broadcast(num_agents, server)
-    return State(agents, server, np.zeros(num_agents, np.float32), mechanism.init(num_agents))
+    sizes = np.zeros(num_agents, np.float32)
+    return State(agents, server, sizes, mechanism.init(num_agents, server))
 
 
 @functools.partial(jax.jit, static_argnames="mechanism")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from fairjax import checks
+from fairjax.mechanisms.accounts import accounts
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.mechanisms.cffl import cffl
 from fairjax.mechanisms.cgsv import cgsv
@@ -13,6 +14,7 @@ from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
 from fairjax.mechanisms.fedavg import fedavg
 from fairjax.mechanisms.iafl import iafl
 from fairjax.mechanisms.lengths import Length, length_at
+from fairjax.mechanisms.nested import nested
 from fairjax.mechanisms.proportional import proportional
 from fairjax.mechanisms.qffl import qffl
 from fairjax.mechanisms.rr import rr
@@ -27,11 +29,13 @@ REGISTRY = {
         cgsv_released,
         fedavg,
         standalone,
+        accounts,
         cffl,
         dw,
         eci,
         fair_yet_equal,
         iafl,
+        nested,
         proportional,
         qffl,
         rr,
@@ -76,6 +80,7 @@ __all__ = [
     "Mechanism",
     "Outcome",
     "Plan",
+    "accounts",
     "cffl",
     "cgsv",
     "cgsv_released",
@@ -86,6 +91,7 @@ __all__ = [
     "fedavg",
     "iafl",
     "length_at",
+    "nested",
     "proportional",
     "qffl",
     "register",

@@ -1,6 +1,6 @@
 """The protocol of mechanisms: what judges the updates of a round and pays the agents.
 
-    init(num_agents)                 -> state
+    init(num_agents)                 -> state; or init(num_agents, params), the first parameters
     plan(state, context)             -> Plan, before training; None: all train their own model
     update(updates, state, context)  -> (Outcome, state)
 
@@ -11,6 +11,7 @@ unless a plan gives others.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec
 
@@ -66,7 +67,8 @@ class Mechanism(_Functions):
         plan: Callable[[Any, Context], Plan] | None = None,
     ) -> "Mechanism":
         """Returns a mechanism made of these functions."""
-        checks.function("init", init, "init(num_agents) -> state")
+        checks.function("init", init, "init(num_agents) or init(num_agents, params) -> state")
+        begin = _beginning(init)
         checks.function("update", update, "update(updates, state, context) -> (Outcome, state)")
         if plan is not None:
             checks.function("plan", plan, "plan(state, context) -> Plan")
@@ -75,12 +77,13 @@ class Mechanism(_Functions):
         def checked(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
             context = checked_context(context)
             updates = checked_updates(updates, context)
-            check_state(state, init(trees.num_agents(updates)))
+            one = jax.tree.map(lambda leaf: leaf[0], updates)
+            check_state(state, begin(trees.num_agents(updates), one))
             return update(updates, state, context)
 
         # `wraps` copies it, but `update` may do more than the mechanism that it was taken from.
         vars(checked).pop("__factory__", None)
-        return super().__new__(cls, init, checked, plan)
+        return super().__new__(cls, begin, checked, plan)
 
     @property
     def name(self) -> str:
@@ -98,6 +101,29 @@ class Mechanism(_Functions):
         """The function that makes this mechanism, or one with other coefficients; None: unknown."""
         init, plan, factory = getattr(self.update, "__factory__", (None, None, None))
         return factory if (init, plan) == (self.init, self.plan) else None
+
+
+def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `init(num_agents, params=None)`; those that do not need parameters ignore them."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        given = inspect.signature(init).parameters.values()
+    except ValueError:  # some builtin functions have no signature
+        given = ()
+    needed = [one for one in given if one.kind in kinds and one.default is one.empty]
+
+    @functools.wraps(init)
+    def begin(num_agents: int, params: Params | None = None) -> Any:
+        if len(needed) < 2:
+            return init(num_agents)
+        if params is None:
+            raise ValueError(
+                "`params` must be an agent's first parameters for a mechanism whose state depends "
+                "on them: init(num_agents, params), got None."
+            )
+        return init(num_agents, params)
+
+    return begin
 
 
 def remembered(make: Callable[Given, Mechanism]) -> Callable[Given, Mechanism]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fairjax import checks
 from fairjax.mechanisms.base import Context
-from fairjax.types import Scalar
+from fairjax.types import PerAgent, Scalar
 
 GAMMA = 0.5  # the length of uploads on MNIST in the paper
 Length = Scalar | Callable[[Scalar], Scalar] | str  # see `length_at`
@@ -45,6 +45,12 @@ def length_at(length: Length, context: Context) -> Scalar:
     played = jnp.where(jnp.asarray(context.num_rounds) > 0, jnp.minimum(played, 1), 0)
     start, end = _parse_cosine("gamma", length)
     return end + (start - end) * (1 + jnp.cos(jnp.pi * played)) / 2
+
+
+def median_length(lengths: PerAgent) -> Scalar:
+    """Returns the median of the lengths `[N]` that are not zero; 0 if all are."""
+    median = jnp.nanmedian(jnp.where(lengths > 0, lengths, jnp.nan))
+    return jnp.where(jnp.isnan(median), 0, median)
 
 
 def _parse_cosine(name: str, text: str) -> tuple[float, float]:

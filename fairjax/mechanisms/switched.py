@@ -13,7 +13,7 @@ from jax import lax
 
 from fairjax.mechanisms.base import Mechanism, Outcome, Plan, checked_answer
 from fairjax.mechanisms.context import Context
-from fairjax.types import Scalar, Stacked
+from fairjax.types import Params, Scalar, Stacked
 
 
 def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
@@ -27,14 +27,14 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
       >>> import fairjax as fj
       >>> both = switched(1, [fj.mechanisms.fedavg(), fj.mechanisms.standalone()])
       >>> context = Context(shard_sizes=jnp.array([30, 10]))
-      >>> outcome, _ = both.update(jnp.array([[4.0], [8.0]]), both.init(2), context)
+      >>> outcome, _ = both.update(jnp.array([[4.0], [8.0]]), both.init(2, jnp.zeros(1)), context)
       >>> print(outcome.rewards.ravel())
       [4. 8.]
     """
     places = range(len(mechanisms))
 
-    def init(num_agents: int) -> tuple[Any, ...]:
-        return tuple(jax.tree.map(jnp.asarray, one.init(num_agents)) for one in mechanisms)
+    def init(num_agents: int, params: Params) -> tuple[Any, ...]:
+        return tuple(jax.tree.map(jnp.asarray, one.init(num_agents, params)) for one in mechanisms)
 
     def update(
         updates: Stacked, states: tuple[Any, ...], context: Context

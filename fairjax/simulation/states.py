@@ -137,7 +137,7 @@ def first_state(
         agents=trees.broadcast(num_agents, server) if own is None else own,
         server=server,
         optimizer=trees.broadcast(num_agents, training.init(server)),
-        mechanism=mechanism.init(num_agents),
+        mechanism=mechanism.init(num_agents, server),
         memory=None,
         server_optimizer=None if server_optimizer is None else server_optimizer.init(server),
         statistics=trees.broadcast(num_agents, statistics),

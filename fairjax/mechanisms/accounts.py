@@ -1,0 +1,180 @@
+"""Accounts: agents keep accounts of what their uploads gave each other, and are paid by them.
+
+upload       u_i    =  dw_i, at most 1.5 times the median length; 0 if it copies the aggregate
+cosine       c_ij   =  cos(u_i, u_j), on average q_i q_j for agents of reliability q
+verified     x_i    =  u_i, no longer than the signal-to-noise ratio q_i^2 / (1 - q_i^2) supports
+account      A_ij  <-  .99 A_ij + .01 <x_i, x_j>
+importance   r_i    ~  p_i^1.75, p the principal eigenvector of the positive accounts
+open         o_ij   =  1 if agents i and j agree as well as i with others, 0 if they do not
+shares       s_ij   ~  o_ij r_j ((1 - beta) e^4.4 + beta e), e = min(1, p_i / p_j); rows sum to one
+reward       v_i    =  sum_j s_ij u_j
+
+Everything follows from the N x N products of uploads: no held-out data, and no reports.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import checks, rewards, trees
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, shares_of_present
+from fairjax.mechanisms.lengths import median_length
+from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
+
+LONGEST = 1.5  # times the median length: no upload, and no row of accounts, is longer
+NEW = 0.1  # least share of an upload's square that is new beside the last aggregate
+VERIFIED = 1.2  # times the median length that a signal-to-noise ratio supports
+STEPS = 60  # of fixed-point iterations; they converge in about ten
+MEMORY, GATE_MEMORY = 0.99, 0.8
+STEEPNESS, STRICT, GATE = 1.75, 4.4, 0.25
+
+
+class Accounts(NamedTuple):
+    """What is known of agents, and of pairs of them; all is zero before the first round."""
+
+    importance: PerAgent
+    given: Array  # [N, N] A
+    agreement: Array  # [N, N] sums of squared lengths times cosines
+    weight: Array  # [N, N] sums of squared lengths
+    gates: Array  # [N, N] cosines of the last rounds
+    unit: Scalar  # median length of the first round
+    aggregate: Params  # of the last round
+
+
+@remembered
+def accounts(*, beta: Scalar = 0.05) -> Mechanism:
+    """Returns rewards by accounts of what agents gave each other, which no cheat inflates.
+
+    Args:
+      beta: altruism degree, above 0; a small one lets an agent take only what agents of no more
+        importance give. May be traced.
+    """
+    checks.above("beta", beta, 0, vanishing=True)
+    checks.between("beta", beta, 0, 1)
+
+    def init(num_agents: int, params: Params) -> Accounts:
+        pairs = jnp.zeros((num_agents, num_agents))
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        return Accounts(jnp.zeros(num_agents), pairs, pairs, pairs, pairs, jnp.zeros(()), nothing)
+
+    def update(updates: Stacked, held: Accounts, context: Context) -> tuple[Outcome, Accounts]:
+        uploads, lengths, cosines = _filter_copies(updates, held.aggregate)
+        held = _observe(held, lengths, cosines, context)
+        products = _verified_products(held, lengths, cosines)
+        held = held._replace(
+            given=_mixed(held.given, products, MEMORY, context.present),
+            gates=_mixed(held.gates, cosines, GATE_MEMORY, context.present),
+        )
+        floor = 1e-3 * min(1, 10 / len(lengths))
+        earned = rewards.normalised(_principal(held.given) ** STEEPNESS, context.present)
+        after = rewards.normalised(jnp.maximum(earned, floor), context.present)
+        _, part = rewards.recall(held.importance, after, context.present)
+        importance = rewards.settle(held.importance, after, part, context.present)
+        given = shares_of_present(importance, context)
+        trusted = jnp.where(given > 1.5 * floor, given, 0)
+        shares = _open(held) * trusted
+        shares = jnp.where(jnp.eye(len(given), dtype=bool), given, shares)
+        shares = shares * _reciprocity(given, beta)
+        shares = trees.ratio(shares, shares.sum(1, keepdims=True))
+        aggregate = trees.weighted_sum(trusted, uploads)
+        paid = trees.weighted_sums(shares, uploads)
+        fractions = rewards.share_of_largest(given)
+        judged = _off_diagonal(products).sum(1)
+        judged = trees.ratio(judged, jnp.abs(judged).sum())
+        outcome = Outcome(aggregate, paid, judged, importance, fractions)
+        return outcome, held._replace(importance=importance, aggregate=aggregate)
+
+    return Mechanism(init, update)
+
+
+def _filter_copies(updates: Stacked, aggregate: Params) -> tuple[Stacked, PerAgent, Array]:
+    """Returns uploads cut to `LONGEST`, without copies; their lengths `[N]`, cosines `[N, N]`."""
+
+    def compare(rows: Stacked, units: PerAgent, norms: PerAgent) -> tuple[PerAgent, Array, Array]:
+        one = trees.with_length(trees.broadcast(1, aggregate), 1.0)
+        inner = trees.inner_products(rows, jax.tree.map(lambda leaf: leaf[0], one))
+        cosines = trees.ratio(trees.ratio(trees.gram(rows), norms[:, None]), norms)
+        return units * norms, cosines, trees.ratio(inner, norms)
+
+    lengths, cosines, copied = trees.in_safe_units(compare, updates)
+    new = (1 - jnp.maximum(copied, 0) ** 2 > NEW) & (lengths > 0)
+    lengths = jnp.where(new, jnp.minimum(lengths, LONGEST * median_length(lengths)), 0)
+    cosines = jnp.clip(jnp.where(new[:, None] & new, cosines, 0), -1, 1)
+    return trees.with_length(updates, lengths), lengths, cosines
+
+
+def _observe(held: Accounts, lengths: PerAgent, cosines: Array, context: Context) -> Accounts:
+    """Returns accounts with this round's cosines in `agreement` and `weight`."""
+    median = median_length(lengths)
+    unit = jnp.where(held.unit > 0, held.unit, median)
+    square = trees.ratio(median, unit) ** 2
+    there = _pairs(len(lengths), context.present)
+    return held._replace(
+        unit=unit,
+        agreement=jnp.where(there, MEMORY * held.agreement + square * cosines, held.agreement),
+        weight=jnp.where(there, MEMORY * held.weight + square, held.weight),
+    )
+
+
+def _verified_products(held: Accounts, lengths: PerAgent, cosines: Array) -> Array:
+    """Returns `[N, N]` inner products of verified uploads, in the first round's unit."""
+    agreement = _off_diagonal(jnp.maximum(trees.ratio(held.agreement, held.weight), 0))
+
+    def step(_: int, quality: PerAgent) -> PerAgent:
+        squares = quality**2
+        found = trees.ratio(agreement @ quality, squares.sum() - squares)
+        return jnp.clip(quality / 2 + found / 2, 0, 0.99)
+
+    quality = jax.lax.fori_loop(0, STEPS, step, jnp.full(len(lengths), 0.5))
+    ratios = quality**2 / (1 - quality**2)
+    middle = jnp.nanmedian(jnp.where(ratios > 1e-6, ratios, jnp.nan))
+    supported = jnp.sqrt(trees.ratio(ratios, jnp.where(jnp.isnan(middle), 0, middle)))
+    longest = VERIFIED * median_length(lengths) * supported
+    verified = trees.ratio(jnp.minimum(lengths, longest), held.unit)
+    return cosines * verified * verified[:, None]
+
+
+def _principal(given: Array) -> PerAgent:
+    """Returns `[N]` with sum one: who gives much to those who give much."""
+    taken = _off_diagonal(jnp.maximum(given, 0))
+    rows = taken.sum(1)
+    taken = taken * jnp.minimum(1, trees.ratio(LONGEST * jnp.median(rows), rows))[:, None]
+
+    def step(_: int, standing: PerAgent) -> PerAgent:
+        found = standing @ taken
+        return jnp.where(
+            found.sum() > 0, standing / 2 + trees.ratio(found, found.sum()) / 2, standing
+        )
+
+    taken = trees.ratio(taken, taken.sum())
+    return jax.lax.fori_loop(0, STEPS, step, jnp.full(len(given), 1 / len(given)))
+
+
+def _reciprocity(given: PerAgent, beta: Scalar) -> Array:
+    """Returns `[N, N]` the part of what agent j gives that agent i has earned."""
+    earned = jnp.minimum(1, trees.ratio(given[:, None], given)) ** (1 / STEEPNESS)
+    return (1 - beta) * earned**STRICT + beta * earned
+
+
+def _open(held: Accounts) -> Array:
+    """Returns `[N, N]` how far agent i lets the upload of agent j in."""
+    account, gate = (
+        trees.ratio(values, _off_diagonal(jnp.maximum(values, 0)).max(1, keepdims=True))
+        for values in (held.given, held.gates)
+    )
+    return jnp.clip(account, 0, 1) ** 2 * jnp.clip(gate / GATE, 0, 1)
+
+
+def _mixed(old: Array, new: Array, memory: float, present: PerAgent | None) -> Array:
+    """Returns a moving average; pairs of which one is absent keep theirs."""
+    return jnp.where(_pairs(len(new), present), memory * old + (1 - memory) * new, old)
+
+
+def _pairs(num_agents: int, present: PerAgent | None) -> Array:
+    there = jnp.ones(num_agents, bool) if present is None else present
+    return there & there[:, None]
+
+
+def _off_diagonal(values: Array) -> Array:
+    return jnp.where(jnp.eye(len(values), dtype=bool), 0, values)
