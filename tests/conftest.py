@@ -19,12 +19,15 @@ LONG_EXAMPLES = (
 
 # Where tests are about records, pages and errors, programs are compiled in half of the time.
 COMPILED_QUICKLY = (
-    "fairjax/experiments/", "fairjax/figures/", "tests/test_behaviours.py", "tests/test_cli.py",
-    "tests/test_figures.py", "tests/test_inputs.py", "tests/test_longer.py",
-    "tests/test_mechanism_inputs.py", "tests/test_objects.py", "tests/test_over_seeds.py",
+    "fairjax/experiments/", "fairjax/figures/", "tests/test_agents_that_differ.py",
+    "tests/test_audit.py", "tests/test_behaviours.py", "tests/test_cli.py",
+    "tests/test_experiment.py", "tests/test_federations.py", "tests/test_figures.py",
+    "tests/test_inputs.py", "tests/test_longer.py", "tests/test_mechanism_inputs.py",
+    "tests/test_over_seeds.py", "tests/test_participation.py",
     "tests/test_records.py", "tests/test_references.py", "tests/test_report.py",
-    "tests/test_statistics.py", "tests/test_studies.py", "tests/test_sweeps.py",
-    "tests/test_tasks.py", "tests/test_tracking.py", "tests/test_wrong_kinds.py",
+    "tests/test_saving.py", "tests/test_statistics.py", "tests/test_studies.py",
+    "tests/test_sweeps.py", "tests/test_tasks.py", "tests/test_tracking.py",
+    "tests/test_wrong_kinds.py",
 )  # fmt: skip
 
 # Of the cases of a slow test, one in so many runs by default; elsewhere only the first.

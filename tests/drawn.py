@@ -21,7 +21,7 @@ import twin
 
 import fairjax as fj
 import fairjax.simulation
-from fairjax.experiments import Comparison
+from fairjax.experiments import Audit, Comparison, Trial
 
 LARGEST = 3e38  # about the largest float32
 
@@ -218,7 +218,17 @@ def judge(mechanism):
     return jax.jit(lambda rows: made.update(layers(rows), made.init(5), context)[0])
 
 
-NAMES = ("train", "test", "shards", "model", "federation", "experiment", "result", "comparison")
+NAMES = (
+    "train",
+    "test",
+    "shards",
+    "model",
+    "federation",
+    "experiment",
+    "result",
+    "audit",
+    "comparison",
+)
 
 
 @functools.cache
@@ -252,4 +262,10 @@ def things():
             behaviours=("honest",) * 3,
         ),
         comparison=Comparison({"cgsv": swept}),
+        audit=Audit(
+            experiment.resolved(),
+            (0,),
+            Trial("honest", 0.0, 0, rows, rows),
+            (Trial("idle", 0.0, 1, rows, rows),),
+        ),
     )

@@ -34,7 +34,7 @@ class Twin:
         self.given, self.agreement, self.gates = (np.zeros((N, N)) for _ in range(3))
         self.weight, self.unit, self.last = 0.0, 0.0, np.zeros(D)
 
-    def play(self, uploads, beta=0.05):
+    def play(self, uploads, beta=0.03):
         """Returns importance `[N]` and rewards `[N, D]` after a round."""
         rows = [row.astype(np.float64) for row in uploads]
         for i, row in enumerate(rows):

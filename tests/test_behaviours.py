@@ -18,7 +18,7 @@ def updates(seed=0):
 
 
 def uploads(name, strength, round=0, others=()):
-    memory = Memory(updates(1), {"a": jnp.full((3, 2), 7.0)})
+    memory = Memory(updates(1), {"a": jnp.full((3, 2), 7.0)}, {"a": jnp.full((N, 3, 2), 5.0)})
     chosen = (Behaviour(0, name, strength), *others)
     found = simulation.change_uploads(jax.random.key(0), updates(), memory, round, chosen)
     np.testing.assert_array_equal(found["a"][N - 1], updates()["a"][N - 1])
@@ -32,7 +32,10 @@ def test_dishonest_uploads_are_what_their_names_say():
     assert np.unique(noise).size == noise.size
     np.testing.assert_array_equal(uploads("free_rider_stale", 0.0, 3)[0][0], updates(1)["a"][0])
     np.testing.assert_array_equal(uploads("free_rider_stale", 0.0)[0][0], updates()["a"][0])
-    np.testing.assert_array_equal(uploads("free_rider_copy", 0.0)[0][0], 7)
+    np.testing.assert_array_equal(uploads("free_rider_oracle", 0.0)[0][0], 7)
+    np.testing.assert_array_equal(uploads("free_rider_copy", 0.0)[0][0], 5)
+    np.testing.assert_array_equal(uploads("idle", 0.0, 4)[0][0], updates()["a"][0])
+    assert (uploads("idle", 0.0, 5)[0][0] == 0).all()
     found, honest = uploads("sign_flip", 2.0)
     np.testing.assert_array_equal(found[0], -2 * honest[0])
     found, honest = uploads("rescale", 10.0)
@@ -161,7 +164,7 @@ def test_huge_numbers_are_refused_before_anything_is_drawn(options, message):
 def test_a_list_of_behaviours_is_checked_wherever_it_goes(chosen, message):
     train = fj.data.Dataset(x=np.ones((8, 2)), y=np.arange(8) % 2, num_classes=2)
     shards = fj.data.uniform(train, num_agents=N)
-    memory = Memory(updates(), {"a": jnp.zeros((3, 2))})
+    memory = Memory(updates(), {"a": jnp.zeros((3, 2))}, updates())
     for call in (
         lambda: behaviours.names(chosen, N),
         lambda: simulation.change_data(shards, chosen),
@@ -184,10 +187,10 @@ def test_what_holds_no_shards_cannot_be_changed():
         simulation.change_uploads(jax.random.key(0), updates(), None, 0, [])
 
 
-@pytest.mark.parametrize("name", ["collude", "free_rider_copy"])
+@pytest.mark.parametrize("name", ["collude", "free_rider_copy", "free_rider_oracle"])
 def test_what_is_copied_may_be_as_long_as_float32_holds(name):
     long = {"a": jnp.full((N, 3, 2), 2e38)}
-    memory = Memory(long, {"a": long["a"][0]})
+    memory = Memory(long, {"a": long["a"][0]}, long)
     chosen = [Behaviour(0, "collude"), Behaviour(1, name, 0.0)]
     found = simulation.change_uploads(jax.random.key(0), long, memory, 0, chosen)
     np.testing.assert_array_equal(found["a"], long["a"])

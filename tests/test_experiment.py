@@ -125,7 +125,8 @@ fj.Experiment(num_agents=3, rounds=400, model="logistic", samples_per_agent=20, 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["FAIRJAX_TEST_CACHE"]}
+    environment = {**os.environ, **cache, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", SCRIPT]
     process = subprocess.Popen([*command, killed, "0.3"], env=environment)
     deadline = time.monotonic() + 600

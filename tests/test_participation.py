@@ -170,7 +170,9 @@ def test_the_last_round_trains_all_once_more():
 @pytest.mark.parametrize("behaviour", ["free_rider_stale", "collude"])
 def test_dishonest_agents_that_are_absent_at_first(behaviour):
     updates = jnp.arange(1.0, 5.0)[:, None] * jnp.ones(3)
-    memory = Memory(jnp.zeros((4, 3)), jnp.zeros(3), jnp.array([True, True, True, False]))
+    memory = Memory(
+        jnp.zeros((4, 3)), jnp.zeros(3), jnp.zeros((4, 3)), jnp.array([True, True, True, False])
+    )
     agents = [Behaviour(1, behaviour), Behaviour(3, behaviour)]
     present = jnp.array([True, False, True, True])
     memory = memory.with_first(updates, 7, present)

@@ -83,7 +83,7 @@ def test_the_public_surface_is_what_it_says():
     assert fj.__all__ == sorted(fj.__all__)
     assert set(fj.__all__) == {
         "Experiment", "Federation", "History", "ProgressBar", "Record", "Result", "State",
-        "Sweep", "compare", "contributions", "data", "devices", "federation", "figures",
+        "Sweep", "audit", "compare", "contributions", "data", "devices", "federation", "figures",
         "load_params", "load_run", "mechanisms", "metrics", "models", "report", "rewards", "run",
         "save_params", "sweep", "tasks",
     }  # fmt: skip

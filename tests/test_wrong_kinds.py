@@ -10,6 +10,7 @@ import inspect
 import re
 import warnings
 
+import flax.errors
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
@@ -95,6 +96,11 @@ CALLS = {  # the required arguments
     "figures.fairness": {"result": "result"},
     "figures.comparison": {"results": "{'cgsv': result}"},
     "figures.over_seeds": {"comparison": "comparison"},
+    "figures.audit": {"audit": "audit"},
+    "report.write_audit": {"audit": "audit", "out": "'.'"},
+    "report.write_run": {"result": "result", "out": "'.'"},
+    "report.write_comparison": {"results": "{'cgsv': result}", "out": "'.'"},
+    "report.write_over_seeds": {"comparison": "comparison", "out": "'.'"},
     "figures.svg": {"figure": "plt.gcf()", "prefix": "'a'"},
     "figures.write": {"figure": "plt.gcf()", "path": "'a.png'"},
     "tasks.Task": {"loss": "fj.tasks.METRICS['mse']", "metrics": "['mse']"},
@@ -115,6 +121,9 @@ CALLS = {  # the required arguments
     "sweep": {"experiment": "experiment", "seeds": "[0]"},
     "compare": {"experiment": "experiment", "names": "['standalone']"},
     "load_run": {"out": "'folder'"},
+    "audit": {
+        "experiment": "experiment", "manipulations": "['idle']", "agents": "[0]", "seeds": "[0]",
+    },
 }  # fmt: skip
 
 INNER = {  # only called by the package itself
@@ -185,6 +194,8 @@ def complaint(call):
     except ValueError as error:
         teaches = re.search(r"`\w|Unknown", str(error)) and len(str(error)) < MOST_CHARACTERS
         return "" if teaches else f"{type(error).__name__}: {error}"
+    except flax.errors.FlaxError:
+        return ""  # the error of a module that was given as a function, and called
     except RAW as error:
         return f"{type(error).__name__}: {error}"
     counts = call.startswith(("fj.contributions.", "fj.rewards."))

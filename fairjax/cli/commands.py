@@ -31,6 +31,7 @@ from fairjax.experiments import (
     Experiment,
     ProgressBar,
     Result,
+    audit,
     compare,
     load_comparison,
     load_run,
@@ -43,9 +44,11 @@ Nested = tyro.conf.arg(name="")  # `--help` shows groups of flags under their ow
 if TYPE_CHECKING:
     RunFlags = Any
     CompareFlags = Any
+    AuditFlags = Any
 else:
     RunFlags = Annotated[flags.flags(), Nested]
     CompareFlags = Annotated[flags.flags("options", "mechanism"), Nested]
+    AuditFlags = Annotated[flags.flags("behaviours"), Nested]
 Resume = tyro.conf.FlagConversionOff[bool]  # --resume False
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Number = Annotated[Any, tyro.conf.arg(metavar="INT", help_behavior_hint=""), flags.AS_READ]
@@ -61,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands = {
         "run": _run,
         "compare": _compare,
+        "audit": _audit,
         "study": _study,
         "show": _show,
         "list": _list,
@@ -166,6 +170,41 @@ def _compare(
     with endings.resumable(out, resume, saved), ProgressBar() as watch:
         results = compare(experiment, names, out, resume, seeds=drawn, watch=watch)
     _leave(results, out)
+
+
+def _audit(
+    described: AuditFlags,
+    manipulations: Tools = "",
+    agents: Seeds = "",
+    seeds: Seeds = "0:5",
+    out: Folder = None,
+) -> None:
+    """Let agents cheat in turn, and print what each gains by it and what it costs the others.
+
+    Args:
+      described: the experiment.
+      manipulations: behaviours that `fairjax list` explains, stretch (rescaling by the factor that
+        gains most) or sybil (one agent as two), separated by commas; by default all.
+      agents: the agents that cheat in turn, as 0:3 (0 to 2) or 0,4; by default all.
+      seeds: the seeds, as 0:5 (0 to 4) or 0,3,7; --seed does not count.
+      out: directory for the page, the tables and the figure; by default below runs/.
+    """
+    from fairjax import report
+
+    experiment = flags.experiment(described)
+    names = [name.strip() for name in manipulations.split(",") if name.strip()] or None
+    out = out or Path("runs") / f"audit-{experiment.name}"
+    with ProgressBar() as watch:
+        found = audit(
+            experiment, names, flags.parse_seeds(agents, "agents"),
+            flags.parse_seeds(seeds) or (experiment.seed,), watch=watch,
+        )  # fmt: skip
+    table = found.table()
+    title = f"Cheating under {experiment.label('mechanism')}: points gained over the honest run"
+    print_table(title, table.columns, table.cells())
+    out.mkdir(parents=True, exist_ok=True)
+    path = report.write_audit(found, out)
+    output().print(f"Report: {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _study(

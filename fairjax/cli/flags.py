@@ -145,8 +145,8 @@ def experiment(described: Any) -> Experiment:
     return Experiment(**fields)
 
 
-def parse_seeds(text: str) -> Sequence[int] | None:
-    """Returns the seeds that a text lists; None for an empty text.
+def parse_seeds(text: str, name: str = "seeds") -> Sequence[int] | None:
+    """Returns the seeds, or other numbers, that a text lists; None for an empty text.
 
     Examples:
       >>> parse_seeds("0:3"), parse_seeds("4,7")
@@ -157,7 +157,7 @@ def parse_seeds(text: str) -> Sequence[int] | None:
     with contextlib.suppress(ValueError):
         first, colon, last = text.partition(":")
         return range(int(first), int(last)) if colon else tuple(map(int, text.split(",")))
-    raise ValueError(f"`seeds` must be as 0:5 (0 to 4) or 0,3,7, got {text!r}.")
+    raise ValueError(f"`{name}` must be as 0:5 (0 to 4) or 0,3,7, got {text!r}.")
 
 
 def _list_flag_fields() -> list[dataclasses.Field]:

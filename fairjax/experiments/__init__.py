@@ -13,6 +13,7 @@ playing      plays the rounds of a run, with checkpoints, progress and tracking
 results      the result of a run and its figures; `loading` reads a result from disk
 running      `fairjax.run`: the rounds of a federation from Python objects
 sweeps       many runs as one program, which `points` compiles and plays
+audit        what cheating pays; `trials` plays every manipulation
 comparison   several mechanisms on the same shards; `over_seeds`, with several seeds
 records, histories, checkpoints   the files of a run
 longer       a run with more rounds goes on where a shorter one stopped
@@ -20,6 +21,7 @@ tracking     sends the scalars of each round to other tools
 """
 
 from fairjax.experiments import factories, objects, records, references
+from fairjax.experiments.audit import Audit, audit
 from fairjax.experiments.bar import ProgressBar
 from fairjax.experiments.comparison import compare, load_comparison
 from fairjax.experiments.description import COEFFICIENTS, EACH, ONLY_PYTHON, OPTIMIZERS
@@ -29,9 +31,11 @@ from fairjax.experiments.presets import PRESETS
 from fairjax.experiments.results import Result
 from fairjax.experiments.running import run
 from fairjax.experiments.sweeps import WORDS, Sweep, sweep
+from fairjax.experiments.trials import MANIPULATIONS, Trial
 
 __all__ = [
-    "COEFFICIENTS", "EACH", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS", "Comparison",
-    "Experiment", "ProgressBar", "Result", "Sweep", "compare", "factories", "load_comparison",
-    "load_run", "objects", "records", "references", "run", "sweep",
+    "COEFFICIENTS", "EACH", "MANIPULATIONS", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS",
+    "Audit", "Comparison", "Experiment", "ProgressBar", "Result", "Sweep", "Trial", "audit",
+    "compare", "factories", "load_comparison", "load_run", "objects", "records", "references",
+    "run", "sweep",
 ]  # fmt: skip

@@ -18,6 +18,8 @@ from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.mechanisms import switched
 from fairjax.simulation import (
+    UPLOADS,
+    Behaviour,
     Events,
     Federation,
     History,
@@ -29,6 +31,7 @@ from fairjax.simulation import (
 from fairjax.types import Scalar
 
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
+MANIPULATION = ("which", "agent", "strength")  # of a `Behaviour`, in an audit
 CACHE_BYTES = 2**25  # cache of a CPU, shared by the local steps of all points
 DEVICE_BYTES = 2**34  # memory of an accelerator that does not report it
 
@@ -47,7 +50,8 @@ def play_points(
 
     Args:
       on: one experiment for every data set.
-      combinations: values of coefficients.
+      combinations: values of coefficients, or of a manipulation: its number in `UPLOADS`, the
+        agent and the strength.
       shards: leaves `[S, ...]`.
       test: the test data.
       points_at_once: number of points that are vectorised; None: chosen for the device.
@@ -68,7 +72,7 @@ def play_points(
         together[0] if together else resolved,
         seed=0,
         params=None,  # those of runs are an argument of the program
-        **dict.fromkeys(coefficients[0], 0.5),
+        **{name: 0.5 for name in coefficients[0] if name not in MANIPULATION},
     )
     first = jax.tree.map(lambda leaf: leaf[0], shards)
     federation = common.federation(first)
@@ -156,11 +160,15 @@ def _play(
     def point(run: Any, numbered: Any) -> tuple[History, Events]:
         _, values = numbered
         shards, num_rounds = run["shards"], experiment.rounds
+        behaviours = [
+            one._replace(agent=run["places"][place]) for place, one in enumerate(assigned)
+        ]
+        told = {name: values[name] for name in MANIPULATION if name in values}
+        if told:
+            behaviours = [Behaviour(name=tuple(UPLOADS), **told)]
+        values = {name: value for name, value in values.items() if name not in told}
         federation = dataclasses.replace(experiment, **values).federation(
-            shards,
-            behaviours=[
-                one._replace(agent=run["places"][place]) for place, one in enumerate(assigned)
-            ],
+            shards, behaviours=behaviours
         )
         if together:
             mechanism = switched(number, [one.make_mechanism() for one in together])

@@ -19,7 +19,7 @@ from fairjax.experiments import factories
 from fairjax.experiments.description import OPTIMIZERS
 from fairjax.experiments.resolved import Resolved
 from fairjax.simulation import (
-    UPLOADS,
+    DATA,
     Behaviour,
     Federation,
     assign,
@@ -179,7 +179,7 @@ class Setup(Resolved):
         full: Any = self.resolved()
         assigned = full.assigned_behaviours() if behaviours is None else behaviours
         # Changes to data are in `shards` already.
-        dishonest = [one for one in assigned if one.name in UPLOADS]
+        dishonest = [one for one in assigned if one.name not in DATA]
         schedule: Any = None
         if full.learning_rate is not None:
             rates: Any = full.learning_rate

@@ -8,11 +8,13 @@ reward_fractions  who is paid how much, round by round?
 fairness          does the agent that is better alone receive the better model?
 comparison        which mechanism pays fairly, and at which price?
 over_seeds        the same over several seeds
+audit             what does cheating pay, and what does it cost others?
 
 Figures are as wide as one column of a two-column paper. An agent has the same colour in all
 of them. With more than twenty agents, three are drawn as lines and a band shows all.
 """
 
+from fairjax.figures.audits import audit
 from fairjax.figures.ends import comparison, fairness, over_seeds, partition
 from fairjax.figures.rounds import accuracy, contributions, importance, reward_fractions
 from fairjax.figures.style import (
@@ -33,6 +35,7 @@ __all__ = [
     "ASIDE",
     "COLUMN",
     "accuracy",
+    "audit",
     "check_results",
     "comparison",
     "contributions",

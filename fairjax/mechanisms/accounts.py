@@ -43,7 +43,7 @@ class Accounts(NamedTuple):
 
 
 @remembered
-def accounts(*, beta: Scalar = 0.05) -> Mechanism:
+def accounts(*, beta: Scalar = 0.03) -> Mechanism:
     """Returns rewards by accounts of what agents gave each other, which no cheat inflates.
 
     Args:

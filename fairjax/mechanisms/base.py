@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 
 class _Functions(NamedTuple):
-    init: Callable[[int], Any]
+    init: Callable[..., Any]
     update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]]
     plan: Callable[[Any, Context], Plan] | None = None
 
@@ -62,7 +62,7 @@ class Mechanism(_Functions):
 
     def __new__(
         cls,
-        init: Callable[[int], Any],
+        init: Callable[..., Any],
         update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]],
         plan: Callable[[Any, Context], Plan] | None = None,
     ) -> "Mechanism":

@@ -23,7 +23,7 @@ def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
       ValueError: `results` is no mapping of names to results, or `out` is no directory.
     """
     figures.check_results(results)
-    out = page.checked_folder(out)
+    out = page.with_records(out)
     first = next(iter(results.values()))
     experiment = common_experiment(results)
     sections = (

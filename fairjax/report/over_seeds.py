@@ -28,7 +28,7 @@ def write_over_seeds(comparison: Comparison, out: Path) -> Path:
       ValueError: `comparison` is no `Comparison`, or `out` is no directory.
     """
     checks.kind("comparison", comparison, Comparison, "`fairjax.compare(..., seeds=range(5))`")
-    out = page.checked_folder(out)
+    out = page.with_records(out)
     table = comparison.table()
     for ending, form in TABLES.items():
         with files.replacing(out / f"comparison.{ending}") as file:

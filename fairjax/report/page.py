@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fairjax import checks, figures, files
+from fairjax.experiments import records
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_ROWS = 50  # tables with more agents show only some of them
@@ -32,6 +33,14 @@ def checked_folder(out: Any) -> Path:
     if not folder.is_dir():
         raise ValueError(f"`out` must be the directory of a run, with its records, got {folder}.")
     return folder
+
+
+def with_records(out: Any) -> Path:
+    """Returns a directory, or raises if it does not hold the records of a run or comparison."""
+    out = checked_folder(out)
+    if not any((out / name).exists() for name in (records.EXPERIMENT, records.COMPARISON)):
+        raise ValueError(f"`out` must be the directory of a run or comparison, got {out}.")
+    return out
 
 
 def text(sentence: str, soft: bool = False) -> str:

@@ -40,7 +40,7 @@ def write_run(result: Result, out: Path) -> Path:
       ValueError: `result` is no `Result`, or `out` is no directory.
     """
     checks.kind("result", result, Result, "`fairjax.Experiment(...).run()`")
-    out = page.checked_folder(out)
+    out = page.with_records(out)
     experiment = result.experiment
     sections = (
         _show_outcome(result),

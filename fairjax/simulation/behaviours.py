@@ -7,6 +7,7 @@ Agents without a behaviour are honest. `DATA` and `UPLOADS` map names to a `Kind
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 from fairjax import checks, trees
 from fairjax.data import Shards
 from fairjax.simulation.dishonest_data import DATA
-from fairjax.simulation.dishonest_uploads import UPLOADS, Seen
+from fairjax.simulation.dishonest_uploads import UPLOADS, Memory, Seen
 from fairjax.simulation.kinds import ANY
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
@@ -29,30 +30,9 @@ class Behaviour(NamedTuple):
     """The dishonest behaviour of one agent."""
 
     agent: Scalar  # the agent's number; traced where runs of several seeds are one program
-    name: str
-    strength: float | None = None  # None: the default of its `Kind`
-
-
-class Memory(NamedTuple):
-    """What dishonest uploads need from earlier rounds."""
-
-    first: Stacked  # every agent's first update
-    aggregate: Params  # the last aggregate
-    joined: PerAgent | None = None  # [N] booleans: who has a first update; None: all, or nobody yet
-
-    def with_first(self, updates: Stacked, round: Scalar, present: PerAgent | None) -> "Memory":
-        """Returns the memory with the updates of agents that take part for the first time.
-
-        Args:
-          updates: leaves `[N, ...]`, honest.
-          round: number of the round, from 0.
-          present: `[N]` booleans; None: all take part in every round.
-        """
-        if present is None:
-            return self._replace(first=trees.where(round == 0, updates, self.first))
-        joined = self.joined if self.joined is not None else jnp.zeros(len(present), bool)
-        first = trees.where(present & ~joined, updates, self.first)
-        return self._replace(first=first, joined=joined | present)
+    name: Any  # a text; in an audit several of `UPLOADS`, of which `which` says who acts
+    strength: Any = None  # None: the default of its `Kind`
+    which: Scalar | None = None
 
 
 def assign(
@@ -148,7 +128,9 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
         )
     chosen: tuple[Behaviour, ...] = tuple(behaviours)
     seen: dict[int, str] = {}
-    for agent, name, strength in chosen:
+    for agent, name, strength, _ in chosen:
+        if isinstance(name, tuple):
+            continue
         checks.choice("behaviour", name, KINDS)
         strength_of(name, strength)
         if not checks.is_known(agent):
@@ -165,7 +147,7 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
 
 def check_agents(behaviours: Sequence[Behaviour], num_agents: int) -> None:
     """Raises unless all behaviours belong to existing agents, one each."""
-    for agent, name, _ in checked(behaviours):
+    for agent, name, *_ in checked(behaviours):
         if checks.is_known(agent) and not 0 <= agent < num_agents:
             raise ValueError(
                 f"`behaviours` must name agents 0 to {num_agents - 1}, got {name} of {agent}."
@@ -234,7 +216,7 @@ def change_uploads(
     Args:
       key: PRNG key of the round.
       updates: leaves `[N, ...]`, honest.
-      memory: the first updates and the last aggregate.
+      memory: the first updates, the last aggregate and the last rewards.
       round: number of the round, from 0.
       behaviours: the behaviours of dishonest agents; those in `DATA` upload honestly.
       present: `[N]` booleans: who takes part; None: all.
@@ -244,13 +226,13 @@ def change_uploads(
 
     Examples:
       >>> updates = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-      >>> memory = Memory(updates, updates[0])
+      >>> memory = Memory(updates, updates[0], updates)
       >>> flip = [Behaviour(1, "sign_flip", 1.0)]
       >>> print(change_uploads(jax.random.key(0), updates, memory, 0, flip))
       [[ 1.  2.]
        [-3. -4.]]
     """
-    checks.kind("memory", memory, Memory, "`fairjax.simulation.Memory(first, aggregate)`")
+    checks.kind("memory", memory, Memory, "`fairjax.simulation.Memory(first, aggregate, rewards)`")
     updates, memory = jax.tree.map(jnp.asarray, (updates, memory))
     check_agents(behaviours, trees.num_agents(updates))
     leader = _first_colluder(behaviours, present)
@@ -258,24 +240,33 @@ def change_uploads(
     def row(tree: Stacked, agent: Scalar) -> Params:
         return jax.tree.map(lambda leaf: leaf[agent], tree)
 
-    for agent, name, strength in behaviours:
-        if name not in UPLOADS:
+    for agent, name, strength, which in behaviours:
+        if not _uploads(name):
             continue
         seen = Seen(
             round=round,
             first=row(memory.first, agent),
             aggregate=memory.aggregate,
+            reward=row(memory.rewards, agent),
             # Compare by identity, since a traced number of an agent has no value to compare.
             leader=None if leader is None or leader is agent else row(updates, leader),
         )
         own = row(updates, agent)
-        upload = UPLOADS[name].change(
-            jax.random.fold_in(key, agent), own, seen, strength_of(name, strength)
-        )
+        its_key = jax.random.fold_in(key, agent)
+        if isinstance(name, tuple):
+            changes = [functools.partial(UPLOADS[one].change, its_key, own, seen) for one in name]
+            upload = jax.lax.switch(which, changes, strength)
+        else:
+            upload = UPLOADS[name].change(its_key, own, seen, strength_of(name, strength))
         if present is not None and name == "collude":
             upload = trees.where(leader == agent, own, upload)
         updates = jax.tree.map(lambda leaf, one, i=agent: leaf.at[i].set(one), updates, upload)
     return updates
+
+
+def _uploads(name: str | tuple[str, ...]) -> bool:
+    """Says whether a behaviour changes uploads; in an audit several names do."""
+    return isinstance(name, tuple) or name in UPLOADS
 
 
 def _first_colluder(behaviours: Sequence[Behaviour], present: PerAgent | None) -> Any:
@@ -289,5 +280,5 @@ def _first_colluder(behaviours: Sequence[Behaviour], present: PerAgent | None) -
 
 def changing_uploads(behaviours: Sequence[Behaviour], num_agents: int) -> PerAgent:
     """Returns `[N]` booleans: whether the agent uploads something other than its update."""
-    agents = [one.agent for one in behaviours if one.name in UPLOADS]
+    agents = [one.agent for one in behaviours if _uploads(one.name)]
     return jnp.zeros(num_agents, bool).at[jnp.array(agents, int)].set(True)

@@ -10,9 +10,38 @@ import jax.numpy as jnp
 
 from fairjax import trees
 from fairjax.simulation.kinds import ANY, Kind, register
-from fairjax.types import Array, Key, Params, Scalar
+from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
 UPLOADS: dict[str, Kind] = {}
+
+
+class Memory(NamedTuple):
+    """What dishonest uploads need from earlier rounds."""
+
+    first: Stacked  # every agent's first update
+    aggregate: Params  # the last aggregate
+    rewards: Stacked  # every agent's last reward
+    joined: PerAgent | None = None  # [N] booleans: who has a first update; None: all, or nobody yet
+
+    def with_first(self, updates: Stacked, round: Scalar, present: PerAgent | None) -> "Memory":
+        """Returns the memory with the updates of agents that take part for the first time.
+
+        Args:
+          updates: leaves `[N, ...]`, honest.
+          round: number of the round, from 0.
+          present: `[N]` booleans; None: all take part in every round.
+        """
+        if present is None:
+            return self._replace(first=trees.where(round == 0, updates, self.first))
+        joined = self.joined if self.joined is not None else jnp.zeros(len(present), bool)
+        first = trees.where(present & ~joined, updates, self.first)
+        return self._replace(first=first, joined=joined | present)
+
+    def after(self, aggregate: Params, rewards: Stacked, present: PerAgent | None) -> "Memory":
+        """Returns the memory with what the server decided; absent agents received nothing."""
+        if present is not None:
+            rewards = trees.where(present, rewards, self.rewards)
+        return self._replace(aggregate=aggregate, rewards=rewards)
 
 
 class Seen(NamedTuple):
@@ -20,7 +49,8 @@ class Seen(NamedTuple):
 
     round: Scalar  # from 0
     first: Params  # its own first update
-    aggregate: Params  # the last one
+    aggregate: Params  # the last one, which only an insider knows
+    reward: Params  # its own last one
     leader: Params | None  # the update of the first colluder; None: this agent is the first
 
 
@@ -45,8 +75,20 @@ def free_rider_stale(key: Key, own: Params, seen: Seen, strength: float) -> Para
 
 @register(UPLOADS, strength=0.1, most=ANY)
 def free_rider_copy(key: Key, own: Params, seen: Seen, strength: float) -> Params:
-    """Uploads the last aggregate, plus noise of a relative length."""
+    """Uploads its last reward, plus noise of a relative length."""
+    return _add_noise(key, seen.reward, strength)
+
+
+@register(UPLOADS, strength=0.1, most=ANY)
+def free_rider_oracle(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads the server's last aggregate, plus noise of a relative length."""
     return _add_noise(key, seen.aggregate, strength)
+
+
+@register(UPLOADS)
+def idle(key: Key, own: Params, seen: Seen, strength: float) -> Params:
+    """Uploads its update in every second round, and zeros in between."""
+    return jax.tree.map(lambda leaf: jnp.where(seen.round % 2 == 0, leaf, 0), own)
 
 
 @register(UPLOADS, strength=1.0, most=ANY)

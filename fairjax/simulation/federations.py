@@ -176,7 +176,7 @@ class Federation(ByContents):
             server=paid.server,
             optimizer=trained.optimizer,
             mechanism=mechanism,
-            memory=None if memory is None else memory._replace(aggregate=outcome.aggregate),
+            memory=None if memory is None else memory.after(*outcome[:2], present),
             server_optimizer=following,
             statistics=trained.statistics,
             joined=joined,

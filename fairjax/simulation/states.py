@@ -145,7 +145,8 @@ def first_state(
     )
     if remember:
         joined = jnp.zeros(num_agents, bool) if with_absence else None
-        state = state._replace(memory=Memory(state.agents, server, joined))
+        one, all_ = jax.tree.map(jnp.zeros_like, (server, state.agents))
+        state = state._replace(memory=Memory(all_, one, all_, joined))
     return placed(mesh, state)
 
 
@@ -154,13 +155,15 @@ def placed(mesh: Mesh | None, state: State) -> State:
     if mesh is None:
         return state
     by_agent = devices.by_agent(mesh, trees.num_agents(state.agents))
-    first = None if state.memory is None else state.memory.first
-    spread = (state.agents, state.optimizer, state.statistics, first)
-    agents, optimizer, statistics, first = devices.placed(spread, by_agent)
+    held = None if state.memory is None else (state.memory.first, state.memory.rewards)
+    spread = (state.agents, state.optimizer, state.statistics, held)
+    agents, optimizer, statistics, held = devices.placed(spread, by_agent)
     # Replicating the sharded leaves would gather them, so leave them out.
     rest = state._replace(agents=None, optimizer=None, statistics=None)
     if state.memory is not None:
-        rest = rest._replace(memory=state.memory._replace(first=None))
+        rest = rest._replace(memory=state.memory._replace(first=None, rewards=None))
     rest = devices.everywhere(mesh, rest)
-    memory = rest.memory if rest.memory is None else rest.memory._replace(first=first)
+    memory = rest.memory
+    if memory is not None:
+        memory = memory._replace(first=held[0], rewards=held[1])
     return rest._replace(agents=agents, optimizer=optimizer, statistics=statistics, memory=memory)

@@ -1,0 +1,204 @@
+"""Audit: what one agent gains by cheating, and what it costs the others.
+
+manipulation   what the agent does: every behaviour; and stretch, the rescaling that gains it most;
+               sybil, one agent as two, each with half of the data
+trial          a manipulation by one agent, with every seed; the seed's honest run is its pair
+gain           final accuracy of the trial less that of the honest run, in points
+
+The module `trials` plays them.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from fairjax import checks
+from fairjax.experiments import fields
+from fairjax.experiments.experiment import Experiment
+from fairjax.experiments.playing import WATCHES, Watcher
+from fairjax.experiments.sweeps import load_shards
+from fairjax.experiments.trials import MANIPULATIONS, Plays, Trial, fits
+from fairjax.simulation import DATA
+from fairjax.tables import Table
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Audit:
+    """What cheating pays under one mechanism, made by `fairjax.audit`.
+
+    Attributes:
+      experiment: the honest experiment.
+      seeds: the seeds.
+      honest: the trial in which nobody cheats; its agent counts for nothing.
+      trials: all others.
+    """
+
+    experiment: Experiment
+    seeds: tuple[int, ...]
+    honest: Trial
+    trials: tuple[Trial, ...]
+
+    def __repr__(self) -> str:
+        """Returns the mechanism, and the worst gain and harm."""
+        shown = {"mechanism": self.experiment.label("mechanism"), "seeds": self.seeds}
+        figures = {name: round(getattr(self, name), 2) for name in ("worst_gain", "worst_harm")}
+        return fields.written("Audit", shown | figures)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns one row per manipulation and agent, means over seeds, as for `pandas.DataFrame`.
+
+        Gains are in points of accuracy, or in the main metric, and positive if better than in the
+        honest run. `own_gain_se` is the standard error over seeds. `worst_other` is the gain of the
+        other agent that loses most. Ranks of importance are from 0, the least; nan where the
+        mechanism does not judge.
+        """
+        rows = [self._summarise_trial(trial) for trial in self.trials]
+        best: dict[tuple[str, int], dict[str, Any]] = {}
+        for row in rows:  # only `stretch` has several strengths
+            place = row["manipulation"], row["agent"]
+            if place not in best or row["own_gain"] > best[place]["own_gain"]:
+                best[place] = row
+        return list(best.values())
+
+    def table(self) -> Table:
+        """Returns one row per manipulation, over agents.
+
+        `own_gain` and `others_gain` are means over the agents that cheat in turn; `most` is the
+        gain of the one that gains most, with its standard error; `worst_other` is the loss of the
+        agent that loses most by any of them. `rank` is where importance ends, and `honest_rank`
+        where it would have ended, on average.
+        """
+        rows, made = self.rows(), []
+        for name in dict.fromkeys(row["manipulation"] for row in rows):
+            of_name = [row for row in rows if row["manipulation"] == name]
+            most = max(of_name, key=lambda row: row["own_gain"])
+
+            def mean(column: str, of_name: Any = of_name) -> float:
+                return round(float(np.mean([row[column] for row in of_name])), 2)
+
+            made.append(
+                {
+                    "manipulation": name,
+                    "own_gain": mean("own_gain"),
+                    "most": round(most["own_gain"], 2),
+                    "most_se": round(most["own_gain_se"], 2),
+                    "by_agent": most["agent"],
+                    "others_gain": mean("others_gain"),
+                    "worst_other": round(min(row["worst_other"] for row in of_name), 2),
+                    "rank": mean("importance_rank"),
+                    "honest_rank": mean("honest_rank"),
+                }
+            )
+        return Table(made)
+
+    @property
+    def worst_gain(self) -> float:
+        """What cheating pays at most: the largest mean gain of a cheat, in points."""
+        return max(row["own_gain"] for row in self.rows())
+
+    @property
+    def worst_harm(self) -> float:
+        """What cheating costs at most: the largest mean loss of one other agent, in points."""
+        return -min(row["worst_other"] for row in self.rows())
+
+    def _summarise_trial(self, trial: Trial) -> dict[str, Any]:
+        shown, agent = self.experiment.shown, trial.agent
+        sign = -1 if shown.lower_is_better else 1
+        # In double precision, equal accuracies differ by exactly 0.
+        pair = (np.asarray(one.accuracies, np.float64) for one in (trial, self.honest))
+        gains = sign * shown.scaled(np.subtract(*pair))
+        others = np.delete(gains, agent, axis=1)
+        own, num_seeds = gains[:, agent], len(gains)
+        error = own.std(ddof=1) / np.sqrt(num_seeds) if num_seeds > 1 else np.nan
+        alone = others.shape[1] == 0
+        return {
+            "manipulation": trial.manipulation,
+            "strength": trial.strength,
+            "agent": agent,
+            "own_gain": float(own.mean()),
+            "own_gain_se": float(error),
+            "others_gain": np.nan if alone else float(others.mean()),
+            "worst_other": np.nan if alone else float(others.mean(0).min()),
+            "importance_rank": _mean_rank(trial.importance, agent),
+            "honest_rank": _mean_rank(self.honest.importance, agent),
+        }
+
+
+def audit(
+    experiment: Experiment,
+    manipulations: Sequence[str] | None = None,
+    agents: Sequence[int] | None = None,
+    seeds: Sequence[int] = range(5),
+    *,
+    watch: Watcher | None = None,
+) -> Audit:
+    """Lets agents cheat in turn, one at a time, and compares each run with the honest one.
+
+    Args:
+      experiment: the honest experiment.
+      manipulations: names: behaviours that `fairjax list` explains, "stretch" and "sybil"; None:
+        all that fit the data.
+      agents: the agents that cheat in turn; None: every agent.
+      seeds: different seeds.
+      watch: as in `Experiment.run`.
+
+    Returns:
+      An `Audit`.
+
+    Raises:
+      ValueError: a name is unknown, an agent does not exist, a list is empty or has an entry twice,
+        the experiment has dishonest agents, or "sybil" has nothing to halve: an agent with one
+        example, or values for each agent.
+
+    Examples:
+      >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic", mechanism="fedavg")
+      >>> result = audit(experiment, ["sign_flip", "stretch"], agents=[1], seeds=[0, 1])
+      >>> [(row["manipulation"], row["agent"]) for row in result.rows()]
+      [('sign_flip', 1), ('stretch', 1)]
+    """
+    checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
+    checks.function("watch", watch, WATCHES, optional=True)
+    if experiment.behaviours:
+        raise ValueError(
+            "`experiment` must have honest agents only, got behaviours="
+            f"{dict(experiment.behaviours)!r:.100}."
+        )
+    base = dataclasses.replace(experiment, eval_every=experiment.rounds, record_updates=False)
+    seeds = fields.different(
+        "seeds", seeds, "values", lambda seed: fields.not_negative("seed", seed)
+    )
+    num_agents = base.num_agents
+    agents = fields.different(
+        "agents",
+        range(num_agents) if agents is None else agents,
+        "numbers of agents",
+        lambda agent: checks.count("agents", agent, least=0, most=num_agents - 1),
+    )
+    on = [dataclasses.replace(base, seed=seed) for seed in seeds]
+    shards = [one.make_shards()[0] for one in on]
+    if manipulations is None:
+        names = tuple(name for name in MANIPULATIONS if fits(name, base, shards))
+    else:
+        names = fields.different(
+            "manipulations", manipulations, "names",
+            lambda name: checks.choice("manipulation", name, MANIPULATIONS),
+        )  # fmt: skip
+    stacked, test = load_shards(on)
+    plays = Plays(on, agents, shards, test, watch)
+    honest, trials = plays.change_uploads(stacked, names)
+    for name in names:
+        if name in DATA:
+            trials += plays.change_data(name)
+        elif name == "sybil":
+            trials += plays.split_in_two()
+    return Audit(base.resolved(), tuple(seeds), honest, tuple(trials))
+
+
+def _mean_rank(importance: np.ndarray, agent: int) -> float:
+    """Returns the mean over seeds of an agent's rank among importance `[S, N]`, from 0."""
+    if not np.isfinite(importance).all():
+        return float("nan")
+    return float(np.mean(stats.rankdata(importance, axis=1)[:, agent])) - 1

@@ -1,0 +1,125 @@
+"""Trials: plays every manipulation of an audit, by one agent after the other.
+
+The honest run and all manipulations of uploads, by all agents and with all seeds, are one program.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fairjax import data
+from fairjax.data import Dataset, Shards
+from fairjax.experiments.description import EACH
+from fairjax.experiments.experiment import Experiment
+from fairjax.experiments.playing import Watcher
+from fairjax.experiments.points import play_points
+from fairjax.simulation import DATA, UPLOADS, Behaviour, change_data
+
+STRETCHES = (1.5, 2.0, 3.0, 10.0)  # factors of `stretch`
+NUMBERS = {name: number for number, name in enumerate(UPLOADS)}
+HONEST = {"which": NUMBERS["rescale"], "agent": 0, "strength": 1.0}
+# One colluder alone is honest.
+MANIPULATIONS = (*(name for name in UPLOADS if name != "collude"), "stretch", *DATA, "sybil")
+
+
+class Trial(NamedTuple):
+    """One manipulation by one agent."""
+
+    manipulation: str
+    strength: float
+    agent: int
+    accuracies: np.ndarray  # [S, N] of the models that agents were paid in the end
+    importance: np.ndarray  # [S, N] in the end; a sybil's is the sum of its two
+
+
+class Plays(NamedTuple):
+    """The runs of an audit."""
+
+    on: list[Experiment]  # one for each seed
+    agents: Sequence[int]
+    shards: list[Shards]  # one for each seed
+    test: Dataset
+    watch: Watcher | None
+
+    def change_uploads(self, stacked: Shards, names: Sequence[str]) -> tuple[Trial, list[Trial]]:
+        """Returns the honest trial, and those of manipulations of uploads: one program."""
+        told = [
+            (name, name if name in UPLOADS else "rescale", strength, agent)
+            for name in names
+            if name in UPLOADS or name == "stretch"
+            for strength in (STRETCHES if name == "stretch" else (UPLOADS[name].strength,))
+            for agent in self.agents
+        ]
+        given = [
+            {"which": NUMBERS[kind], "agent": agent, "strength": strength}
+            for _, kind, strength, agent in told
+        ]
+        found = self._play(self.on, [HONEST, *given], stacked)
+        trials = [
+            Trial(name, strength, agent, *(values[:, number] for values in found))
+            for number, (name, _, strength, agent) in enumerate(told, 1)
+        ]
+        return Trial("honest", 0.0, 0, *(values[:, 0] for values in found)), trials
+
+    def change_data(self, name: str) -> Iterator[Trial]:
+        """Yields the trials of agents that train on changed data."""
+        for agent in self.agents:
+            changed = [
+                change_data(shards, [Behaviour(agent, name)], one.seed)
+                for one, shards in zip(self.on, self.shards, strict=True)
+            ]
+            found = self._play(self.on, [HONEST], data.stacked(changed))
+            yield Trial(name, DATA[name].strength, agent, *(values[:, 0] for values in found))
+
+    def split_in_two(self) -> Iterator[Trial]:
+        """Yields the trials of agents that take part as two, each with half of the data.
+
+        The agent keeps the better of both models.
+        """
+        on = [dataclasses.replace(one, num_agents=one.num_agents + 1, shards=None)
+              for one in self.on]  # fmt: skip
+        sign = -1 if on[0].shown.lower_is_better else 1
+        for agent in self.agents:
+            halves = data.stacked([_halve(shards, agent) for shards in self.shards])
+            accuracies, importance = (values[:, 0] for values in self._play(on, [HONEST], halves))
+            better = sign * np.maximum(sign * accuracies[:, agent], sign * accuracies[:, -1])
+            accuracies[:, agent] = better
+            importance[:, agent] += importance[:, -1]
+            yield Trial("sybil", 2.0, agent, accuracies[:, :-1], importance[:, :-1])
+
+    def _play(
+        self, on: list[Experiment], manipulated: list[dict[str, Any]], shards: Shards
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns final accuracies and importance `[S, K, N]` of K manipulations."""
+        history = play_points(on, manipulated, shards, self.test, None, self.watch)
+        shape = (len(on), len(manipulated), -1)
+        last = (history.accuracies[:, -1], history.importance[:, -1])
+        accuracies, importance = (np.array(values).reshape(shape) for values in last)
+        return accuracies, importance
+
+
+def _halve(shards: Shards, agent: int) -> Shards:
+    """Returns shards with one more agent, which has every second example of an agent."""
+    rows = [shards.rows(number) for number in range(shards.num_agents)]
+    rows, own = [*rows[:agent], rows[agent][::2], *rows[agent + 1 :]], rows[agent]
+    if len(own) < 2:
+        raise ValueError(
+            f'The manipulation "sybil" needs agents with at least 2 examples, got agent {agent} '
+            f"with {len(own)}."
+        )
+    halved = Shards.from_indices(shards.data, [*rows, own[1::2]])
+    return dataclasses.replace(halved, validation=shards.validation)
+
+
+def fits(name: str, experiment: Experiment, shards: Sequence[Shards]) -> bool:
+    """Says whether a manipulation is possible with the data and fields of an experiment."""
+    num_classes = shards[0].data.num_classes
+    if name == "sybil":
+        given = (getattr(experiment, field) for field in (*EACH, "participation", "params"))
+        common = not any(isinstance(value, tuple) or np.ndim(value) for value in given)
+        return common and all(int(np.min(one.sizes)) > 1 for one in shards)
+    if name == "label_flip_1_7":
+        return num_classes is not None and num_classes > 7
+    return num_classes is not None or not name.startswith("label")

@@ -1,0 +1,90 @@
+"""Audit: the page of what one agent gains by cheating, and what it costs the others."""
+
+from pathlib import Path
+
+from fairjax import checks, figures, files
+from fairjax.experiments import Audit, records
+from fairjax.report import page, settings
+from fairjax.report.page import Section
+from fairjax.report.run import PAGE
+from fairjax.simulation import DATA, UPLOADS
+from fairjax.tables import Table
+
+TABLES = {"md": "markdown", "tex": "latex"}
+OURS = {
+    "stretch": "uploads its update times the factor, of several, that gains it most",
+    "sybil": "takes part as two agents with half of its data each, and keeps the better model",
+}
+
+
+def write_audit(audit: Audit, out: Path) -> Path:
+    """Writes the page of an audit, its tables and its figure, and returns the page's path.
+
+    `audit.csv` has one row per manipulation and agent; `audit.md` and `audit.tex` have one per
+    manipulation.
+
+    Args:
+      audit: what `fairjax.audit` returned.
+      out: a directory.
+
+    Raises:
+      ValueError: `audit` is no `Audit`, or `out` is no directory.
+    """
+    checks.kind("audit", audit, Audit, "`fairjax.audit(fairjax.Experiment())`")
+    out = page.checked_folder(out)
+    table, experiment = audit.table(), audit.experiment
+    texts = {ending: getattr(table, form)() for ending, form in TABLES.items()}
+    for ending, text in {**texts, "csv": Table(audit.rows()).csv()}.items():
+        with files.replacing(out / f"audit.{ending}") as file:
+            file.write(f"{text.rstrip()}\n".encode())
+    environment = settings.environment({"environment": records.environment()})
+    sections = (
+        _show_gains(audit, table, out),
+        _explain_manipulations(audit),
+        Section("run", "What was run", [page.pair(settings.table(experiment), environment)]),
+    )
+    title = f"What cheating pays under {experiment.label('mechanism')} on {experiment.where}"
+    sizes = experiment.make_shards()[0].sizes
+    lead = f"{settings.words(experiment, sizes)} The mechanism is {settings.mechanism(experiment)}"
+    return page.write(out / PAGE, title, lead, sections)
+
+
+def _show_gains(audit: Audit, table: Table, out: Path) -> Section:
+    shown = audit.experiment.shown
+    caption = (
+        "What a manipulation gains the agent that cheats (filled, with a bar of one standard "
+        "error), and the other agent that loses most by it (hollow)."
+    )
+    seeds = ", ".join(map(str, audit.seeds))
+    pieces = [
+        page.text(
+            f"The largest gain of a cheat is {audit.worst_gain:.2f}, and the largest loss of one "
+            f"other agent {audit.worst_harm:.2f}: differences of final test {shown.words} "
+            f"{'in points ' * shown.in_percent}to the honest run of the same seed, means over the "
+            f"seeds {seeds}. The largest of many means is an overestimate of what it would be with "
+            "other seeds."
+        ),
+        page.figure(figures.audit(audit), "audit", caption, out / "figures"),
+        page.table(table.columns, table.cells(), words=True),
+        page.text(
+            "own_gain and others_gain are means over the agents that cheat in turn; most is the "
+            "gain of the one that gains most, by_agent its number, with its standard error "
+            "most_se; worst_other is the loss of the agent that loses most by any of them. rank is "
+            "where the importance of the one that cheats ends, from 0, the least; honest_rank is "
+            "that without cheating.",
+            soft=True,
+        ),
+    ]
+    return Section("gains", "Who gains, and who loses", pieces)
+
+
+def _explain_manipulations(audit: Audit) -> Section:
+    words = {**{name: kind.words for name, kind in {**DATA, **UPLOADS}.items()}, **OURS}
+    strengths = {}
+    for row in audit.rows():
+        strengths.setdefault(row["manipulation"], []).append(f"{row['strength']:g}")
+    rows = [
+        (name, words[name], ", ".join(dict.fromkeys(found))) for name, found in strengths.items()
+    ]
+    headings = ("manipulation", "what the agent does", "strength")
+    return Section("kinds", "How they cheat", [page.table(headings, rows, words=True)])
