@@ -197,7 +197,7 @@ def test_shells_complete_flags_and_names(tmp_path):
         (["compare", "--mechanisms", ""], "`mechanisms` must be different names"),
         (["compare", "--mechanisms", "cgsv,fedavgg"], "Did you mean 'fedavg'?"),
         (["show", "nowhere"], "got nowhere, which holds none"),
-        ([], "A command must be given, one of run, compare, study, show, list."),
+        ([], "A command must be given, one of run, compare, audit, study, show, list."),
         (["rnu"], "Unknown command 'rnu'. Did you mean 'run'?"),
         (["--rounds", "3", "run"], "Unknown command '--rounds'"),
         (

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_mechanisms import ARGUMENTS, N, context, every_mechanism, flat, play, updates
+from test_mechanisms import (
+    ARGUMENTS,
+    N,
+    context,
+    every_mechanism,
+    first_params,
+    flat,
+    play,
+    updates,
+)  # fmt: skip
 
 import fairjax as fj
 from fairjax.mechanisms import REGISTRY, Context
@@ -159,7 +168,7 @@ def test_qffl_stays_finite_where_a_power_or_a_squared_length_overflows(q, factor
 def test_a_context_that_does_not_fit_is_told_by_field(name, fields, message):
     mechanism = REGISTRY[name]()
     with pytest.raises(ValueError, match=message):
-        mechanism.update(updates(), mechanism.init(N), context()._replace(**fields))
+        mechanism.update(updates(), mechanism.init(N, first_params()), context()._replace(**fields))
 
 
 @every_mechanism
@@ -168,7 +177,7 @@ def test_a_context_that_does_not_fit_is_told_by_field(name, fields, message):
 def test_updates_that_are_none_are_refused(name, wrong):
     mechanism = REGISTRY[name](**ARGUMENTS.get(name, {}))
     with pytest.raises(ValueError, match="`updates` must be an array"):
-        mechanism.update(wrong, mechanism.init(N), context())
+        mechanism.update(wrong, mechanism.init(N, first_params()), context())
 
 
 def test_a_state_or_context_of_another_kind_is_refused():
@@ -177,7 +186,7 @@ def test_a_state_or_context_of_another_kind_is_refused():
         with pytest.raises(ValueError, match="`state` must be what `init`"):
             mechanism.update(updates(), state, context())
     with pytest.raises(ValueError, match="`context` must be a Context"):
-        mechanism.update(updates(), mechanism.init(N), None)
+        mechanism.update(updates(), mechanism.init(N, first_params()), None)
     for functions in ((3, len), (len, None), (len, len, "plan")):
         with pytest.raises(ValueError, match="must be a function"):
             fj.mechanisms.Mechanism(*functions)
@@ -229,4 +238,4 @@ def test_an_output_layer_that_shapfed_cannot_judge_is_named():
     mechanism, rows = REGISTRY["shapfed"](), updates()
     for head in ("nope", "scale"):
         with pytest.raises(ValueError, match=f"'shapfed' needs an output layer '{head}'"):
-            mechanism.update(rows, mechanism.init(N), context(head=head))
+            mechanism.update(rows, mechanism.init(N, first_params()), context(head=head))

@@ -18,7 +18,9 @@ from fairjax.mechanisms.tensors import largest_of_tensors
 
 N = 5
 every_mechanism = pytest.mark.parametrize("name", sorted(REGISTRY))
-JUDGING = ("cgsv", "cgsv_released", "eci", "rr", "shapfed", "cffl", "proportional")
+JUDGING = (
+    "accounts", "cffl", "cgsv", "cgsv_released", "eci", "nested", "proportional", "rr", "shapfed",
+)  # fmt: skip
 DRAWING = ("iafl", "fair_yet_equal")
 ARGUMENTS = {"shapfed": {}, "cffl": {"threshold": 0.0}}
 
@@ -32,21 +34,25 @@ def updates(seed=0, num_agents=N):
     return {"head": head, "scale": jnp.asarray(rng.normal(size=num_agents), jnp.float32)}
 
 
+def first_params():
+    """The first parameters of an agent."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), updates())
+
+
 def utility(params):
     """An accuracy that is smooth in the parameters, so that every update changes it."""
     return 0.5 + 0.4 * jnp.tanh(params["head"]["kernel"].sum() / 10)
 
 
 def context(num_agents=N, sizes=None, **fields):
-    one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), updates())
     sizes = jnp.arange(1, num_agents + 1) * 10 if sizes is None else sizes
     given = {
         "shard_classes": jnp.ones_like(sizes),
         "num_rounds": 60,
         "key": jax.random.key(7),
         "learning_rate": 0.1,
-        "server": one,
-        "agents": fj.trees.broadcast(num_agents, one),
+        "server": first_params(),
+        "agents": fj.trees.broadcast(num_agents, first_params()),
         "head": "head",
         "losses": lambda: sizes / sizes.sum(),
         "utility": utility,
@@ -79,7 +85,7 @@ def play(name, rows, rounds=1, sizes=None, **arguments):
     mechanism, update = make(name, tuple(arguments.items()))
     num_agents = len(jax.tree.leaves(rows)[0])
     sizes = jnp.arange(1, num_agents + 1) * 10 if sizes is None else sizes
-    state = mechanism.init(num_agents)
+    state = mechanism.init(num_agents, jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows))
     for number in range(rounds):
         key = jax.random.fold_in(jax.random.key(7), number)
         outcome, state = update(rows, state, sizes, number, key)
@@ -524,4 +530,4 @@ def test_a_need_that_the_context_does_not_meet_is_named():
     for name, field in [("qffl", "learning_rate"), ("eci", "utility"), ("shapfed", "head")]:
         mechanism = REGISTRY[name]()
         with pytest.raises(ValueError, match=f"'{name}' needs `{field}`"):
-            mechanism.update(updates(), mechanism.init(N), context(**{field: None}))
+            mechanism.update(updates(), mechanism.init(N, first_params()), context(**{field: None}))

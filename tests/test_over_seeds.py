@@ -132,8 +132,8 @@ def test_a_switched_mechanism_acts_as_the_one_of_its_number(name):
     )  # fmt: skip
     alone = REGISTRY[name]()
     both = switched(1, [fj.mechanisms.fair_yet_equal(), alone])
-    outcome, states = both.update(updates, both.init(3), context)
-    wanted, state = alone.update(updates, alone.init(3), context)
+    outcome, states = both.update(updates, both.init(3, context.server), context)
+    wanted, state = alone.update(updates, alone.init(3, context.server), context)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, (outcome, states[1]), (wanted, state))
     assert both.plan(states, context).participants.shape == (3,)

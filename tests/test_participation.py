@@ -117,7 +117,7 @@ def test_a_first_round_is_that_of_the_present_agents_alone(name):
             losses=lambda: jnp.array([1.0, 0.0, 2.0, 3.0, 0.0])[rows],
             utility=lambda params: sum(leaf.sum() for leaf in jax.tree.leaves(params)),
         )  # fmt: skip
-        return mechanism.update(mine, mechanism.init(len(rows)), context)[0]
+        return mechanism.update(mine, mechanism.init(len(rows), server), context)[0]
 
     alone = play(np.flatnonzero(present), None)
     among = play(np.arange(5), jnp.array(present))

@@ -21,8 +21,10 @@ from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
 
 @remembered
-def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, without_catch_up: bool = True) -> Mechanism:
-    """Returns nested models: a mask of all rounds together, from the common first parameters.
+def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, catch_up: str = "removed") -> Mechanism:
+    """Returns nested models: one mask of all rounds together.
+
+    It is of the server's change since the first parameters, which all agents share.
 
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the models
     of all that are paid these entries.
@@ -35,12 +37,13 @@ def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, without_catch_up: bool =
     Args:
       alpha: memory of importance, in [0, 1]. May be traced.
       beta: altruism degree, above 0. May be traced.
-      without_catch_up: whether an update is judged without its part along the difference between
-        the server's model and the agent's. With it, agents that are paid little rise.
+      catch_up: whether an update is judged without its part along the difference between the
+        server's model and the agent's, "removed", or as it is, "kept". Then agents that are paid
+        little rise.
 
     Raises:
-      ValueError: a known `alpha` is outside [0, 1], a known `beta` is not above 0, or the context
-        lacks the server's or the agents' parameters.
+      ValueError: a known `alpha` is outside [0, 1], a known `beta` is not above 0, `catch_up` is
+        neither word, or the context lacks the server's or the agents' parameters.
 
     References:
       Xu et al., NeurIPS 2021, for importance and fractions. The nested mask is new.
@@ -57,7 +60,7 @@ def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, without_catch_up: bool =
     """
     checks.between("alpha", alpha, 0, 1)
     checks.above("beta", beta, 0, vanishing=True)
-    checks.flag("without_catch_up", without_catch_up)
+    checks.choice("catch_up", catch_up, ("removed", "kept"))
 
     def init(num_agents: int, params: Params) -> tuple[PerAgent, Params]:
         return jnp.zeros(num_agents), params
@@ -70,7 +73,7 @@ def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, without_catch_up: bool =
         updates = trees.zero_broken(updates)
         aggregate = trees.weighted_sum(context.shares, updates)
         own = updates
-        if without_catch_up:
+        if catch_up == "removed":
             behind = jax.tree.map(lambda all_, one: all_ - one, server, agents)
             own = _without_part_along(updates, behind)
         judged = contributions.measure("cosine", own, context.shares)

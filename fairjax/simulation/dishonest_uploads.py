@@ -81,13 +81,13 @@ def free_rider_copy(key: Key, own: Params, seen: Seen, strength: float) -> Param
 
 @register(UPLOADS, strength=0.1, most=ANY)
 def free_rider_oracle(key: Key, own: Params, seen: Seen, strength: float) -> Params:
-    """Uploads the server's last aggregate, plus noise of a relative length."""
+    """Uploads the last aggregate, plus noise of a relative length."""
     return _add_noise(key, seen.aggregate, strength)
 
 
 @register(UPLOADS)
 def idle(key: Key, own: Params, seen: Seen, strength: float) -> Params:
-    """Uploads its update in every second round, and zeros in between."""
+    """Uploads its update in every second round, otherwise zeros."""
     return jax.tree.map(lambda leaf: jnp.where(seen.round % 2 == 0, leaf, 0), own)
 
 
