@@ -97,6 +97,13 @@ def test_every_behaviour_but_collusion_is_a_manipulation():
     [
         ({"manipulations": ["sign_flp"]}, "Unknown manipulation .*Did you mean 'sign_flip'"),
         ({"manipulations": []}, "`manipulations`"),
+        (
+            {
+                "experiment": dataclasses.replace(BASE, local_epochs={0: 2}),
+                "manipulations": ["sybil"],
+            },
+            "`manipulations` must fit the experiment, got 'sybil'",
+        ),
         ({"agents": [3]}, "`agents` must be at most 2, got agents=3"),
         ({"agents": [1, 1]}, "`agents`"),
         ({"seeds": []}, "`seeds`"),

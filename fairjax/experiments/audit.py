@@ -24,6 +24,11 @@ from fairjax.experiments.trials import MANIPULATIONS, Plays, Trial, fits
 from fairjax.simulation import DATA
 from fairjax.tables import Table
 
+WHY = (
+    "which needs classes, eight or more for label_flip_1_7, and for sybil two examples of every "
+    "agent and no values that differ between agents"
+)
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Audit:
@@ -150,8 +155,8 @@ def audit(
 
     Raises:
       ValueError: a name is unknown, an agent does not exist, a list is empty or has an entry twice,
-        the experiment has dishonest agents, or "sybil" has nothing to halve: an agent with one
-        example, or values for each agent.
+        the experiment has dishonest agents, or a manipulation does not fit it: label_flip and
+        label_noise need classes, sybil two examples of every agent and values that all share.
 
     Examples:
       >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic", mechanism="fedavg")
@@ -186,6 +191,9 @@ def audit(
             "manipulations", manipulations, "names",
             lambda name: checks.choice("manipulation", name, MANIPULATIONS),
         )  # fmt: skip
+        for name in names:
+            if not fits(name, base, shards):
+                raise ValueError(f"`manipulations` must fit the experiment, got {name!r}, {WHY}.")
     stacked, test = load_shards(on)
     plays = Plays(on, agents, shards, test, watch)
     honest, trials = plays.change_uploads(stacked, names)

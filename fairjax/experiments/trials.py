@@ -19,7 +19,7 @@ from fairjax.simulation import DATA, UPLOADS, Behaviour, change_data
 
 STRETCHES = (1.5, 2.0, 3.0, 10.0)  # factors of `stretch`
 NUMBERS = {name: number for number, name in enumerate(UPLOADS)}
-HONEST = {"which": NUMBERS["rescale"], "agent": 0, "strength": 1.0}
+HONEST = {"which": NUMBERS["rescale"], "agent": 0, "strength": 1.0}  # its update times one
 # One colluder alone is honest.
 MANIPULATIONS = (*(name for name in UPLOADS if name != "collude"), "stretch", *DATA, "sybil")
 
@@ -104,11 +104,6 @@ def _halve(shards: Shards, agent: int) -> Shards:
     """Returns shards with one more agent, which has every second example of an agent."""
     rows = [shards.rows(number) for number in range(shards.num_agents)]
     rows, own = [*rows[:agent], rows[agent][::2], *rows[agent + 1 :]], rows[agent]
-    if len(own) < 2:
-        raise ValueError(
-            f'The manipulation "sybil" needs agents with at least 2 examples, got agent {agent} '
-            f"with {len(own)}."
-        )
     halved = Shards.from_indices(shards.data, [*rows, own[1::2]])
     return dataclasses.replace(halved, validation=shards.validation)
 
@@ -117,8 +112,8 @@ def fits(name: str, experiment: Experiment, shards: Sequence[Shards]) -> bool:
     """Says whether a manipulation is possible with the data and fields of an experiment."""
     num_classes = shards[0].data.num_classes
     if name == "sybil":
-        given = (getattr(experiment, field) for field in (*EACH, "participation", "params"))
-        common = not any(isinstance(value, tuple) or np.ndim(value) for value in given)
+        given = (getattr(experiment, field) for field in (*EACH, "participation"))
+        common = experiment.params.value is None and not any(map(np.ndim, given))
         return common and all(int(np.min(one.sizes)) > 1 for one in shards)
     if name == "label_flip_1_7":
         return num_classes is not None and num_classes > 7

@@ -135,10 +135,11 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
 
 def _filter_copies(updates: Stacked, aggregate: Params) -> tuple[Stacked, PerAgent, Array]:
     """Returns uploads cut to `LONGEST`, without copies; their lengths `[N]`, cosines `[N, N]`."""
+    direction = trees.with_length(trees.broadcast(1, aggregate), 1.0)
+    direction = jax.tree.map(lambda leaf: leaf[0], direction)
 
     def compare(rows: Stacked, units: PerAgent, norms: PerAgent) -> tuple[PerAgent, Array, Array]:
-        one = trees.with_length(trees.broadcast(1, aggregate), 1.0)
-        inner = trees.inner_products(rows, jax.tree.map(lambda leaf: leaf[0], one))
+        inner = trees.inner_products(rows, direction)
         cosines = trees.ratio(trees.ratio(trees.gram(rows), norms[:, None]), norms)
         return units * norms, cosines, trees.ratio(inner, norms)
 
@@ -168,7 +169,7 @@ def _verified_products(held: Accounts, lengths: PerAgent, cosines: Array) -> Arr
 
     def step(_: int, quality: PerAgent) -> PerAgent:
         squares = quality**2
-        found = trees.ratio(agreement @ quality, squares.sum() - squares)
+        found = trees.ratio(trees.dot(agreement, quality), squares.sum() - squares)
         return jnp.clip(quality / 2 + found / 2, 0, 0.99)
 
     quality = jax.lax.fori_loop(0, STEPS, step, jnp.full(len(lengths), 0.5))
@@ -187,7 +188,7 @@ def _principal(given: Array) -> PerAgent:
     taken = taken * jnp.minimum(1, trees.ratio(LONGEST * median_length(rows), rows))[:, None]
 
     def step(_: int, standing: PerAgent) -> PerAgent:
-        found = standing @ taken
+        found = trees.dot(standing, taken)
         return jnp.where(
             found.sum() > 0, standing / 2 + trees.ratio(found, found.sum()) / 2, standing
         )

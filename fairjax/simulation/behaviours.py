@@ -55,7 +55,7 @@ def assign(
 
     Examples:
       >>> assign({"sign_flip": 1}, num_agents=3)
-      (Behaviour(agent=2, name='sign_flip', strength=1.0),)
+      (Behaviour(agent=2, name='sign_flip', strength=1.0, which=None),)
     """
     drawn = listed(behaviours, num_agents)
     checks.count("seed", seed, least=0, most=2**63 - 1)
