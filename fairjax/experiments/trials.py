@@ -113,7 +113,7 @@ def fits(name: str, experiment: Experiment, shards: Sequence[Shards]) -> bool:
     num_classes = shards[0].data.num_classes
     if name == "sybil":
         given = (getattr(experiment, field) for field in (*EACH, "participation"))
-        common = experiment.params.value is None and not any(map(np.ndim, given))
+        common = experiment.params is None and not any(map(np.ndim, given))
         return common and all(int(np.min(one.sizes)) > 1 for one in shards)
     if name == "label_flip_1_7":
         return num_classes is not None and num_classes > 7
