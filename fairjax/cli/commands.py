@@ -55,6 +55,7 @@ Number = Annotated[Any, tyro.conf.arg(metavar="INT", help_behavior_hint=""), fla
 Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 Mechanisms = Annotated[str, tyro.conf.arg(metavar="NAMES")]
 Seeds = Annotated[str, tyro.conf.arg(metavar="INTS", help_behavior_hint="(default: --seed)")]
+All = Annotated[str, tyro.conf.arg(metavar="LIST", help_behavior_hint="(default: all)")]
 Study = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Tools = Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: none)")]
 
@@ -174,9 +175,9 @@ def _compare(
 
 def _audit(
     described: AuditFlags,
-    manipulations: Tools = "",
-    agents: Seeds = "",
-    seeds: Seeds = "0:5",
+    manipulations: All = "",
+    agents: All = "",
+    seeds: Annotated[str, tyro.conf.arg(metavar="INTS")] = "0:5",
     out: Folder = None,
 ) -> None:
     """Let agents cheat in turn, and print what each gains by it and what it costs the others.
@@ -184,8 +185,8 @@ def _audit(
     Args:
       described: the experiment.
       manipulations: behaviours that `fairjax list` explains, stretch (rescaling by the factor that
-        gains most) or sybil (one agent as two), separated by commas; by default all.
-      agents: the agents that cheat in turn, as 0:3 (0 to 2) or 0,4; by default all.
+        gains most) or sybil (one agent as two), separated by commas.
+      agents: the agents that cheat in turn, as 0:3 (0 to 2) or 0,4.
       seeds: the seeds, as 0:5 (0 to 4) or 0,3,7; --seed does not count.
       out: directory for the page, the tables and the figure; by default below runs/.
     """
