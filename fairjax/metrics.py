@@ -137,7 +137,7 @@ def shortfall(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> np
       >>> print(shortfall(np.array([0.5, 0.9]), np.array([0.8, 0.875])))
       [0.    0.025]
     """
-    return np.maximum(-_gains(standalone_accuracies, final_accuracies), 0)
+    return np.maximum(-_gains(standalone_accuracies, final_accuracies), 0) + 0.0  # never -0.0
 
 
 def collaboration_gain(

@@ -215,7 +215,13 @@ def judge(mechanism):
         losses=lambda: sizes / 15,
         utility=lambda params: 0.5 + 0.4 * jnp.tanh(params["head"]["kernel"].sum() / 10),
     )
-    return jax.jit(lambda rows: made.update(layers(rows), made.init(5), context)[0])
+
+    def update(rows):
+        given = layers(rows)
+        first = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), given)
+        return made.update(given, made.init(5, first), context)[0]
+
+    return jax.jit(update)
 
 
 NAMES = (

@@ -1,4 +1,4 @@
-"""Commands: run an experiment, compare mechanisms, conduct a study, show a run, list names.
+"""Commands: run an experiment, compare or audit mechanisms, conduct a study, show runs, list names.
 
 Tables go to standard output, progress to standard error. A user's mistake ends the command
 with one sentence and exit code 2.
@@ -194,16 +194,22 @@ def _audit(
 
     experiment = flags.experiment(described)
     names = [name.strip() for name in manipulations.split(",") if name.strip()] or None
-    out = out or Path("runs") / f"audit-{experiment.name}"
-    with ProgressBar() as watch:
-        found = audit(
-            experiment, names, flags.parse_seeds(agents, "agents"),
-            flags.parse_seeds(seeds) or (experiment.seed,), watch=watch,
-        )  # fmt: skip
+    drawn, cheats = flags.parse_seeds(seeds), flags.parse_seeds(agents, "agents")
+    drawn = (experiment.seed,) if drawn is None else drawn
+    # Name the folder after its arguments, so that audits do not replace each other's pages.
+    given = ["-".join(names or ["all"]), *(["agents", agents] if agents else []), "seeds", seeds]
+    folder = re.sub(r"[^\w.-]", "_", "-".join(given))
+    out = out or Path("runs") / f"audit-{experiment.name}" / folder
+    with records.locked(out), ProgressBar() as watch:
+        if (out / records.EXPERIMENT).exists() or (out / records.COMPARISON).exists():
+            raise ValueError(
+                f"`out` must not be the directory of a run, got {out}, which holds one."
+            )
+        found = audit(experiment, names, cheats, drawn, watch=watch)
     table = found.table()
-    title = f"Cheating under {experiment.label('mechanism')}: points gained over the honest run"
+    unit = "points" if experiment.shown.in_percent else experiment.shown.words
+    title = f"Cheating under {experiment.label('mechanism')}: gain over the honest run ({unit})"
     print_table(title, table.columns, table.cells())
-    out.mkdir(parents=True, exist_ok=True)
     path = report.write_audit(found, out)
     output().print(f"Report: {path}", soft_wrap=True, highlight=False, markup=False)
 

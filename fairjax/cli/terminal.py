@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -106,11 +107,12 @@ def print_result(result: Result) -> None:
 def describe_gain(result: Result) -> str:
     """Returns a sentence on what collaboration gained, and who ends worse than alone."""
     shown, (gain, _) = result.experiment.shown, result.collaboration_gain
-    worst = int(result.shortfall.argmax())
-    below = "nobody ends worse than alone"
-    if result.shortfall[worst] > 0:
-        loss = shown.change(-result.shortfall[worst])
-        below = f"{(result.shortfall > 0).sum()} end worse, most of all agent {worst}: {loss}"
+    losses = np.nan_to_num(result.shortfall, nan=-1)  # not known
+    worst = int(losses.argmax())
+    below = "nobody ends worse than alone" if (losses == 0).all() else "who ends worse is not known"
+    if losses[worst] > 0:
+        loss = shown.change(losses[worst]).removeprefix("+")
+        below = f"worse than alone: {(losses > 0).sum()}, most of all agent {worst}, by {loss}"
     return f"Gain over alone: {shown.change(gain)} on average; {below}"
 
 

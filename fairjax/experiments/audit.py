@@ -9,7 +9,7 @@ The module `trials` plays them.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,13 @@ from fairjax import checks
 from fairjax.experiments import fields
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import WATCHES, Watcher
-from fairjax.experiments.sweeps import load_shards
 from fairjax.experiments.trials import MANIPULATIONS, Plays, Trial, fits
 from fairjax.simulation import DATA
 from fairjax.tables import Table
 
 WHY = (
-    "which needs classes, eight or more for label_flip_1_7, and for sybil two examples of every "
-    "agent and no values that differ between agents"
+    "which needs classes, eight or more for label_flip_1_7; floats or tokens for feature_noise; "
+    "or, for sybil, two examples of every agent, no given params, and no values of single agents"
 )
 
 
@@ -64,7 +63,7 @@ class Audit:
         best: dict[tuple[str, int], dict[str, Any]] = {}
         for row in rows:  # only `stretch` has several strengths
             place = row["manipulation"], row["agent"]
-            if place not in best or row["own_gain"] > best[place]["own_gain"]:
+            if place not in best or not row["own_gain"] <= best[place]["own_gain"]:
                 best[place] = row
         return list(best.values())
 
@@ -79,10 +78,11 @@ class Audit:
         rows, made = self.rows(), []
         for name in dict.fromkeys(row["manipulation"] for row in rows):
             of_name = [row for row in rows if row["manipulation"] == name]
-            most = max(of_name, key=lambda row: row["own_gain"])
+            most = max(of_name, key=lambda row: np.nan_to_num(row["own_gain"], nan=-np.inf))
 
             def mean(column: str, of_name: Any = of_name) -> float:
-                return round(float(np.mean([row[column] for row in of_name])), 2)
+                values = [row[column] for row in of_name if np.isfinite(row[column])]
+                return round(float(np.mean(values)), 2) if values else float("nan")
 
             made.append(
                 {
@@ -92,7 +92,7 @@ class Audit:
                     "most_se": round(most["own_gain_se"], 2),
                     "by_agent": most["agent"],
                     "others_gain": mean("others_gain"),
-                    "worst_other": round(min(row["worst_other"] for row in of_name), 2),
+                    "worst_other": round(-_largest(-row["worst_other"] for row in of_name), 2),
                     "rank": mean("importance_rank"),
                     "honest_rank": mean("honest_rank"),
                 }
@@ -102,19 +102,21 @@ class Audit:
     @property
     def worst_gain(self) -> float:
         """What cheating pays at most: the largest mean gain of a cheat, in points."""
-        return max(row["own_gain"] for row in self.rows())
+        return _largest(row["own_gain"] for row in self.rows())
 
     @property
     def worst_harm(self) -> float:
         """What cheating costs at most: the largest mean loss of one other agent, in points."""
-        return -min(row["worst_other"] for row in self.rows())
+        return max(0.0, _largest(-row["worst_other"] for row in self.rows()))
 
     def _summarise_trial(self, trial: Trial) -> dict[str, Any]:
         shown, agent = self.experiment.shown, trial.agent
         sign = -1 if shown.lower_is_better else 1
         # In double precision, equal accuracies differ by exactly 0.
         pair = (np.asarray(one.accuracies, np.float64) for one in (trial, self.honest))
-        gains = sign * shown.scaled(np.subtract(*pair))
+        with np.errstate(invalid="ignore"):  # models that diverged have infinite errors
+            gains = sign * shown.scaled(np.subtract(*pair))
+        gains[~np.isfinite(gains)] = np.nan
         others = np.delete(gains, agent, axis=1)
         own, num_seeds = gains[:, agent], len(gains)
         error = own.std(ddof=1) / np.sqrt(num_seeds) if num_seeds > 1 else np.nan
@@ -144,8 +146,8 @@ def audit(
 
     Args:
       experiment: the honest experiment.
-      manipulations: names: behaviours that `fairjax list` explains, "stretch" and "sybil"; None:
-        all that fit the data.
+      manipulations: names: behaviours that `fairjax list` explains, but for "collude", which
+        takes two; "stretch" and "sybil"; None: all that fit the data.
       agents: the agents that cheat in turn; None: every agent.
       seeds: different seeds.
       watch: as in `Experiment.run`.
@@ -183,7 +185,8 @@ def audit(
         lambda agent: checks.count("agents", agent, least=0, most=num_agents - 1),
     )
     on = [dataclasses.replace(base, seed=seed) for seed in seeds]
-    shards = [one.make_shards()[0] for one in on]
+    loaded = on[0].load()
+    shards = [one.make_shards(loaded)[0] for one in on]
     if manipulations is None:
         names = tuple(name for name in MANIPULATIONS if fits(name, base, shards))
     else:
@@ -194,15 +197,19 @@ def audit(
         for name in names:
             if not fits(name, base, shards):
                 raise ValueError(f"`manipulations` must fit the experiment, got {name!r}, {WHY}.")
-    stacked, test = load_shards(on)
-    plays = Plays(on, agents, shards, test, watch)
-    honest, trials = plays.change_uploads(stacked, names)
+    plays = Plays(on, agents, shards, on[0].make_shards(loaded)[1], watch)
+    honest, trials = plays.change_uploads(names)
     for name in names:
         if name in DATA:
             trials += plays.change_data(name)
         elif name == "sybil":
             trials += plays.split_in_two()
-    return Audit(base.resolved(), tuple(seeds), honest, tuple(trials))
+    return Audit(on[0].resolved(), tuple(seeds), honest, tuple(trials))
+
+
+def _largest(values: Iterable[float]) -> float:
+    """Returns the largest of the values that are known; nan if none is."""
+    return max((value for value in values if np.isfinite(value)), default=float("nan"))
 
 
 def _mean_rank(importance: np.ndarray, agent: int) -> float:

@@ -77,7 +77,7 @@ class ProgressBar:
         self._progress.start()
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
-        self._progress.update(self._tasks[name], completed=done)
+        self._progress.update(self._tasks[name], completed=done, total=total)
 
 
 class _Speed(ProgressColumn):

@@ -43,7 +43,7 @@ class Plays(NamedTuple):
     test: Dataset
     watch: Watcher | None
 
-    def change_uploads(self, stacked: Shards, names: Sequence[str]) -> tuple[Trial, list[Trial]]:
+    def change_uploads(self, names: Sequence[str]) -> tuple[Trial, list[Trial]]:
         """Returns the honest trial, and those of manipulations of uploads: one program."""
         told = [
             (name, name if name in UPLOADS else "rescale", strength, agent)
@@ -56,7 +56,7 @@ class Plays(NamedTuple):
             {"which": NUMBERS[kind], "agent": agent, "strength": strength}
             for _, kind, strength, agent in told
         ]
-        found = self._play(self.on, [HONEST, *given], stacked)
+        found = self._play(self.on, [HONEST, *given], data.stacked(self.shards))
         trials = [
             Trial(name, strength, agent, *(values[:, number] for values in found))
             for number, (name, _, strength, agent) in enumerate(told, 1)
@@ -78,13 +78,12 @@ class Plays(NamedTuple):
 
         The agent keeps the better of both models.
         """
-        on = [dataclasses.replace(one, num_agents=one.num_agents + 1, shards=None)
-              for one in self.on]  # fmt: skip
+        on = [_with_one_more(one) for one in self.on]
         sign = -1 if on[0].shown.lower_is_better else 1
         for agent in self.agents:
             halves = data.stacked([_halve(shards, agent) for shards in self.shards])
             accuracies, importance = (values[:, 0] for values in self._play(on, [HONEST], halves))
-            better = sign * np.maximum(sign * accuracies[:, agent], sign * accuracies[:, -1])
+            better = sign * np.fmax(sign * accuracies[:, agent], sign * accuracies[:, -1])
             accuracies[:, agent] = better
             importance[:, agent] += importance[:, -1]
             yield Trial("sybil", 2.0, agent, accuracies[:, :-1], importance[:, :-1])
@@ -98,6 +97,13 @@ class Plays(NamedTuple):
         last = (history.accuracies[:, -1], history.importance[:, -1])
         accuracies, importance = (np.array(values).reshape(shape) for values in last)
         return accuracies, importance
+
+
+def _with_one_more(one: Experiment) -> Experiment:
+    """Returns the experiment with one more agent, who is present if all are."""
+    num_agents, present = one.num_agents + 1, one.participation
+    present = num_agents if present == one.num_agents else present
+    return dataclasses.replace(one, num_agents=num_agents, participation=present, shards=None)
 
 
 def _halve(shards: Shards, agent: int) -> Shards:
@@ -115,6 +121,9 @@ def fits(name: str, experiment: Experiment, shards: Sequence[Shards]) -> bool:
         given = (getattr(experiment, field) for field in (*EACH, "participation"))
         common = experiment.params is None and not any(map(np.ndim, given))
         return common and all(int(np.min(one.sizes)) > 1 for one in shards)
+    if name == "feature_noise":
+        first = shards[0].data
+        return first.vocabulary_size is not None or first.x.dtype == np.float32
     if name == "label_flip_1_7":
         return num_classes is not None and num_classes > 7
     return num_classes is not None or not name.startswith("label")

@@ -10,8 +10,9 @@ comparison        which mechanism pays fairly, and at which price?
 over_seeds        the same over several seeds
 audit             what does cheating pay, and what does it cost others?
 
-Figures are as wide as one column of a two-column paper. An agent has the same colour in all
-of them. With more than twenty agents, three are drawn as lines and a band shows all.
+Figures are as wide as one column of a two-column paper, or wider with text beside them. An agent
+has the same colour in all of them. With more than twenty agents, three are drawn as lines and a
+band shows all.
 """
 
 from fairjax.figures.audits import audit

@@ -56,7 +56,7 @@ def audit(audit: Audit, ax: Axes | None = None) -> Axes:
         experiment = audit.experiment
         ax.set_title(
             f"{experiment.label('mechanism')}, {experiment.label('dataset')}, "
-            f"{style.split(experiment)}, {len(audit.seeds)} seeds"
+            f"{style.split(experiment)}, {len(audit.seeds)} seed{'s' * (len(audit.seeds) > 1)}"
         )
         ax.plot([], [], "o", color="0.4", markersize=3.5, label="of the agent that cheats")
         ax.plot(

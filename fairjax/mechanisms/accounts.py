@@ -6,13 +6,15 @@ verified     x_i    =  u_i, no longer than the signal-to-noise ratio q_i^2 / (1 
 account      A_ij  <-  .99 A_ij + .01 <x_i, x_j>
 importance   r_i    ~  p_i^1.75, p the principal eigenvector of the positive accounts
 open         o_ij   =  1 if agents i and j agree as well as i with others, 0 if they do not
-shares       s_ij   ~  o_ij r_j ((1 - beta) e^4.4 + beta e), e = min(1, p_i / p_j); rows sum to one
+earned       e_ij   =  min(1, p_i / p_j)
+shares       s_ij   ~  o_ij r_j ((1 - beta) e_ij^4.375 + beta e_ij), rows with sum one
 reward       v_i    =  sum_j s_ij u_j
 
 Everything follows from the N x N products of uploads: no held-out data, and no reports.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +29,20 @@ NEW = 0.1  # least share of an upload's square that is new beside the last aggre
 VERIFIED = 1.2  # times the median length that a signal-to-noise ratio supports
 STEPS = 60  # of fixed-point iterations; they converge in about ten
 MEMORY, GATE_MEMORY = 0.99, 0.8
-STEEPNESS, STRICT, GATE = 1.75, 4.4, 0.25
+FARTHEST = 1e9  # times the first round's median length: beyond, training has diverged
+STEEPNESS, STRICT, GATE = 1.75, 4.375, 0.25
 
 
 class Accounts(NamedTuple):
     """What is known of agents, and of pairs of them; all is zero before the first round."""
 
     importance: PerAgent
-    given: Array  # [N, N] A
+    given: Array  # [N, N] A, and how often a pair met, in the same average
+    given_met: Array
+    gates: Array  # [N, N] cosines of the last rounds, and the same of them
+    gates_met: Array
     agreement: Array  # [N, N] sums of squared lengths times cosines
     weight: Array  # [N, N] sums of squared lengths
-    gates: Array  # [N, N] cosines of the last rounds
     unit: Scalar  # median length of the first round
     aggregate: Params  # of the last round
 
@@ -101,24 +106,32 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
     def init(num_agents: int, params: Params) -> Accounts:
         pairs = jnp.zeros((num_agents, num_agents))
         nothing = jax.tree.map(jnp.zeros_like, params)
-        return Accounts(jnp.zeros(num_agents), pairs, pairs, pairs, pairs, jnp.zeros(()), nothing)
+        return Accounts(
+            jnp.zeros(num_agents), pairs, pairs, pairs, pairs, pairs, pairs, jnp.zeros(()), nothing
+        )
 
     def update(updates: Stacked, held: Accounts, context: Context) -> tuple[Outcome, Accounts]:
         uploads, lengths, cosines = _filter_copies(updates, held.aggregate)
         held = _observe(held, lengths, cosines, context)
         products = _verified_products(held, lengths, cosines)
+        mixed = functools.partial(_mixed, present=context.present)
         held = held._replace(
-            given=_mixed(held.given, products, MEMORY, context.present),
-            gates=_mixed(held.gates, cosines, GATE_MEMORY, context.present),
+            given=mixed(held.given, products, MEMORY),
+            given_met=mixed(held.given_met, 1.0, MEMORY),
+            gates=mixed(held.gates, cosines, GATE_MEMORY),
+            gates_met=mixed(held.gates_met, 1.0, GATE_MEMORY),
         )
+        # Pairs that meet seldom count by the rounds in which they met.
+        account = trees.ratio(held.given, held.given_met)
+        gate = trees.ratio(held.gates, held.gates_met)
         floor = 1e-3 * min(1, 10 / len(lengths))
-        earned = rewards.normalised(_principal(held.given) ** STEEPNESS, context.present)
+        earned = rewards.normalised(_principal(account) ** STEEPNESS, context.present)
         after = rewards.normalised(jnp.maximum(earned, floor), context.present)
         _, part = rewards.recall(held.importance, after, context.present)
         importance = rewards.settle(held.importance, after, part, context.present)
         given = shares_of_present(importance, context)
         trusted = jnp.where(given > 1.5 * floor, given, 0)
-        shares = _open(held) * trusted
+        shares = _open(account, gate) * trusted
         shares = jnp.where(jnp.eye(len(given), dtype=bool), given, shares)
         shares = shares * _reciprocity(given, beta)
         shares = trees.ratio(shares, shares.sum(1, keepdims=True))
@@ -144,6 +157,7 @@ def _filter_copies(updates: Stacked, aggregate: Params) -> tuple[Stacked, PerAge
         return units * norms, cosines, trees.ratio(inner, norms)
 
     lengths, cosines, copied = trees.in_safe_units(compare, updates)
+    lengths = jnp.minimum(lengths, jnp.finfo(lengths.dtype).max / 4)
     new = (1 - jnp.maximum(copied, 0) ** 2 > NEW) & (lengths > 0)
     lengths = jnp.where(new, jnp.minimum(lengths, LONGEST * median_length(lengths)), 0)
     cosines = jnp.clip(jnp.where(new[:, None] & new, cosines, 0), -1, 1)
@@ -154,7 +168,7 @@ def _observe(held: Accounts, lengths: PerAgent, cosines: Array, context: Context
     """Returns accounts with this round's cosines in `agreement` and `weight`."""
     median = median_length(lengths)
     unit = jnp.where(held.unit > 0, held.unit, median)
-    square = trees.ratio(median, unit) ** 2
+    square = jnp.minimum(trees.ratio(median, unit), FARTHEST) ** 2
     there = _pairs(len(lengths), context.present)
     return held._replace(
         unit=unit,
@@ -177,7 +191,7 @@ def _verified_products(held: Accounts, lengths: PerAgent, cosines: Array) -> Arr
     middle = jnp.nanmedian(jnp.where(ratios > 1e-6, ratios, jnp.nan))
     supported = jnp.sqrt(trees.ratio(ratios, jnp.where(jnp.isnan(middle), 0, middle)))
     longest = VERIFIED * median_length(lengths) * supported
-    verified = trees.ratio(jnp.minimum(lengths, longest), held.unit)
+    verified = jnp.minimum(trees.ratio(jnp.minimum(lengths, longest), held.unit), FARTHEST)
     return cosines * verified * verified[:, None]
 
 
@@ -193,7 +207,6 @@ def _principal(given: Array) -> PerAgent:
             found.sum() > 0, standing / 2 + trees.ratio(found, found.sum()) / 2, standing
         )
 
-    taken = trees.ratio(taken, taken.sum())
     return jax.lax.fori_loop(0, STEPS, step, jnp.full(len(given), 1 / len(given)))
 
 
@@ -203,18 +216,18 @@ def _reciprocity(given: PerAgent, beta: Scalar) -> Array:
     return (1 - beta) * earned**STRICT + beta * earned
 
 
-def _open(held: Accounts) -> Array:
+def _open(account: Array, gate: Array) -> Array:
     """Returns `[N, N]` how far agent i lets the upload of agent j in."""
     account, gate = (
         trees.ratio(values, _off_diagonal(jnp.maximum(values, 0)).max(1, keepdims=True))
-        for values in (held.given, held.gates)
+        for values in (account, gate)
     )
     return jnp.clip(account, 0, 1) ** 2 * jnp.clip(gate / GATE, 0, 1)
 
 
-def _mixed(old: Array, new: Array, memory: float, present: PerAgent | None) -> Array:
+def _mixed(old: Array, new: Any, memory: float, *, present: PerAgent | None) -> Array:
     """Returns a moving average; pairs of which one is absent keep theirs."""
-    return jnp.where(_pairs(len(new), present), memory * old + (1 - memory) * new, old)
+    return jnp.where(_pairs(len(old), present), memory * old + (1 - memory) * new, old)
 
 
 def _pairs(num_agents: int, present: PerAgent | None) -> Array:

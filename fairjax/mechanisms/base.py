@@ -107,16 +107,17 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
     """Returns `init(num_agents, params=None)`; those that do not need parameters ignore them."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
-        given = inspect.signature(init).parameters.values()
+        given = inspect.signature(init).parameters
     except ValueError:  # some builtin functions have no signature
-        given = ()
-    needed = [one for one in given if one.kind in kinds and one.default is one.empty]
+        given = {}
+    required = [one for one in given.values() if one.kind in kinds and one.default is one.empty]
+    needs_params, takes_params = len(required) > 1, list(given)[1:2] == ["params"]
 
     @functools.wraps(init)
     def begin(num_agents: int, params: Params | None = None) -> Any:
-        if len(needed) < 2:
+        if not needs_params and not takes_params:
             return init(num_agents)
-        if params is None:
+        if params is None and needs_params:
             raise ValueError(
                 "`params` must be an agent's first parameters for a mechanism whose state depends "
                 "on them: init(num_agents, params), got None."

@@ -24,7 +24,8 @@ from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, catch_up: str = "removed") -> Mechanism:
     """Returns nested models: one mask of all rounds together.
 
-    It is of the server's change since the first parameters, which all agents share.
+    It is of the server's change since its first parameters. Agents that begin with parameters of
+    their own lose them in the first round.
 
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the models
     of all that are paid these entries.

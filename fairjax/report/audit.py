@@ -38,14 +38,16 @@ def write_audit(audit: Audit, out: Path) -> Path:
         with files.replacing(out / f"audit.{ending}") as file:
             file.write(f"{text.rstrip()}\n".encode())
     environment = settings.environment({"environment": records.environment()})
+    fields = settings.table(experiment, without="seed")
     sections = (
         _show_gains(audit, table, out),
         _explain_manipulations(audit),
-        Section("run", "What was run", [page.pair(settings.table(experiment), environment)]),
+        Section("run", "What was run", [page.pair(fields, environment)]),
     )
     title = f"What cheating pays under {experiment.label('mechanism')} on {experiment.where}"
     sizes = experiment.make_shards()[0].sizes
-    lead = f"{settings.words(experiment, sizes)} The mechanism is {settings.mechanism(experiment)}"
+    words = settings.words(experiment, sizes).replace(f", seed {experiment.seed}.", ".")
+    lead = f"{words} The mechanism is {settings.mechanism(experiment)}"
     return page.write(out / PAGE, title, lead, sections)
 
 

@@ -20,7 +20,8 @@ def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
       out: the comparison's directory, with one run per mechanism below it.
 
     Raises:
-      ValueError: `results` is no mapping of names to results, or `out` is no directory.
+      ValueError: `results` is no mapping of names to results,
+        or `out` is no directory with its records.
     """
     figures.check_results(results)
     out = page.with_records(out)

@@ -25,7 +25,8 @@ def write_over_seeds(comparison: Comparison, out: Path) -> Path:
       The page's path.
 
     Raises:
-      ValueError: `comparison` is no `Comparison`, or `out` is no directory.
+      ValueError: `comparison` is no `Comparison`,
+        or `out` is no directory with its records.
     """
     checks.kind("comparison", comparison, Comparison, "`fairjax.compare(..., seeds=range(5))`")
     out = page.with_records(out)
@@ -65,7 +66,7 @@ def _show_mechanisms(comparison: Comparison, out: Path) -> Section:
     shown = comparison[first][0].experiment.shown
     caption = (
         f"Final {shown.words} of the best and of the worst agent and the mean over agents; bars "
-        "are one standard deviation over seeds. Right: fairness."
+        "are one standard deviation over seeds. Right: fairness, mean gain and largest shortfall."
     )
     drawn = page.figure(figures.over_seeds(comparison), "over_seeds", caption, out / "figures")
     pieces = [

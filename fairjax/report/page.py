@@ -28,10 +28,10 @@ class Section(NamedTuple):
 
 
 def checked_folder(out: Any) -> Path:
-    """Returns the directory of a run as a path; raises if it is no directory."""
+    """Returns a directory as a path; raises if it is none."""
     folder = checks.path("out", out)
     if not folder.is_dir():
-        raise ValueError(f"`out` must be the directory of a run, with its records, got {folder}.")
+        raise ValueError(f"`out` must be a directory, got {folder}.")
     return folder
 
 

@@ -37,7 +37,8 @@ def write_run(result: Result, out: Path) -> Path:
       out: the run's directory, with its records.
 
     Raises:
-      ValueError: `result` is no `Result`, or `out` is no directory.
+      ValueError: `result` is no `Result`,
+        or `out` is no directory with its records.
     """
     checks.kind("result", result, Result, "`fairjax.Experiment(...).run()`")
     out = page.with_records(out)
@@ -166,8 +167,9 @@ def _draw_figures(result: Result, captions: Mapping[Callable, str], out: Path) -
 
 def _show_fairness(result: Result, out: Path) -> Section:
     shown = result.experiment.shown
-    worst, (gain, spread) = result.shortfall.argmax(), result.collaboration_gain
-    shortfall = shown.text(result.shortfall[worst])
+    losses, (gain, spread) = np.nan_to_num(result.shortfall, nan=-1), result.collaboration_gain
+    worst = losses.argmax()
+    whose = f", of agent {worst}" if losses[worst] > 0 else ""
     sentences = [
         page.text(
             "Fairness is Pearson's correlation, over agents, of standalone and final "
@@ -182,7 +184,7 @@ def _show_fairness(result: Result, out: Path) -> Section:
                 ("Kendall's tau", number(result.rank_fairness)),
                 (f"mean gain {shown.unit}", shown.text(gain)),
                 (f"spread of the gain {shown.unit}", shown.text(spread)),
-                (f"largest shortfall {shown.unit}, of agent {worst}", shortfall),
+                (f"largest shortfall {shown.unit}{whose}", shown.text(result.shortfall[worst])),
             ],
         ),
         page.text(

@@ -8,7 +8,7 @@ Agents without a behaviour are honest. `DATA` and `UPLOADS` map names to a `Kind
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -128,8 +128,8 @@ def checked(behaviours: Any) -> tuple[Behaviour, ...]:
         )
     chosen: tuple[Behaviour, ...] = tuple(behaviours)
     seen: dict[int, str] = {}
-    for agent, name, strength, _ in chosen:
-        if isinstance(name, tuple):
+    for agent, name, strength, which in chosen:
+        if which is not None:
             continue
         checks.choice("behaviour", name, KINDS)
         strength_of(name, strength)
@@ -255,6 +255,7 @@ def change_uploads(
         its_key = jax.random.fold_in(key, agent)
         if isinstance(name, tuple):
             changes = [functools.partial(UPLOADS[one].change, its_key, own, seen) for one in name]
+            changes = [functools.partial(_change_like, own, change) for change in changes]
             upload = jax.lax.switch(which, changes, strength)
         else:
             upload = UPLOADS[name].change(its_key, own, seen, strength_of(name, strength))
@@ -262,6 +263,11 @@ def change_uploads(
             upload = trees.where(leader == agent, own, upload)
         updates = jax.tree.map(lambda leaf, one, i=agent: leaf.at[i].set(one), updates, upload)
     return updates
+
+
+def _change_like(own: Params, change: Callable[[Scalar], Params], strength: Scalar) -> Params:
+    """Returns what an agent uploads, in the dtypes of its update."""
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), change(strength), own)
 
 
 def _uploads(name: str | tuple[str, ...]) -> bool:

@@ -40,7 +40,7 @@ def by_rounds(
             raise ValueError(
                 "`optimizer` must be an optax optimizer such as optax.sgd(0.1), or a function "
                 "such as optax.sgd together with `learning_rate`, "
-                f"got optimizer={optimizer!r} without a learning rate."
+                f"got optimizer={checks.shown(optimizer)} without a learning rate."
             )
         return lambda count, agent: optimizer, lambda count: None
     if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
