@@ -67,5 +67,6 @@ def audit(audit: Audit, ax: Axes | None = None) -> Axes:
             for agent in agents:
                 ax.plot([], [], "s", color=shades[agent], markersize=3.5, label=f"by agent {agent}")
         figure: Any = ax.figure
-        style.name_series(figure, ncols=2)
+        if not figure.legends:  # axes of one figure share one
+            style.name_series(figure, ncols=2)
     return ax
