@@ -68,7 +68,7 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
     | data, agents               | split           | fairness    | tau        | best | gain |short|
     |----------------------------|-----------------|-------------|------------|------|------|-----|
     | digits, 5, 60 rounds, Adam | power law       | .997 ± .005 | .88 ± .10  | 95.9 |  6.3 |  .1  |
-    | digits, 5, 60 rounds, Adam | class imbalance | .999 ± .001 | 1.00 ± .00 | 92.1 |   .7 | 1.1  |
+    | digits, 5, 60 rounds, Adam | class imbalance | .999 ± .001 | 1.00 ± .00 | 92.0 |   .7 | 1.2  |
     | MNIST, 10, 40 rounds, SGD  | power law       | .980 ± .007 | .81 ± .09  | 93.3 |  6.2 |  .0  |
     | MNIST, 10, 40 rounds, SGD  | class imbalance | .990 ± .003 | 1.00 ± .00 | 90.9 |  4.6 |  .0  |
 
