@@ -6,7 +6,7 @@ A longer run is another run if something follows the length: a schedule that end
 a mechanism that looks at `num_rounds`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -56,18 +56,12 @@ def hint(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     ]
     if not following:
         return ""
-    names, given = (
-        " and ".join(form(name) for name in following) for form in (str, _as_the_longer(here))
-    )
+    given = " and ".join(f"{name}={objects.shown(here[name])}" for name in following)
     return (
-        f" A longer run goes on only with the same {names}, which the preset chooses by the "
-        f"number of rounds. Give a run that may be lengthened the value of the longest from the "
-        f"start, such as {given}."
+        f" A longer run goes on only with the same {' and '.join(following)}, which the preset "
+        "chooses by the number of rounds. Give a run that may be lengthened the value of the "
+        f"longest from the start, such as {given}."
     )
-
-
-def _as_the_longer(here: Mapping[str, Any]) -> Callable[[str], str]:
-    return lambda name: f"{name}={objects.shown(here[name])}"
 
 
 def check_can_go_on(experiment: Setup, before: int) -> None:
