@@ -19,7 +19,8 @@ from fairjax.mechanisms.tensors import largest_of_tensors
 N = 5
 every_mechanism = pytest.mark.parametrize("name", sorted(REGISTRY))
 JUDGING = (
-    "accounts", "cffl", "cgsv", "cgsv_released", "eci", "nested", "proportional", "rr", "shapfed",
+    "accounts", "cffl", "cgsv", "cgsv_released", "eci", "fedfaim", "nested", "proportional", "rr",
+    "shapfed",
 )  # fmt: skip
 DRAWING = ("iafl", "fair_yet_equal")
 ARGUMENTS = {"shapfed": {}, "cffl": {"threshold": 0.0}}
@@ -56,6 +57,7 @@ def context(num_agents=N, sizes=None, **fields):
         "head": "head",
         "losses": lambda: sizes / sizes.sum(),
         "utility": utility,
+        "held_out_loss": lambda params: 1 - utility(params),
     }
     return Context(shard_sizes=sizes, **{**given, **fields})
 

@@ -129,6 +129,7 @@ def test_a_switched_mechanism_acts_as_the_one_of_its_number(name):
         key=jax.random.key(2), learning_rate=0.1, agents=zeros, head="head",
         server=jax.tree.map(lambda leaf: leaf[0], zeros), losses=lambda: jnp.arange(1.0, 4.0),
         utility=lambda params: params["head"]["kernel"].sum(),
+        held_out_loss=lambda params: -params["head"]["kernel"].sum(),
     )  # fmt: skip
     alone = REGISTRY[name]()
     both = switched(1, [fj.mechanisms.fair_yet_equal(), alone])

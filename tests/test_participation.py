@@ -116,6 +116,7 @@ def test_a_first_round_is_that_of_the_present_agents_alone(name):
             learning_rate=0.1, server=server, agents=zeros, head="head",
             losses=lambda: jnp.array([1.0, 0.0, 2.0, 3.0, 0.0])[rows],
             utility=lambda params: sum(leaf.sum() for leaf in jax.tree.leaves(params)),
+            held_out_loss=lambda params: -sum(leaf.sum() for leaf in jax.tree.leaves(params)),
         )  # fmt: skip
         return mechanism.update(mine, mechanism.init(len(rows), server), context)[0]
 

@@ -133,8 +133,9 @@ INNER = {  # only called by the package itself
     "devices.checked", "devices.everywhere",
     "devices.map_shards", "devices.placed", "figures.check_results", "figures.correlation_axis",
     "figures.draw_correlation", "figures.draw_spread", "figures.name_lines",
-    "figures.name_series", "figures.styled", "rewards.normalised", "rewards.recall",
-    "rewards.settle", "rewards.share_of_largest", "models.evaluator", "models.initial",
+    "figures.name_series", "figures.styled", "rewards.largest_entries", "rewards.normalised",
+    "rewards.recall", "rewards.settle", "rewards.share_of_largest", "models.evaluator",
+    "models.initial",
     "tasks.Shown", "tasks.as_task", "tasks.confusion",
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from fairjax.mechanisms.dw import dw
 from fairjax.mechanisms.eci import MAX_EXACT_AGENTS, eci
 from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
 from fairjax.mechanisms.fedavg import fedavg
+from fairjax.mechanisms.fedfaim import fedfaim
 from fairjax.mechanisms.iafl import iafl
 from fairjax.mechanisms.lengths import Length, length_at
 from fairjax.mechanisms.nested import nested
@@ -34,6 +35,7 @@ REGISTRY = {
         dw,
         eci,
         fair_yet_equal,
+        fedfaim,
         iafl,
         nested,
         proportional,
@@ -89,6 +91,7 @@ __all__ = [
     "eci",
     "fair_yet_equal",
     "fedavg",
+    "fedfaim",
     "iafl",
     "length_at",
     "nested",

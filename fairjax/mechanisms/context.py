@@ -19,8 +19,13 @@ SOURCES = {
     "losses": "give a function in the Context",
     "head": "give the `Model` the name of its output layer",
     "utility": "set held-out data aside as `validation` of the shards",
+    "held_out_loss": "set held-out data aside as `validation` of the shards",
 }
-FUNCTIONS = {"losses": "losses() -> [N]", "utility": "utility(params) -> a number"}
+FUNCTIONS = {
+    "losses": "losses() -> [N]",
+    "utility": "utility(params) -> a number",
+    "held_out_loss": "held_out_loss(params) -> a number",
+}
 
 
 class Context(NamedTuple):
@@ -45,6 +50,7 @@ class Context(NamedTuple):
         which agents train; 0 for absent agents.
       utility: a function of parameters that returns the task's main metric on held-out data, if
         there are any; negated if it is better when it is lower.
+      held_out_loss: a function of parameters that returns the task's mean loss on these data.
     """
 
     shard_sizes: PerAgent
@@ -59,6 +65,7 @@ class Context(NamedTuple):
     head: str | None = None
     losses: Callable[[], PerAgent] | None = None
     utility: Callable[[Params], Scalar] | None = None
+    held_out_loss: Callable[[Params], Scalar] | None = None
 
     @property
     def shares(self) -> PerAgent:
@@ -113,7 +120,7 @@ def checked_context(context: Any) -> Context:
         checks.kind("key", context.key, jax.Array, "`jax.random.key(0)`")
     if context.head is not None:
         checks.kind("head", context.head, str, "the `head` of a `Model`")
-    for name in ("losses", "utility"):
+    for name in FUNCTIONS:
         if getattr(context, name) is not None:
             checks.function(name, getattr(context, name), FUNCTIONS[name])
     return context._replace(shard_sizes=jnp.asarray(sizes))

@@ -15,9 +15,9 @@ from fairjax.rewards.coefficients import (
     settle,
     share_of_largest,
 )
-from fairjax.rewards.masks import sparsify
+from fairjax.rewards.masks import largest_entries, sparsify
 
 __all__ = [
-    "importance", "normalised", "recall", "reward_fractions", "settle", "share_of_largest",
-    "sparsify",
+    "importance", "largest_entries", "normalised", "recall", "reward_fractions", "settle",
+    "share_of_largest", "sparsify",
 ]  # fmt: skip

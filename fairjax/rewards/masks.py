@@ -62,7 +62,25 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
         raise ValueError("`aggregate` must hold at least one entry, got none.")
     if live:
         ranked = trees.sum_leaves(jnp.count_nonzero, aggregate)
-    return _keep_largest(aggregate, _count_kept(fractions, ranked))
+    kept = _count_kept(fractions, ranked)
+    return _keep_largest(aggregate, kept)
+
+
+def largest_entries(tree: Params, fractions: PerAgent) -> Stacked:
+    """Returns for every agent which entries of a pytree are its floor(f_i D) largest.
+
+    Args:
+      tree: leaves without the agent axis, D entries in all.
+      fractions: `[N]` in [0, 1].
+
+    Returns:
+      Booleans, leaves `[N, ...]`.
+
+    Examples:
+      >>> print(largest_entries(jnp.array([0.1, -3.0, 2.0]), jnp.array([0.4])))
+      [[False  True False]]
+    """
+    return _find_largest(tree, _count_kept(fractions, trees.num_parameters(tree)))
 
 
 def _count_kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
@@ -76,6 +94,11 @@ def _count_kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
 
 @jax.jit
 def _keep_largest(aggregate: Params, kept: PerAgent) -> Stacked:
+    masks = _find_largest(aggregate, kept)
+    return jax.tree.map(lambda mask, leaf: jnp.where(mask, leaf, 0), masks, aggregate)
+
+
+def _find_largest(aggregate: Params, kept: PerAgent) -> Stacked:
     leaves, structure = jax.tree.flatten(aggregate)
     magnitudes = jnp.concatenate([jnp.abs(leaf).reshape(-1) for leaf in leaves])
     size = len(magnitudes)
@@ -86,15 +109,14 @@ def _keep_largest(aggregate: Params, kept: PerAgent) -> Stacked:
     least, last = lax.platform_dependent(
         keys, places, kept, cpu=_select_by_counting, default=_select_by_sorting
     )
-    rewards, start = [], 0
+    masks, start = [], 0
     for leaf in leaves:
         own = slice(start, start + leaf.size)
         key, place = keys[own].reshape(leaf.shape), places[own].reshape(leaf.shape)
         least_key, last_place = (trees.per_agent(values, leaf[None]) for values in (least, last))
-        mask = (key > least_key) | ((key == least_key) & (place >= last_place))
-        rewards.append(jnp.where(mask, leaf, 0))
+        masks.append((key > least_key) | ((key == least_key) & (place >= last_place)))
         start += leaf.size
-    return structure.unflatten(rewards)
+    return structure.unflatten(masks)
 
 
 def _select_by_sorting(keys: Array, places: Array, kept: PerAgent) -> tuple[PerAgent, PerAgent]:

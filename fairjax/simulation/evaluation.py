@@ -72,6 +72,11 @@ def mean_statistics(statistics: Any, joined: PerAgent | None, shards: Shards) ->
     return trees.weighted_sum(sizes / sizes.sum(), statistics)
 
 
+def loss(task: Task, model: Model, params: Params, data: Dataset, statistics: Any = None) -> Scalar:
+    """Returns the mean loss of one model."""
+    return task.loss(outputs(model, params, data, statistics), jnp.asarray(data.y)).mean()
+
+
 def utility(
     task: Task, model: Model, params: Params, data: Dataset, statistics: Any = None
 ) -> Scalar:

@@ -160,8 +160,7 @@ class Federation(ByContents):
             took_part = jnp.ones(num_agents, bool)
         if joined is not None:  # score uploads with statistics that belong to them
             joined |= trained.finite & took_part
-            utility = self._utility(trained.statistics, joined, shards)
-            context = context._replace(utility=utility)
+            context = context._replace(**self._scores(trained.statistics, joined, shards))
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
         following = state.server_optimizer
         if self.server_optimizer is not None:
@@ -222,19 +221,20 @@ class Federation(ByContents):
             agents=state.agents,
             head=training.model.head,
             losses=self._losses(state.agents, state.statistics, shards, present),
-            utility=self._utility(state.statistics, state.joined, shards),
+            **self._scores(state.statistics, state.joined, shards),
         )
 
-    def _utility(
+    def _scores(
         self, statistics: Any, joined: PerAgent | None, shards: Shards
-    ) -> Callable[[Params], Scalar] | None:
-        """Returns a function that scores parameters on held-out data; None if there are none."""
+    ) -> dict[str, Callable[[Params], Scalar]]:
+        """Returns functions that score parameters on held-out data, if there are any, by name."""
         if shards.validation is None:
-            return None
+            return {}
         task, model = self.training.task, self.training.model
         mean = mean_statistics(statistics, joined, shards)
-        scored = {"data": shards.validation, "statistics": mean}
-        return functools.partial(evaluation.utility, task, model, **scored)
+        given = {"data": shards.validation, "statistics": mean}
+        scores = {"utility": evaluation.utility, "held_out_loss": evaluation.loss}
+        return {name: functools.partial(of, task, model, **given) for name, of in scores.items()}
 
     def rates(self, round: Scalar) -> Any:
         """Returns the learning rate at a round's start, `[N]` where agents differ, or None."""
