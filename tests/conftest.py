@@ -21,7 +21,8 @@ LONG_EXAMPLES = (
 COMPILED_QUICKLY = (
     "fairjax/experiments/", "fairjax/figures/", "tests/test_agents_that_differ.py",
     "tests/test_audit.py", "tests/test_behaviours.py", "tests/test_cli.py",
-    "tests/test_experiment.py", "tests/test_federations.py", "tests/test_figures.py",
+    "tests/test_experiment.py", "tests/test_fedave.py", "tests/test_fedfaim.py",
+    "tests/test_federations.py", "tests/test_figures.py", "tests/test_submodels.py",
     "tests/test_inputs.py", "tests/test_longer.py", "tests/test_mechanism_inputs.py",
     "tests/test_over_seeds.py", "tests/test_participation.py",
     "tests/test_records.py", "tests/test_references.py", "tests/test_report.py",

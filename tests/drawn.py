@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt  # noqa: F401
 import numpy as np
 import optax
 import scipy.sparse  # noqa: F401
+import seen
 import twin
 
 import fairjax as fj
@@ -214,12 +215,15 @@ def judge(mechanism):
         head="head",
         losses=lambda: sizes / 15,
         utility=lambda params: 0.5 + 0.4 * jnp.tanh(params["head"]["kernel"].sum() / 10),
+        held_out_loss=lambda params: 1 - jnp.tanh(params["head"]["kernel"].sum() / 10),
+        example_losses=seen.example_losses,
+        units=seen.units(one),
     )
 
     def update(rows):
         given = layers(rows)
         first = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), given)
-        return made.update(given, made.init(5, first), context)[0]
+        return made.update(given, seen.begin(made, 5, first), context)[0]
 
     return jax.jit(update)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seen
 from test_mechanisms import (
     ARGUMENTS,
     N,
@@ -42,7 +43,7 @@ def stepped(name, dtype=jnp.float32, rounds=2, behaviours=(), compiled=True):
         return x @ params["head"]["kernel"] + params["head"]["bias"]
 
     federation = fj.federation(
-        model=fj.models.Model(init, apply, head="head"),
+        model=fj.models.Model(init, apply, head="head", units=seen.units),
         mechanism=REGISTRY[name](),
         optimizer=optax.sgd,
         learning_rate=0.5,
@@ -168,7 +169,9 @@ def test_qffl_stays_finite_where_a_power_or_a_squared_length_overflows(q, factor
 def test_a_context_that_does_not_fit_is_told_by_field(name, fields, message):
     mechanism = REGISTRY[name]()
     with pytest.raises(ValueError, match=message):
-        mechanism.update(updates(), mechanism.init(N, first_params()), context()._replace(**fields))
+        mechanism.update(
+            updates(), seen.begin(mechanism, N, first_params()), context()._replace(**fields)
+        )
 
 
 @every_mechanism
@@ -177,7 +180,7 @@ def test_a_context_that_does_not_fit_is_told_by_field(name, fields, message):
 def test_updates_that_are_none_are_refused(name, wrong):
     mechanism = REGISTRY[name](**ARGUMENTS.get(name, {}))
     with pytest.raises(ValueError, match="`updates` must be an array"):
-        mechanism.update(wrong, mechanism.init(N, first_params()), context())
+        mechanism.update(wrong, seen.begin(mechanism, N, first_params()), context())
 
 
 def test_a_state_or_context_of_another_kind_is_refused():
@@ -186,7 +189,7 @@ def test_a_state_or_context_of_another_kind_is_refused():
         with pytest.raises(ValueError, match="`state` must be what `init`"):
             mechanism.update(updates(), state, context())
     with pytest.raises(ValueError, match="`context` must be a Context"):
-        mechanism.update(updates(), mechanism.init(N, first_params()), None)
+        mechanism.update(updates(), seen.begin(mechanism, N, first_params()), None)
     for functions in ((3, len), (len, None), (len, len, "plan")):
         with pytest.raises(ValueError, match="must be a function"):
             fj.mechanisms.Mechanism(*functions)
@@ -221,7 +224,7 @@ def test_a_coefficient_of_the_wrong_kind_is_named(name, argument):
 
 @pytest.mark.parametrize(
     "performance",
-    [True, 3, "good", [], [[0.5]], {0.5}, [0.0, 0.0], [-0.1, 0.5], [np.nan], ["a"], [1, [2]], 1j],
+    [True, 3, [], [[0.5]], {0.5}, [0.0, 0.0], [-0.1, 0.5], [np.nan], ["a"], [1, [2]], 1j],
 )
 def test_a_performance_that_is_no_number_per_agent_is_refused(performance):
     with pytest.raises(ValueError, match="`performance` must hold a number per agent"):
@@ -238,4 +241,4 @@ def test_an_output_layer_that_shapfed_cannot_judge_is_named():
     mechanism, rows = REGISTRY["shapfed"](), updates()
     for head in ("nope", "scale"):
         with pytest.raises(ValueError, match=f"'shapfed' needs an output layer '{head}'"):
-            mechanism.update(rows, mechanism.init(N, first_params()), context(head=head))
+            mechanism.update(rows, seen.begin(mechanism, N, first_params()), context(head=head))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seen
 import twin
 
 import fairjax as fj
@@ -19,8 +20,8 @@ from fairjax.mechanisms.tensors import largest_of_tensors
 N = 5
 every_mechanism = pytest.mark.parametrize("name", sorted(REGISTRY))
 JUDGING = (
-    "accounts", "cffl", "cgsv", "cgsv_released", "eci", "fedfaim", "nested", "proportional", "rr",
-    "shapfed",
+    "accounts", "cffl", "cgsv", "cgsv_released", "eci", "fedave", "fedfaim", "nested",
+    "proportional", "rr", "shapfed",
 )  # fmt: skip
 DRAWING = ("iafl", "fair_yet_equal")
 ARGUMENTS = {"shapfed": {}, "cffl": {"threshold": 0.0}}
@@ -58,6 +59,8 @@ def context(num_agents=N, sizes=None, **fields):
         "losses": lambda: sizes / sizes.sum(),
         "utility": utility,
         "held_out_loss": lambda params: 1 - utility(params),
+        "example_losses": seen.example_losses,
+        "units": seen.units(first_params()),
     }
     return Context(shard_sizes=sizes, **{**given, **fields})
 
@@ -75,8 +78,9 @@ def compiled(name, arguments):
     def update(rows, state, sizes, number, key):
         one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), rows)
         held = {"server": one, "agents": fj.trees.broadcast(len(sizes), one)}
-        seen = context(len(sizes), sizes, round=number, key=key, **held)
-        return checked_answer(mechanism.update(rows, state, seen), rows, state, name)
+        held["units"] = seen.units(one)
+        known = context(len(sizes), sizes, round=number, key=key, **held)
+        return checked_answer(mechanism.update(rows, state, known), rows, state, name)
 
     return mechanism, update
 
@@ -87,7 +91,8 @@ def play(name, rows, rounds=1, sizes=None, **arguments):
     mechanism, update = make(name, tuple(arguments.items()))
     num_agents = len(jax.tree.leaves(rows)[0])
     sizes = jnp.arange(1, num_agents + 1) * 10 if sizes is None else sizes
-    state = mechanism.init(num_agents, jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows))
+    one = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
+    state = seen.begin(mechanism, num_agents, one, sizes / 100)
     for number in range(rounds):
         key = jax.random.fold_in(jax.random.key(7), number)
         outcome, state = update(rows, state, sizes, number, key)
@@ -214,12 +219,12 @@ def test_a_mechanism_that_does_not_judge_says_so(name):
 
 
 def test_cgsv_equals_its_formulas_over_three_rounds():
-    mechanism, seen = fj.mechanisms.cgsv(alpha=0.9, beta=1.5, gamma=0.3), context()
+    mechanism, known = fj.mechanisms.cgsv(alpha=0.9, beta=1.5, gamma=0.3), context()
     state, before = mechanism.init(N), None
-    shares = np.asarray(seen.shares)
+    shares = np.asarray(known.shares)
     for seed in range(3):
         rows = updates(seed)
-        outcome, state = mechanism.update(rows, state, seen)
+        outcome, state = mechanism.update(rows, state, known)
         aggregate = flat(jax.tree.map(lambda leaf: leaf[None], outcome.aggregate))[0]
         found = (aggregate, flat(outcome.rewards))
         expected = twin.cgsv_round(flat(rows), before, shares, 0.9, 1.5, 0.3)
@@ -436,6 +441,16 @@ def test_qffl_without_a_power_is_fedavg_with_equal_weights():
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+def test_a_bounded_qffl_learns_under_adam():
+    options = dict(num_agents=3, rounds=10, mechanism="qffl", seed=1)
+    bounded = fj.Experiment(**options)
+    assert dict(bounded.resolved().options) == {"smoothness": "bounded"}
+    published = fj.Experiment(**options, options={"smoothness": "learning_rate"})
+    accuracies = [one.run().accuracies[0] for one in (bounded, published)]
+    assert accuracies[0] > 0.8 > 0.5 > accuracies[1]
+    assert not fj.Experiment(mechanism="qffl", optimizer="sgd").resolved().options
+
+
 def test_qffl_equals_its_formula():
     rows, seen = flat(updates()), context()
     losses, rate, q = np.asarray(seen.losses()) + 1e-10, 0.1, 0.5
@@ -532,4 +547,6 @@ def test_a_need_that_the_context_does_not_meet_is_named():
     for name, field in [("qffl", "learning_rate"), ("eci", "utility"), ("shapfed", "head")]:
         mechanism = REGISTRY[name]()
         with pytest.raises(ValueError, match=f"'{name}' needs `{field}`"):
-            mechanism.update(updates(), mechanism.init(N, first_params()), context(**{field: None}))
+            mechanism.update(
+                updates(), seen.begin(mechanism, N, first_params()), context(**{field: None})
+            )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import seen
 
 import fairjax as fj
 from fairjax import figures, report
@@ -130,11 +131,13 @@ def test_a_switched_mechanism_acts_as_the_one_of_its_number(name):
         server=jax.tree.map(lambda leaf: leaf[0], zeros), losses=lambda: jnp.arange(1.0, 4.0),
         utility=lambda params: params["head"]["kernel"].sum(),
         held_out_loss=lambda params: -params["head"]["kernel"].sum(),
+        example_losses=seen.example_losses,
+        units=seen.units(jax.tree.map(lambda leaf: leaf[0], zeros)),
     )  # fmt: skip
     alone = REGISTRY[name]()
     both = switched(1, [fj.mechanisms.fair_yet_equal(), alone])
-    outcome, states = both.update(updates, both.init(3, context.server), context)
-    wanted, state = alone.update(updates, alone.init(3, context.server), context)
+    outcome, states = both.update(updates, seen.begin(both, 3, context.server), context)
+    wanted, state = alone.update(updates, seen.begin(alone, 3, context.server), context)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, (outcome, states[1]), (wanted, state))
     assert both.plan(states, context).participants.shape == (3,)

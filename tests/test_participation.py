@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seen
 
 import fairjax as fj
 from fairjax import devices
@@ -117,8 +118,11 @@ def test_a_first_round_is_that_of_the_present_agents_alone(name):
             losses=lambda: jnp.array([1.0, 0.0, 2.0, 3.0, 0.0])[rows],
             utility=lambda params: sum(leaf.sum() for leaf in jax.tree.leaves(params)),
             held_out_loss=lambda params: -sum(leaf.sum() for leaf in jax.tree.leaves(params)),
+            example_losses=seen.example_losses, units=seen.units(server),
         )  # fmt: skip
-        return mechanism.update(mine, mechanism.init(len(rows), server), context)[0]
+        return mechanism.update(
+            mine, seen.begin(mechanism, len(rows), server, (jnp.asarray(rows) + 1) / 10), context
+        )[0]
 
     alone = play(np.flatnonzero(present), None)
     among = play(np.arange(5), jnp.array(present))

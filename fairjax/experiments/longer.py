@@ -14,7 +14,7 @@ import numpy as np
 
 from fairjax.experiments import objects
 from fairjax.experiments.setup import Setup
-from fairjax.simulation import Progress, State
+from fairjax.simulation import Progress, State, follows_length
 
 LISTED = ("gamma", "participation")  # fields that may hold one value per round
 OF_LENGTH = ("gamma", "learning_rate_decay")  # fields that presets choose by the length
@@ -71,8 +71,8 @@ def check_can_go_on(experiment: Setup, before: int) -> None:
       experiment: the longer experiment.
       before: the number of rounds of the shorter one.
     """
-    shards, _ = experiment.make_shards()
-    if experiment.federation(shards).follows_length(shards):
+    shards, test = experiment.make_shards()
+    if follows_length(experiment.federation(shards), shards, test):
         raise ValueError(
             f"`rounds` must stay at {before} in this directory, got rounds={experiment.rounds}: "
             f"the mechanism {experiment.label('mechanism')!r} depends on the number of rounds of "

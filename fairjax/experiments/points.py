@@ -174,7 +174,7 @@ def _play(
             mechanism = switched(number, [one.make_mechanism() for one in together])
             federation = dataclasses.replace(federation, mechanism=mechanism)
         key = jax.random.wrap_key_data(run["key"])
-        state = federation.init(key, shards, run["params"], num_rounds)
+        state = federation.init(key, shards, run["params"], num_rounds, test)
         (state, events), rows = simulation.play(
             federation,
             num_rounds + 1,

@@ -11,8 +11,11 @@ from fairjax.mechanisms.cgsv_released import cgsv_released
 from fairjax.mechanisms.dw import dw
 from fairjax.mechanisms.eci import MAX_EXACT_AGENTS, eci
 from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
+from fairjax.mechanisms.fedave import fedave
 from fairjax.mechanisms.fedavg import fedavg
 from fairjax.mechanisms.fedfaim import fedfaim
+from fairjax.mechanisms.fedrac import fedrac
+from fairjax.mechanisms.fedsac import fedsac
 from fairjax.mechanisms.iafl import iafl
 from fairjax.mechanisms.lengths import Length, length_at
 from fairjax.mechanisms.nested import nested
@@ -35,7 +38,10 @@ REGISTRY = {
         dw,
         eci,
         fair_yet_equal,
+        fedave,
         fedfaim,
+        fedrac,
+        fedsac,
         iafl,
         nested,
         proportional,
@@ -91,7 +97,10 @@ __all__ = [
     "eci",
     "fair_yet_equal",
     "fedavg",
+    "fedave",
     "fedfaim",
+    "fedrac",
+    "fedsac",
     "iafl",
     "length_at",
     "nested",

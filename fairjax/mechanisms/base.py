@@ -1,6 +1,6 @@
 """The protocol of mechanisms: what judges the updates of a round and pays the agents.
 
-    init(num_agents)                 -> state; or init(num_agents, params), the first parameters
+    init(num_agents)                 -> state; it may also take `params`, `units`, `performance`
     plan(state, context)             -> Plan, before training; None: all train their own model
     update(updates, state, context)  -> (Outcome, state)
 
@@ -24,6 +24,11 @@ from fairjax.mechanisms.context import Context, checked_context, checked_updates
 from fairjax.types import Params, PerAgent, Stacked
 
 Given = ParamSpec("Given")
+STARTS = {  # what an `init` may take besides the number of agents
+    "params": "an agent's first parameters",
+    "units": "those of the `Model`, such as fairjax.models.chain(...)(params),",
+    "performance": 'a function of "held_out" or "test" that returns what agents reach alone',
+}
 
 
 class Outcome(NamedTuple):
@@ -78,7 +83,8 @@ class Mechanism(_Functions):
             context = checked_context(context)
             updates = checked_updates(updates, context)
             one = jax.tree.map(lambda leaf: leaf[0], updates)
-            check_state(state, begin(trees.num_agents(updates), one))
+            zeros = jnp.zeros(trees.num_agents(updates))
+            check_state(state, begin(len(zeros), one, context.units, lambda on: zeros))
             return update(updates, state, context)
 
         # `wraps` copies it, but `update` may do more than the mechanism that it was taken from.
@@ -104,25 +110,37 @@ class Mechanism(_Functions):
 
 
 def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `init(num_agents, params=None)`; those that do not need parameters ignore them."""
+    """Returns `init(num_agents, params, units, performance)`, of which `init` gets what it names.
+
+    `params` are an agent's first parameters, `units` those of the model, `performance(on)` returns
+    `[N]` what agents reach alone; see `fairjax.simulation.alone`.
+    """
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         given = inspect.signature(init).parameters
     except ValueError:  # some builtin functions have no signature
         given = {}
-    required = [one for one in given.values() if one.kind in kinds and one.default is one.empty]
-    needs_params, takes_params = len(required) > 1, list(given)[1:2] == ["params"]
+    taken = {name: one for name, one in list(given.items())[1:] if one.kind in kinds}
+    # Of others, the first that is required gets the parameters, whatever its name is.
+    required = [name for name, one in taken.items() if one.default is one.empty]
+    own = next((name for name in required if name not in STARTS), "params")
 
     @functools.wraps(init)
-    def begin(num_agents: int, params: Params | None = None) -> Any:
-        if not needs_params and not takes_params:
-            return init(num_agents)
-        if params is None and needs_params:
-            raise ValueError(
-                "`params` must be an agent's first parameters for a mechanism whose state depends "
-                "on them: init(num_agents, params), got None."
-            )
-        return init(num_agents, params)
+    def begin(
+        num_agents: int, params: Any = None, units: Any = None, performance: Any = None
+    ) -> Any:
+        values = {own: params, "units": units, "performance": performance}
+        for name in required:
+            if values.get(name) is None:
+                known = "params" if name == own else name
+                raise ValueError(
+                    f"`{known}` must be {STARTS[known]} for a mechanism whose state depends "
+                    f"on them: init(num_agents, {known}), got None."
+                )
+        chosen = {name: one.kind for name, one in taken.items() if name in values}
+        unnamed = [values[name] for name, kind in chosen.items() if kind is kinds[0]]
+        named = {name: values[name] for name, kind in chosen.items() if kind is kinds[1]}
+        return init(num_agents, *unnamed, **named)
 
     return begin
 

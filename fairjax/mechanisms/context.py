@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import checks
+from fairjax.rewards import Units
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
 SOURCES = {
@@ -18,13 +19,16 @@ SOURCES = {
     "shard_classes": "take data with classes, or give it in the Context",
     "losses": "give a function in the Context",
     "head": "give the `Model` the name of its output layer",
+    "units": 'give the `Model` its `units`, such as fairjax.models.chain(["hidden", "head"])',
     "utility": "set held-out data aside as `validation` of the shards",
     "held_out_loss": "set held-out data aside as `validation` of the shards",
+    "example_losses": "set held-out data aside as `validation` of the shards",
 }
 FUNCTIONS = {
     "losses": "losses() -> [N]",
     "utility": "utility(params) -> a number",
     "held_out_loss": "held_out_loss(params) -> a number",
+    "example_losses": "example_losses(params) -> [N, M], [N, V]",
 }
 
 
@@ -51,6 +55,10 @@ class Context(NamedTuple):
       utility: a function of parameters that returns the task's main metric on held-out data, if
         there are any; negated if it is better when it is lower.
       held_out_loss: a function of parameters that returns the task's mean loss on these data.
+      example_losses: a function of agents' parameters, leaves `[N, ...]`, that returns the losses
+        of all examples of their own shards, `[N, M]`, and of the held-out data, `[N, V]`; nan in
+        place of examples that an agent does not have.
+      units: the hidden units of the network, a `fairjax.rewards.Units`.
     """
 
     shard_sizes: PerAgent
@@ -66,6 +74,8 @@ class Context(NamedTuple):
     losses: Callable[[], PerAgent] | None = None
     utility: Callable[[Params], Scalar] | None = None
     held_out_loss: Callable[[Params], Scalar] | None = None
+    example_losses: Callable[[Stacked], tuple[Array, Array]] | None = None
+    units: Units | None = None
 
     @property
     def shares(self) -> PerAgent:
@@ -120,6 +130,8 @@ def checked_context(context: Any) -> Context:
         checks.kind("key", context.key, jax.Array, "`jax.random.key(0)`")
     if context.head is not None:
         checks.kind("head", context.head, str, "the `head` of a `Model`")
+    if context.units is not None:
+        checks.kind("units", context.units, Units, "what the `units` of a `Model` return")
     for name in FUNCTIONS:
         if getattr(context, name) is not None:
             checks.function(name, getattr(context, name), FUNCTIONS[name])

@@ -8,16 +8,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fairjax import checks, rewards, trees
+from fairjax.mechanisms.alone import (
+    WORDS,
+    Measure,
+    Performance,
+    check_performance,
+    performance_of,
+)
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
 from fairjax.types import PerAgent, Scalar, Stacked
 
 
 @remembered
-def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechanism:
-    """Returns incentive-aware federated learning with training-time rewards. It has no state.
+def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism:
+    """Returns incentive-aware federated learning with training-time rewards.
 
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the
     models of all that receive them.
@@ -25,12 +31,14 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
     If agents are absent, updates are drawn from those present.
 
     It does not judge updates: contributions are nan; importance is p_i, normalised. The
-    aggregate is the mean of all updates. The round's key determines the draws.
+    aggregate is the mean of all updates. The round's key determines the draws. The state is p, or
+    empty if p are sizes.
 
     Args:
       kappa: how much rewards are equalised, in [0, 1]. May be traced.
-      performance: `[N]` p, not negative and not all zero, such as standalone accuracies on
-        held-out data; None: shard sizes.
+      performance: p: "size" of the shards; "held_out", what agents reach alone on held-out data by
+        the end of the run; "test", the same on the test data, an oracle; or numbers `[N]`, not
+        negative and not all zero.
 
     Raises:
       ValueError: a known `kappa` is outside [0, 1], or `performance` is not `[N]`, is
@@ -47,18 +55,19 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
       [4. 3.]
     """
     checks.between("kappa", kappa, 0, 1)
-    if performance is not None:
-        rule = "a number per agent [N], finite, not negative and not all zero"
-        known = checks.numbers("performance", performance, rule, num_axes=1).astype(np.float64)
-        if not np.isfinite(known).all() or (known < 0).any() or not known.any():
-            raise ValueError(f"`performance` must hold {rule}, got {performance!r:.100}.")
-        performance = known / known.max()  # numbers that float32 holds
+    given = check_performance(performance, ("size", *WORDS))
+    if not isinstance(given, str):
+        given = given / given.max()  # numbers that float32 holds
 
-    def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
+    by_size = isinstance(given, str) and given == "size"
+
+    def init(num_agents: int, performance: Measure = None) -> Any:
+        return () if by_size else performance_of(given, num_agents, performance)
+
+    def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
         updates = trees.zero_broken(updates)
         num_agents = trees.num_agents(updates)
-        measured: Any = context.shard_sizes if performance is None else jnp.asarray(performance)
-        checks.shape("performance", measured, (num_agents,))
+        measured: Any = context.shard_sizes if by_size else jnp.maximum(state, 0)
         fractions = rewards.share_of_largest(context.among_present(measured)) ** (1 - kappa)
         present = jnp.ones(num_agents, bool) if context.present is None else context.present
         # Subtract a little, so that a rounding error cannot raise a whole number.
@@ -67,10 +76,10 @@ def iafl(*, kappa: Scalar = 0.0, performance: PerAgent | None = None) -> Mechani
         weights = received / received.sum(1, keepdims=True)
         paid = trees.weighted_sums(weights, updates)
         aggregate = trees.weighted_sum(present / present.sum(), updates)
-        importance = measured / measured.sum()
+        importance = rewards.normalised(measured)
         return Outcome(aggregate, paid, unjudged(num_agents), importance, fractions), state
 
-    return Mechanism(lambda num_agents: (), update)
+    return Mechanism(init, update)
 
 
 def _draw_updates(key: jax.Array, others: PerAgent, present: PerAgent) -> jax.Array:

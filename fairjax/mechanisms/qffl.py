@@ -1,9 +1,15 @@
 """q-FFL: weigh updates by a power of the agents' losses, so that no agent's loss stays large.
 
-g_k  =  -dw_k / eta          F_k = loss of w on agent k's whole shard
+g_k  =  -L dw_k              F_k = loss of w on agent k's whole shard
 D_k  =  F_k^q g_k
-h_k  =  q F_k^(q-1) |g_k|^2 + F_k^q / eta
+h_k  =  q F_k^(q-1) |g_k|^2 + L F_k^q
 w   <-  w - sum_k D_k / sum_k h_k
+
+L    =  1 / eta; "bounded": median_k 2 F_k / |dw_k|^2 if that is less
+
+L bounds how fast gradients change. 1 / eta estimates it if local training is gradient descent with
+rate eta. Such a step dw_k lowers a loss by at least L |dw_k|^2 / 2, and no loss falls by more than
+F_k, so 2 F_k / |dw_k|^2 is an upper bound. Adam's steps break it by far.
 """
 
 import jax.numpy as jnp
@@ -23,7 +29,7 @@ TINY = 1e-10  # added to losses, as in the authors' program
 
 
 @remembered
-def qffl(*, q: Scalar = 0.1) -> Mechanism:
+def qffl(*, q: Scalar = 0.1, smoothness: str = "learning_rate") -> Mechanism:
     """Returns q-fair federated learning. It has no state.
 
     Nothing bounds the length of an update: one agent that uploads huge numbers makes the sum
@@ -36,9 +42,12 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
 
     Args:
       q: how much large losses count, not negative. May be traced.
+      smoothness: L: "learning_rate", 1 / eta, as published, for plain SGD: with Adam models hardly
+        move; or "bounded", as above, which `Experiment` takes for other optimizers.
 
     Raises:
-      ValueError: a known `q` is negative, or the context lacks losses or a learning rate.
+      ValueError: a known `q` is negative, `smoothness` is neither word, or the context lacks losses
+        or a learning rate.
 
     References:
       Li et al., Fair resource allocation in federated learning, ICLR 2020.
@@ -51,6 +60,7 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
       [2. 2.]
     """
     checks.at_least("q", q, 0)
+    checks.choice("smoothness", smoothness, ("bounded", "learning_rate"))
 
     def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
         rate = context.require("learning_rate", "qffl")
@@ -61,10 +71,16 @@ def qffl(*, q: Scalar = 0.1) -> Mechanism:
         losses = jnp.where(jnp.isfinite(losses), losses, 0) + TINY
         # F_k^q could overflow; a common factor cancels.
         powers = context.among_present((losses / losses.max()) ** q)
-        squares = trees.squared_norms(updates) / rate**2
+        squares = trees.squared_norms(updates)
+        bound = 1 / rate
+        if smoothness == "bounded":
+            counted = (squares > 0) & (powers > 0)
+            bounds = jnp.where(counted, 2 * losses / squares, jnp.nan)
+            bound = jnp.fmin(bound, jnp.nanmedian(bounds))
         # A huge update has an infinite square, and 0 times infinity is NaN.
+        squares = jnp.where(jnp.isfinite(squares), bound * squares, jnp.inf)
         longer = jnp.where(q * powers > 0, q * powers / losses * squares, 0)
-        weights = powers / rate / (longer + powers / rate).sum()
+        weights = powers / (longer + powers).sum()
         aggregate = trees.weighted_sum(weights, updates)
         paid = trees.broadcast(num_agents, aggregate)
         unknown = unjudged(num_agents)

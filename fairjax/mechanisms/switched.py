@@ -33,8 +33,11 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
     """
     places = range(len(mechanisms))
 
-    def init(num_agents: int, params: Params) -> tuple[Any, ...]:
-        return tuple(jax.tree.map(jnp.asarray, one.init(num_agents, params)) for one in mechanisms)
+    def init(
+        num_agents: int, params: Params, units: Any = None, performance: Any = None
+    ) -> tuple[Any, ...]:
+        given = (num_agents, params, units, performance)
+        return tuple(jax.tree.map(jnp.asarray, one.init(*given)) for one in mechanisms)
 
     def update(
         updates: Stacked, states: tuple[Any, ...], context: Context

@@ -19,6 +19,7 @@ from flax.errors import FlaxError
 
 from fairjax import checks
 from fairjax.data import Dataset
+from fairjax.rewards import Units
 from fairjax.types import Array, Params
 
 BROKEN = (TypeError, LookupError, AttributeError)  # errors of functions on unexpected shapes
@@ -29,6 +30,7 @@ class _Functions(NamedTuple):
     apply: Callable[..., Any]
     head: str | None = None
     statistics: Callable[..., Any] | None = None
+    units: Callable[[Params], Units] | None = None
 
 
 class Model(_Functions):
@@ -43,8 +45,12 @@ class Model(_Functions):
     `apply` then takes it as its fourth argument, and in training returns outputs and the next
     statistics. Every agent keeps its own; they are never uploaded or judged.
 
+    `units(params)` says which hidden units the network has, for mechanisms that pay sub-models; see
+    `fairjax.models.chain`.
+
     Raises:
-      ValueError: `init`, `apply` or `statistics` is not a function, or `head` is not a string.
+      ValueError: `init`, `apply`, `statistics` or `units` is not a function, or `head` is not a
+        string.
 
     Examples:
       >>> def init(key):
@@ -64,14 +70,18 @@ class Model(_Functions):
         apply: Callable[..., Any],
         head: str | None = None,
         statistics: Callable[..., Any] | None = None,
+        units: Callable[[Params], Units] | None = None,
     ) -> "Model":
         """Returns a model made of these functions."""
         checks.function("init", init, "init(key) -> params")
         checks.function("apply", apply, "apply(params, x, key=None) -> outputs")
         checks.function("statistics", statistics, "statistics(key) -> statistics", optional=True)
+        checks.function(
+            "units", units, 'such as fairjax.models.chain(["hidden", "head"])', optional=True
+        )
         if head is not None:
             checks.kind("head", head, str, "an entry of the parameters' dict")
-        return super().__new__(cls, init, apply, head, statistics)
+        return super().__new__(cls, init, apply, head, statistics, units)
 
 
 class NeedsExample(NamedTuple):

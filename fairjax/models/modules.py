@@ -1,6 +1,7 @@
 """Modules: Flax modules, Linen or NNX, as Models."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -9,11 +10,15 @@ from fairjax import checks
 from fairjax.data import Dataset
 from fairjax.models.base import BROKEN, Model
 from fairjax.models.linen import from_linen
-from fairjax.types import Array
+from fairjax.rewards import Units
+from fairjax.types import Array, Params
 
 
 def from_flax(
-    module: Any, example: Dataset | Array | None = None, head: str | None = None
+    module: Any,
+    example: Dataset | Array | None = None,
+    head: str | None = None,
+    units: Callable[[Params], Units] | None = None,
 ) -> Model:
     """Returns a `Model` of a Flax module, Linen or NNX.
 
@@ -29,6 +34,8 @@ def from_flax(
       example: a data set or a batch `[B, ...]`, which gives the shapes of a Linen module's
         parameters; None: the federation uses the data of its agents.
       head: the name of the output layer in the parameters, for mechanisms that use it.
+      units: which hidden units the network has, for mechanisms that pay sub-models, such as
+        `fairjax.models.chain(["Dense_0", "head"])`.
 
     Returns:
       A `Model`. Its parameters are nested dicts of arrays, named as the module names them.
@@ -51,13 +58,15 @@ def from_flax(
       {'bias': (3,), 'kernel': (4, 3)}
     """
     if isinstance(module, nn.Module):
-        return from_linen(module, example, head)
-    from flax.nnx import Module
+        made = from_linen(module, example, head)
+    else:
+        from flax.nnx import Module
 
-    from fairjax.models import nnx
+        from fairjax.models import nnx
 
-    is_module = isinstance(module, Module)
-    return nnx.from_nnx(module, head) if is_module else nnx.from_function(module, head)
+        is_module = isinstance(module, Module)
+        made = nnx.from_nnx(module, head) if is_module else nnx.from_function(module, head)
+    return Model(*made[:-1], units)
 
 
 def as_model(given: Any, data: Dataset) -> Model:

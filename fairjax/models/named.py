@@ -11,7 +11,11 @@ from fairjax.models.base import Model
 from fairjax.models.layers import conv_general_dilated
 from fairjax.models.modules import from_flax
 from fairjax.models.networks import MLP, CifarCNN, MnistCNN, TextCNN
+from fairjax.models.units import chain
 from fairjax.types import Array
+
+MNIST_LAYERS = ("Conv_0", "Conv_1", "Dense_0", "head")
+CIFAR_LAYERS = ("Conv_0", "Conv_1", "Dense_0", "Dense_1", "head")
 
 
 def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
@@ -43,7 +47,9 @@ def mlp(train: Dataset, hidden: Sequence[int] = (64,)) -> Model:
             "`train` must hold numbers for a perceptron or logistic regression, got tokens "
             f"(vocabulary_size={train.vocabulary_size}). Take the text CNN."
         )
-    return from_flax(MLP(widths, train.num_outputs), train, head="head")
+    layers = [f"Dense_{number}" for number in range(len(widths))]
+    units = chain([*layers, "head"]) if widths else None
+    return from_flax(MLP(widths, train.num_outputs), train, "head", units)
 
 
 def logistic(train: Dataset) -> Model:
@@ -77,7 +83,7 @@ def mnist_cnn(
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       104242
     """
-    return _image_model(MnistCNN, train, convolution, channels=1, smallest=20)
+    return _image_model(MnistCNN, train, convolution, MNIST_LAYERS, channels=1, smallest=20)
 
 
 def cifar_cnn(
@@ -99,20 +105,21 @@ def cifar_cnn(
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       121182
     """
-    return _image_model(CifarCNN, train, convolution, channels=3, smallest=16)
+    return _image_model(CifarCNN, train, convolution, CIFAR_LAYERS, channels=3, smallest=16)
 
 
 def _image_model(
     module: Any,
     train: Dataset | None,
     convolution: Callable[..., Array],
+    layers: Sequence[str],
     channels: int,
     smallest: int,
 ) -> Model:
     checks.function("convolution", convolution, "such as jax.lax.conv_general_dilated")
     if train is None:
         example = jnp.zeros((1, 32, 32, channels))
-        return from_flax(module(convolution=convolution), example, head="head")
+        return from_flax(module(convolution=convolution), example, "head", chain(layers))
     checks.kind("train", train, Dataset, "`fairjax.data.load`")
     shape = train.x.shape[1:]
     if len(shape) != 3 or min(shape[:2]) < smallest:
@@ -120,7 +127,8 @@ def _image_model(
             f"`train` must hold images [height, width, channels] of at least {smallest} x "
             f"{smallest} for {module.__name__}, got examples of shape {shape}."
         )
-    return from_flax(module(train.num_outputs, convolution), train, head="head")
+    made = module(train.num_outputs, convolution)
+    return from_flax(made, train, "head", chain(layers))
 
 
 def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
@@ -153,7 +161,8 @@ def text_cnn(vocabulary_size: int, num_classes: int) -> Model:
     checks.count("vocabulary_size", vocabulary_size, least=2)
     checks.count("num_classes", num_classes)
     module = TextCNN(vocabulary_size, num_classes)
-    return from_flax(module, jnp.zeros((1, 3), jnp.int32), head="head")
+    units = chain([("branch_0", "branch_1", "branch_2"), "head"])
+    return from_flax(module, jnp.zeros((1, 3), jnp.int32), "head", units)
 
 
 def _text_cnn_for(train: Dataset) -> Model:

@@ -4,7 +4,8 @@
     fraction      f_i   =  tanh(beta r_i) / max_j tanh(beta r_j)
     reward        v_i   =  the floor(f_i D) largest entries of the aggregate
 
-`coefficients` has the first two, `masks` the last.
+`coefficients` has the first two, `masks` the last. In `submodels` a reward is a network without
+some of its hidden units.
 """
 
 from fairjax.rewards.coefficients import (
@@ -16,8 +17,17 @@ from fairjax.rewards.coefficients import (
     share_of_largest,
 )
 from fairjax.rewards.masks import largest_entries, sparsify
+from fairjax.rewards.submodels import (
+    ALWAYS,
+    Units,
+    entries_held,
+    mean_of_holders,
+    nested_units,
+    submodels,
+)
 
 __all__ = [
-    "importance", "largest_entries", "normalised", "recall", "reward_fractions", "settle",
-    "share_of_largest", "sparsify",
+    "ALWAYS", "Units", "entries_held", "importance", "largest_entries",
+    "mean_of_holders", "nested_units", "normalised", "recall", "reward_fractions", "settle",
+    "share_of_largest", "sparsify", "submodels",
 ]  # fmt: skip

@@ -7,6 +7,7 @@
     round          train, upload, judge, serve, pay: the functions of a round
     evaluation     the metrics of models on whole data sets
     federations    Federation(init, step), which `making` puts together from its parts
+    looking        what a mechanism may look at
     loop           the rounds of a run, compiled in chunks
     progress       how far a run is: History, one row per round
 
@@ -31,6 +32,7 @@ from fairjax.simulation.behaviours import (
 from fairjax.simulation.evaluation import measure, outputs, utility
 from fairjax.simulation.federations import Federation
 from fairjax.simulation.first import first_params, first_statistics, given_params
+from fairjax.simulation.looking import follows_length
 from fairjax.simulation.loop import PROGRAMS, Rounds, history, play
 from fairjax.simulation.making import federation
 from fairjax.simulation.memory import spare_maps
@@ -44,7 +46,7 @@ __all__ = [
     "History", "Memory", "Progress", "Record", "Rounds", "State", "assign",
     "behaviours", "change_data", "change_uploads", "check_fits", "check_paid",
     "check_participation", "check_server_optimizer", "federation", "first_params",
-    "first_statistics", "given_params",
+    "first_statistics", "follows_length", "given_params",
     "history", "listed", "measure", "names", "outputs", "play", "spare_maps", "utility",
     "warn_of_unchanged",
 ]  # fmt: skip

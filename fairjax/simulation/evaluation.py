@@ -72,9 +72,16 @@ def mean_statistics(statistics: Any, joined: PerAgent | None, shards: Shards) ->
     return trees.weighted_sum(sizes / sizes.sum(), statistics)
 
 
+def losses(
+    task: Task, model: Model, params: Params, data: Dataset, statistics: Any = None
+) -> Array:
+    """Returns the losses `[M]` of one model, of all examples."""
+    return task.loss(outputs(model, params, data, statistics), jnp.asarray(data.y))
+
+
 def loss(task: Task, model: Model, params: Params, data: Dataset, statistics: Any = None) -> Scalar:
     """Returns the mean loss of one model."""
-    return task.loss(outputs(model, params, data, statistics), jnp.asarray(data.y)).mean()
+    return losses(task, model, params, data, statistics).mean()
 
 
 def utility(

@@ -20,14 +20,15 @@ from fairjax import checks
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.mechanisms import Context, Mechanism, Plan
-from fairjax.simulation import each, evaluation
+from fairjax.simulation import each
 from fairjax.simulation.behaviours import Behaviour, changing_uploads
-from fairjax.simulation.evaluation import mean_statistics, measure_agents
+from fairjax.simulation.evaluation import measure_agents
+from fairjax.simulation.looking import make_context, own_losses, reached_alone, scores
 from fairjax.simulation.memory import bytes_per_agent, pick_agents_at_once
 from fairjax.simulation.participation import Participation, draw_present
 from fairjax.simulation.round import judge, pay, serve, train, upload
 from fairjax.simulation.states import Record, State, first_state, placed
-from fairjax.simulation.training import LocalTraining, Own, classes_held, mean_losses
+from fairjax.simulation.training import LocalTraining, Own
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 
@@ -75,7 +76,12 @@ class Federation(ByContents):
         return 1 if self.mesh is None else self.mesh.size
 
     def init(
-        self, key: Key, shards: Shards, params: Params | None = None, num_rounds: Scalar = 0
+        self,
+        key: Key,
+        shards: Shards,
+        params: Params | None = None,
+        num_rounds: Scalar = 0,
+        test: Dataset | None = None,
     ) -> State:
         """Returns the state before the first round.
 
@@ -84,10 +90,12 @@ class Federation(ByContents):
           shards: who holds which data.
           params: first parameters, as in `fairjax.run`; None: drawn by the model from the key.
           num_rounds: how many rounds the run will have; 0: unknown.
+          test: the test data, for mechanisms that were told to look at them.
 
         Raises:
           ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit
-            each other, or a device cannot hold them.
+            each other, or a device cannot hold them; or the mechanism needs a number of rounds,
+            held-out data or a model's units that are not there.
         """
         each.check_fit(
             shards.num_agents,
@@ -95,7 +103,7 @@ class Federation(ByContents):
             batch_size=self.training.batch_size,
             learning_rate=self.rate_at(0),
         )
-        return first_state(
+        state = first_state(
             key,
             self.training,
             self.mechanism,
@@ -107,6 +115,12 @@ class Federation(ByContents):
             server_optimizer=self.server_optimizer,
             mesh=self.mesh,
         )
+        units = self.training.model.units
+        alone = functools.partial(reached_alone, self, state, shards, test)
+        mechanism = self.mechanism.init(
+            shards.num_agents, state.server, None if units is None else units(state.server), alone
+        )
+        return placed(self.mesh, state._replace(mechanism=mechanism))
 
     def go_on(self, state: State, shards: Shards, num_rounds: int) -> State:
         """Returns a state of an earlier run as the first of `num_rounds` more rounds.
@@ -114,7 +128,8 @@ class Federation(ByContents):
         Raises:
           ValueError: the state is not one of this federation and these shards.
         """
-        like = jax.eval_shape(self.init, jax.random.key(0), shards)
+        first = functools.partial(self.init, num_rounds=1, test=shards.data)
+        like = jax.eval_shape(first, jax.random.key(0), shards)
         wanted, found = (
             {
                 jax.tree_util.keystr(path): f"{leaf.dtype}{[*leaf.shape]}"
@@ -153,14 +168,14 @@ class Federation(ByContents):
         held = state.server, self.behaviours, state.memory, state.round
         uploads = upload(upload_key, trained, *held, present)
         if plan.start is not None:
-            losses = self._losses(plan.start, state.statistics, shards, present)
+            losses = own_losses(self, plan.start, state.statistics, shards, present)
             context = context._replace(losses=losses)
         joined, took_part = state.joined, plan.participants
         if took_part is None:
             took_part = jnp.ones(num_agents, bool)
         if joined is not None:  # score uploads with statistics that belong to them
             joined |= trained.finite & took_part
-            context = context._replace(**self._scores(trained.statistics, joined, shards))
+            context = context._replace(**scores(self, trained.statistics, joined, shards))
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
         following = state.server_optimizer
         if self.server_optimizer is not None:
@@ -207,34 +222,8 @@ class Federation(ByContents):
     def context(
         self, state: State, shards: Shards, key: Key, present: PerAgent | None = None
     ) -> Context:
-        """Returns what the mechanism may look at; unused fields are never computed."""
-        training = self.training
-        return Context(
-            shard_sizes=jnp.asarray(shards.sizes),
-            shard_classes=classes_held(shards),
-            present=present,
-            round=state.round,
-            num_rounds=state.num_rounds,
-            key=key,
-            learning_rate=self.rates(state.round),
-            server=state.server,
-            agents=state.agents,
-            head=training.model.head,
-            losses=self._losses(state.agents, state.statistics, shards, present),
-            **self._scores(state.statistics, state.joined, shards),
-        )
-
-    def _scores(
-        self, statistics: Any, joined: PerAgent | None, shards: Shards
-    ) -> dict[str, Callable[[Params], Scalar]]:
-        """Returns functions that score parameters on held-out data, if there are any, by name."""
-        if shards.validation is None:
-            return {}
-        task, model = self.training.task, self.training.model
-        mean = mean_statistics(statistics, joined, shards)
-        given = {"data": shards.validation, "statistics": mean}
-        scores = {"utility": evaluation.utility, "held_out_loss": evaluation.loss}
-        return {name: functools.partial(of, task, model, **given) for name, of in scores.items()}
+        """Returns what the mechanism may look at."""
+        return make_context(self, state, shards, key, present)
 
     def rates(self, round: Scalar) -> Any:
         """Returns the learning rate at a round's start, `[N]` where agents differ, or None."""
@@ -244,32 +233,6 @@ class Federation(ByContents):
             return self.rate_at(round * passes)
         rates = jax.vmap(self.rate_at)(round * jnp.asarray(training.local_epochs))
         return jnp.diagonal(rates) if np.ndim(rates) == 2 else rates
-
-    def follows_length(self, shards: Shards) -> bool:
-        """Says whether the mechanism's numbers depend on the number of rounds of the whole run."""
-
-        def play(num_rounds: Scalar, state: State, shards: Shards) -> Any:
-            absence = self.participation is not None
-            present = jnp.ones(shards.num_agents, bool) if absence else None
-            context = self.context(state, shards, state.key, present)
-            context = context._replace(num_rounds=num_rounds)
-            plan = self.plan(state, context)
-            return plan, self.mechanism.update(state.agents, state.mechanism, context)
-
-        state = jax.eval_shape(self.init, jax.random.key(0), shards)
-        traced = jax.make_jaxpr(play)(state.num_rounds, state, shards).jaxpr
-        following = {traced.invars[0]}
-        for equation in traced.eqns:
-            if any(one in following for one in equation.invars if not hasattr(one, "val")):
-                following.update(equation.outvars)
-        return any(one in following for one in traced.outvars if not hasattr(one, "val"))
-
-    def _losses(
-        self, params: Stacked, statistics: Any, shards: Shards, present: PerAgent | None
-    ) -> Callable[[], PerAgent]:
-        """Returns a function that returns the losses of parameters on agents' own shards."""
-        at_once, own = self.agents_at_once(shards), (params, statistics)
-        return lambda: mean_losses(self.training, *own, shards, present, at_once, self.mesh)
 
     def evaluate(self, params: Stacked, data: Dataset, statistics: Any = None) -> PerAgent:
         """Returns `[N]` values of the task's main metric for agents' models."""

@@ -57,7 +57,9 @@ class Rounds(NamedTuple):
     def beginning(self) -> Progress:
         """Returns the progress before the first round."""
         if self.state is None:
-            state = self.federation.init(self.key, self.shards, self.params, self.num_rounds)
+            state = self.federation.init(
+                self.key, self.shards, self.params, self.num_rounds, self.test
+            )
         else:
             state = self.federation.go_on(self.state, self.shards, self.num_rounds)
         names = self.federation.training.task.names

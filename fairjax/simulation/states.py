@@ -100,7 +100,7 @@ def first_state(
     server_optimizer: Any = None,
     mesh: Mesh | None = None,
 ) -> State:
-    """Returns the state before the first round.
+    """Returns the state before the first round, without the mechanism's own.
 
     Args:
       key: PRNG key; everything random follows from it.
@@ -112,7 +112,7 @@ def first_state(
       remember: whether to keep what dishonest agents need.
       with_absence: whether agents can be absent.
       server_optimizer: an optax optimizer of the server; None: the aggregate is its step.
-      mesh: devices over which agents are spread.
+      mesh: devices that it must fit.
 
     Raises:
       ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit each
@@ -137,7 +137,7 @@ def first_state(
         agents=trees.broadcast(num_agents, server) if own is None else own,
         server=server,
         optimizer=trees.broadcast(num_agents, training.init(server)),
-        mechanism=mechanism.init(num_agents, server),
+        mechanism=(),
         memory=None,
         server_optimizer=None if server_optimizer is None else server_optimizer.init(server),
         statistics=trees.broadcast(num_agents, statistics),
@@ -147,7 +147,7 @@ def first_state(
         joined = jnp.zeros(num_agents, bool) if with_absence else None
         one, all_ = jax.tree.map(jnp.zeros_like, (server, state.agents))
         state = state._replace(memory=Memory(all_, one, all_, joined))
-    return placed(mesh, state)
+    return state
 
 
 def placed(mesh: Mesh | None, state: State) -> State:

@@ -1,0 +1,164 @@
+"""Looking: what a mechanism may look at in a round, and what agents reach alone before the first.
+
+Functions that are not called cost nothing: a round computes only what its mechanism asks for.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fairjax import checks
+from fairjax.data import Dataset, Shards
+from fairjax.mechanisms import Context, standalone
+from fairjax.simulation import evaluation
+from fairjax.simulation.evaluation import mean_statistics
+from fairjax.simulation.states import State
+from fairjax.simulation.training import classes_held, examples, map_agents, mean_losses
+from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
+
+if TYPE_CHECKING:
+    from fairjax.simulation.federations import Federation
+
+ALONE_ON = ("held_out", "test")  # the data on which agents can be measured alone
+
+
+def make_context(
+    federation: "Federation", state: State, shards: Shards, key: Key, present: PerAgent | None
+) -> Context:
+    """Returns what the mechanism may look at."""
+    model = federation.training.model
+    return Context(
+        shard_sizes=jnp.asarray(shards.sizes),
+        shard_classes=classes_held(shards),
+        present=present,
+        round=state.round,
+        num_rounds=state.num_rounds,
+        key=key,
+        learning_rate=federation.rates(state.round),
+        server=state.server,
+        agents=state.agents,
+        head=model.head,
+        losses=own_losses(federation, state.agents, state.statistics, shards, present),
+        units=None if model.units is None else model.units(state.server),
+        **scores(federation, state.statistics, state.joined, shards),
+    )
+
+
+def own_losses(
+    federation: "Federation",
+    params: Stacked,
+    statistics: Any,
+    shards: Shards,
+    present: PerAgent | None,
+) -> Callable[[], PerAgent]:
+    """Returns a function that returns the losses of parameters on agents' own shards."""
+    at_once, own = federation.agents_at_once(shards), (params, statistics)
+    training, mesh = federation.training, federation.mesh
+    return lambda: mean_losses(training, *own, shards, present, at_once, mesh)
+
+
+def scores(
+    federation: "Federation", statistics: Any, joined: PerAgent | None, shards: Shards
+) -> dict[str, Callable[..., Any]]:
+    """Returns functions that score parameters on held-out data, if there are any, by name."""
+    if shards.validation is None:
+        return {}
+    task, model = federation.training.task, federation.training.model
+    mean = mean_statistics(statistics, joined, shards)
+    given = {"data": shards.validation, "statistics": mean}
+    found = {"utility": evaluation.utility, "held_out_loss": evaluation.loss}
+    named = {name: functools.partial(of, task, model, **given) for name, of in found.items()}
+
+    def example_losses(params: Stacked) -> tuple[Any, Any]:
+        def one(agent: Any, data: tuple[Dataset, Dataset]) -> tuple[Any, Any]:
+            params, statistics, rows, size = agent
+            x, y = examples(data[0], rows)
+            own = dataclasses.replace(data[0], x=x, y=y)
+            measured = [
+                evaluation.losses(task, model, params, some, statistics) for some in (own, data[1])
+            ]
+            return jnp.where(jnp.arange(len(rows)) < size, measured[0], jnp.nan), measured[1]
+
+        agents = (params, statistics, shards.indices, shards.sizes)
+        data, at_once = (shards.data, shards.validation), federation.group_size or 1
+        return map_agents(one, agents, data, at_once, federation.mesh)
+
+    return {**named, "example_losses": example_losses}
+
+
+def reached_alone(
+    federation: "Federation", state: State, shards: Shards, test: Dataset | None, on: str
+) -> PerAgent:
+    """Returns `[N]` the main metric that agents reach alone by the end of the run.
+
+    They train as many rounds, from the same first parameters and with the same shuffles. It is
+    negated if it is better when it is lower.
+
+    Args:
+      federation: the federation; its mechanism and its behaviours do not matter.
+      state: the state before the first round; the mechanism's own may be missing.
+      shards: who holds which data.
+      test: the test data, if they are known.
+      on: the data on which models are measured: "held_out"; or "test", an oracle that no server
+        has, by which some programs were published.
+
+    Raises:
+      ValueError: `on` is neither word, there are no such data, or the number of rounds is unknown.
+    """
+    checks.choice("on", on, ALONE_ON)
+    data = shards.validation if on == "held_out" else test
+    name = federation.mechanism.name
+    if data is None:
+        missing = {"held_out": "`validation` of the shards", "test": "`test` data in `init`"}
+        raise ValueError(f"The mechanism {name!r} needs {missing[on]} to measure agents alone.")
+    if checks.is_known(state.num_rounds) and int(state.num_rounds) == 0:
+        raise ValueError(
+            f"`num_rounds` must be given to `init` for the mechanism {name!r}, which needs to know "
+            "what agents reach alone by the end of the run, got num_rounds=0."
+        )
+    alone = dataclasses.replace(
+        federation, mechanism=standalone(), behaviours=(), server_optimizer=None
+    )
+    state = state._replace(mechanism=(), memory=None, server_optimizer=None)
+    if checks.is_known(state.round):  # data are an argument of a compiled function
+        return jax.jit(functools.partial(_reach, alone))(state, shards, data)
+    return _reach(alone, state, shards, data)
+
+
+def _reach(federation: "Federation", state: State, shards: Shards, data: Dataset) -> PerAgent:
+    def one_round(number: Scalar, state: State) -> State:
+        del number
+        return federation.step(state, shards)[0]
+
+    last = lax.fori_loop(0, state.num_rounds, one_round, state)
+    task, model = federation.training.task, federation.training.model
+
+    def measure(own: tuple[Params, Any], data: Dataset) -> Scalar:
+        return evaluation.utility(task, model, own[0], data, own[1])
+
+    own = (last.agents, last.statistics)
+    return map_agents(measure, own, data, federation.group_size or 1, federation.mesh)
+
+
+def follows_length(federation: "Federation", shards: Shards, test: Dataset | None = None) -> bool:
+    """Says whether the mechanism's numbers depend on the number of rounds of the whole run."""
+
+    def play(num_rounds: Scalar, shards: Shards) -> Any:
+        state = federation.init(jax.random.key(0), shards, None, num_rounds, test)
+        absence = federation.participation is not None
+        present = jnp.ones(shards.num_agents, bool) if absence else None
+        context = make_context(federation, state, shards, state.key, present)
+        plan = federation.plan(state, context)
+        return plan, federation.mechanism.update(state.agents, state.mechanism, context)
+
+    traced = jax.make_jaxpr(play)(1, shards).jaxpr
+    following = {traced.invars[0]}
+    for equation in traced.eqns:
+        if any(one in following for one in equation.invars if not hasattr(one, "val")):
+            following.update(equation.outvars)
+    return any(one in following for one in traced.outvars if not hasattr(one, "val"))
