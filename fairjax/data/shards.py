@@ -18,7 +18,7 @@ import numpy as np
 
 from fairjax import checks
 from fairjax.data.arrays import as_array, check_rows, described, is_known, is_whole, row_numbers
-from fairjax.data.dataset import MADE_BY, Dataset, register_unchecked
+from fairjax.data.dataset import MADE_BY, MOST_SEED, Dataset, register_unchecked
 
 MOST_AGENTS = 10**6
 MOST_INDICES = 2**28  # bound on N times M: 1 GiB of int32
@@ -189,6 +189,32 @@ def _as_int32(value: Any, array: np.ndarray) -> Any:
     """Returns `value` if it is an int32 array, on any device, else `array` as int32."""
     is_array = isinstance(value, np.ndarray | jax.Array)
     return value if is_array and value.dtype == np.int32 else array.astype(np.int32)
+
+
+def count_dealt(
+    train: Dataset, num_agents: int, seed: int, samples_per_agent: int | None, replace: bool = False
+) -> int:
+    """Checks the options that all splits share; returns how many examples are dealt."""
+    checks.kind("train", train, Dataset, MADE_BY)
+    checks.count("seed", seed, least=0, most=MOST_SEED)
+    if samples_per_agent is None:
+        checks.count("num_agents", num_agents)
+        if num_agents > len(train):
+            raise ValueError(
+                f"`num_agents` must be at most the {len(train)} examples of `train`, "
+                f"got num_agents={num_agents}."
+            )
+        return len(train)
+    checks.count("num_agents", num_agents, most=MOST_AGENTS)
+    checks.count("samples_per_agent", samples_per_agent)
+    total, most = int(samples_per_agent) * int(num_agents), MOST_INDICES if replace else len(train)
+    if total > most:
+        limit = f"{most:,} row numbers" if replace else f"the {most} examples of `train`"
+        raise ValueError(
+            f"`samples_per_agent` * `num_agents` must be at most {limit}, got "
+            f"{samples_per_agent} * {num_agents} = {total}."
+        )
+    return total
 
 
 def stacked(shards: Sequence[Shards]) -> Shards:

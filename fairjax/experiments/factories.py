@@ -33,7 +33,7 @@ def takes(mechanism: Any) -> Mapping[str, inspect.Parameter]:
 
     Examples:
       >>> list(takes("qffl")), list(takes("fedavg"))
-      (['q'], [])
+      (['q', 'smoothness'], [])
     """
     try:
         return inspect.signature(factory_of(mechanism)).parameters

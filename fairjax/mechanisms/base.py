@@ -124,6 +124,9 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
     # Of others, the first that is required gets the parameters, whatever its name is.
     required = [name for name, one in taken.items() if one.default is one.empty]
     own = next((name for name in required if name not in STARTS), "params")
+    known = {own, "units", "performance"}
+    unnamed, named = ([name for name in taken if taken[name].kind is kind] for kind in kinds)
+    unnamed, named = ([name for name in part if name in known] for part in (unnamed, named))
 
     @functools.wraps(init)
     def begin(
@@ -132,15 +135,13 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
         values = {own: params, "units": units, "performance": performance}
         for name in required:
             if values.get(name) is None:
-                known = "params" if name == own else name
+                missing = "params" if name == own else name
                 raise ValueError(
-                    f"`{known}` must be {STARTS[known]} for a mechanism whose state depends "
-                    f"on them: init(num_agents, {known}), got None."
+                    f"`{missing}` must be {STARTS[missing]} for a mechanism whose state depends "
+                    f"on them: init(num_agents, {missing}), got None."
                 )
-        chosen = {name: one.kind for name, one in taken.items() if name in values}
-        unnamed = [values[name] for name, kind in chosen.items() if kind is kinds[0]]
-        named = {name: values[name] for name, kind in chosen.items() if kind is kinds[1]}
-        return init(num_agents, *unnamed, **named)
+        by_name = {name: values[name] for name in named}
+        return init(num_agents, *(values[name] for name in unnamed), **by_name)
 
     return begin
 

@@ -28,7 +28,7 @@ FedRACState = tuple[PerAgent, Array, Array]
 
 @remembered
 def fedrac(*, b: Scalar = 80.0, block: int = 8, performance: Performance = "held_out") -> Mechanism:
-    """Returns FedRAC: sub-models as accurate as agents are alone, and a little better.
+    """Returns FedRAC: sub-models about as accurate as agents are alone.
 
     It pays by what agents reach alone, whatever they upload: who uploads nothing loses nothing.
     With b = 80 most targets are close to c_i, so that its fairness is nearly by construction.

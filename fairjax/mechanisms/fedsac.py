@@ -25,7 +25,9 @@ FedSACState = tuple[PerAgent, Array, Array]
 
 @remembered
 def fedsac(*, b: Scalar = 1.0, every: int = 10, performance: Performance = "held_out") -> Mechanism:
-    """Returns FedSAC: sub-models of units whose importance is measured on held-out data.
+    """Returns FedSAC: sub-models of units of measured importance.
+
+    How much the loss on held-out data rises without a unit is its importance.
 
     It pays by what agents reach alone, whatever they upload: who uploads nothing loses nothing.
 

@@ -6,6 +6,7 @@ from fairjax.studies import (
     cost,
     free_riders,
     grid,
+    referee,
     reward_quality,
     when_fair,
 )
@@ -20,6 +21,7 @@ STUDIES = {
     "time": cost.TIME,
     "rewards": reward_quality.REWARDS,
     "when_fair": when_fair.WHEN_FAIR,
+    "referee": referee.REFEREE,
 }
 
 __all__ = ["STUDIES", "Cell", "Report", "Study", "conduct"]
