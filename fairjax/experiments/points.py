@@ -18,7 +18,6 @@ from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.mechanisms import switched
 from fairjax.simulation import (
-    UPLOADS,
     Behaviour,
     Events,
     Federation,
@@ -45,13 +44,14 @@ def play_points(
     watch: Watcher | None,
     together: tuple[Experiment, ...] = (),
     number: int = 0,
+    manipulations: tuple[str, ...] = (),
 ) -> History:
     """Plays all points in chunks of equal size; returns their history, leaves `[P, T, ...]`.
 
     Args:
       on: one experiment for every data set.
-      combinations: values of coefficients, or of a manipulation: its number in `UPLOADS`, the
-        agent and the strength.
+      combinations: values of coefficients, or of a manipulation: its number in `manipulations`,
+        the agent and the strength.
       shards: leaves `[S, ...]`.
       test: the test data.
       points_at_once: number of points that are vectorised; None: chosen for the device.
@@ -59,6 +59,7 @@ def play_points(
       together: experiments with other mechanisms that share one program; they have no
         coefficients that vary. Empty: only this one.
       number: the place of this experiment in `together`.
+      manipulations: behaviours of one agent, of which a point has one.
     """
     together = tuple(one.resolved() for one in together)
     resolved, name = on[0].resolved(), on[0].label("mechanism")
@@ -87,7 +88,7 @@ def play_points(
     parts, done, warned = [], 0, False
     # The names of parts that users registered can mean other parts in a later call.
     meant = tuple(part for one in (common, *together) for part in one.parts())
-    program = _program(common, together, meant)
+    program = _program(common, together, manipulations, meant)
     for some_runs in _chunks(len(on), num_runs):
         row = []
         for some_values in _chunks(len(coefficients), num_values):
@@ -139,16 +140,22 @@ def _chunks(length: int, size: int) -> list[np.ndarray]:
 
 
 @functools.lru_cache(maxsize=simulation.PROGRAMS)
-def _program(experiment: Experiment, together: tuple[Experiment, ...], meant: Any) -> Any:
+def _program(
+    experiment: Experiment,
+    together: tuple[Experiment, ...],
+    manipulations: tuple[str, ...],
+    meant: Any,
+) -> Any:
     """Returns `_play` compiled for experiments; the most recently used programs are cached."""
     del meant  # other parts need another program
     spare_maps()
-    return jax.jit(functools.partial(_play, experiment, together))
+    return jax.jit(functools.partial(_play, experiment, together, manipulations))
 
 
 def _play(
     experiment: Experiment,
     together: tuple[Experiment, ...],
+    manipulations: tuple[str, ...],
     runs: Any,
     coefficients: Any,
     test: Dataset,
@@ -165,7 +172,7 @@ def _play(
         ]
         told = {name: values[name] for name in MANIPULATION if name in values}
         if told:
-            behaviours = [Behaviour(name=tuple(UPLOADS), **told)]
+            behaviours = [Behaviour(name=manipulations, **told)]
         values = {name: value for name, value in values.items() if name not in told}
         federation = dataclasses.replace(experiment, **values).federation(
             shards, behaviours=behaviours

@@ -18,8 +18,8 @@ from fairjax.experiments.points import play_points
 from fairjax.simulation import DATA, UPLOADS, Behaviour, change_data
 
 STRETCHES = (1.5, 2.0, 3.0, 10.0)  # factors of `stretch`
-NUMBERS = {name: number for number, name in enumerate(UPLOADS)}
-HONEST = {"which": NUMBERS["rescale"], "agent": 0, "strength": 1.0}  # its update times one
+HONEST_KIND = "rescale"
+HONEST = {"which": 0, "agent": 0, "strength": 1.0}  # its update times one
 # One colluder alone is honest.
 MANIPULATIONS = (*(name for name in UPLOADS if name != "collude"), "stretch", *DATA, "sybil")
 
@@ -46,17 +46,18 @@ class Plays(NamedTuple):
     def change_uploads(self, names: Sequence[str]) -> tuple[Trial, list[Trial]]:
         """Returns the honest trial, and those of manipulations of uploads: one program."""
         told = [
-            (name, name if name in UPLOADS else "rescale", strength, agent)
+            (name, name if name in UPLOADS else HONEST_KIND, strength, agent)
             for name in names
             if name in UPLOADS or name == "stretch"
             for strength in (STRETCHES if name == "stretch" else (UPLOADS[name].strength,))
             for agent in self.agents
         ]
+        kinds = tuple(dict.fromkeys([HONEST_KIND, *(kind for _, kind, *_ in told)]))
         given = [
-            {"which": NUMBERS[kind], "agent": agent, "strength": strength}
+            {"which": kinds.index(kind), "agent": agent, "strength": strength}
             for _, kind, strength, agent in told
         ]
-        found = self._play(self.on, [HONEST, *given], data.stacked(self.shards))
+        found = self._play(self.on, [HONEST, *given], data.stacked(self.shards), kinds)
         trials = [
             Trial(name, strength, agent, *(values[:, number] for values in found))
             for number, (name, _, strength, agent) in enumerate(told, 1)
@@ -89,10 +90,16 @@ class Plays(NamedTuple):
             yield Trial("sybil", 2.0, agent, accuracies[:, :-1], importance[:, :-1])
 
     def _play(
-        self, on: list[Experiment], manipulated: list[dict[str, Any]], shards: Shards
+        self,
+        on: list[Experiment],
+        manipulated: list[dict[str, Any]],
+        shards: Shards,
+        kinds: tuple[str, ...] = (HONEST_KIND,),
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns final accuracies and importance `[S, K, N]` of K manipulations."""
-        history = play_points(on, manipulated, shards, self.test, None, self.watch)
+        history = play_points(
+            on, manipulated, shards, self.test, None, self.watch, manipulations=kinds
+        )
         shape = (len(on), len(manipulated), -1)
         last = (history.accuracies[:, -1], history.importance[:, -1])
         accuracies, importance = (np.array(values).reshape(shape) for values in last)

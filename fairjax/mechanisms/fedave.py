@@ -28,7 +28,7 @@ TINY = 1e-12  # added to losses and divergences, so that no quotient is 0 / 0
 
 @remembered
 def fedave(*, alpha: Scalar = 0.95, beta: Scalar = 5.0, gamma: Length = GAMMA) -> Mechanism:
-    """Returns FedAVE: reputations by accuracy and by likeness to held-out data.
+    """Returns FedAVE: reputations by accuracy and likeness to held-out data.
 
     All updates are rescaled to one length, which bounds the effect of a huge one.
 

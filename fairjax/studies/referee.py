@@ -12,17 +12,15 @@ The last round counts. All but the last two are means over seeds.
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 from matplotlib.figure import Figure
 
-from fairjax import mechanisms, metrics, models
-from fairjax.data import Dataset
+from fairjax import metrics
 from fairjax.experiments import WORDS, Experiment, Result, Sweep, audit, sweep
 from fairjax.figures import (
     correlation_axis,
@@ -33,28 +31,24 @@ from fairjax.figures import (
     styled,
 )
 from fairjax.studies.base import Cell, Rows, Study
-from fairjax.studies.grid import COLOURS
+from fairjax.studies.grid import COLOURS as SPLIT_COLOURS
+from fairjax.studies.protocol import (
+    AUDIT_SEEDS,
+    BY_CLASSES,
+    CHEATS,
+    FULL,
+    QUICK,
+    READINGS,
+    VARIANTS,
+    Setting,
+)
 from fairjax.tables import Table, spreads
 
-SPLITS = ("power_law", "class_imbalance")
-READINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "cffl, all entries": ("cffl", {"theta": 1.0}),
-    "fedrac, test oracle": ("fedrac", {"performance": "test"}),
-    "fedsac, b 3": ("fedsac", {"b": 3.0}),
-    "iafl, held-out": ("iafl", {"performance": "held_out"}),
-}
-VARIANTS = {name: (name, {}) for name in mechanisms.REGISTRY} | READINGS
-BY_CLASSES = {"threshold": 1 / 6, "richness": "classes"}  # CFFL as published, class imbalance
-AUDIT_SEEDS = 3
-CHEATS = (
-    "stretch", "free_rider_zero", "free_rider_noise", "free_rider_copy", "sign_flip", "label_flip",
-    "idle", "sybil",
-)  # fmt: skip
 VALUES = (
     "fairness", "rank_fairness", "best_%", "mean_%", "gain_%", "gain_spread_%", "shortfall_%",
     "fairness_at_best", "best_%_at_best", "seconds",
 )  # fmt: skip
-COLOURS = {**COLOURS, "dir3": "#009e73", "dir7": "#cc79a7"}
+COLOURS = {**SPLIT_COLOURS, "dir3": "#009e73", "dir7": "#cc79a7"}
 MEASURES = {
     "fairness": "fairness",
     "rank_fairness": "Kendall's tau",
@@ -64,63 +58,6 @@ MEASURES = {
     "cheat_%": "most that a cheat\ngains (points)",
     "harm_%": "most that it costs\none other (points)",
 }
-
-
-def field_perceptron(train: Dataset) -> models.Model:
-    """Returns the perceptron of the field's common protocol."""
-    return models.mlp(train, hidden=(200, 200))
-
-
-def clipped_sgd(learning_rate: Any) -> optax.GradientTransformation:
-    """Returns SGD on gradients of at most length 1."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(learning_rate))
-
-
-class Setting(NamedTuple):
-    """A data set, how it is split and trained, and what is audited."""
-
-    name: str
-    splits: Sequence[str]
-    seeds: Sequence[int]
-    fields: Mapping[str, Any]
-    cheats: Sequence[str] = ()
-    audited: Sequence[str] = ()  # splits
-    cheating: Sequence[int] = (1, 4)  # agents: a weak and the strongest of the splits
-    without: Sequence[str] = ()  # mechanisms that would take days
-
-
-DIGITS = {"dataset": "digits", "num_agents": 5, "rounds": 60, "eval_every": 3}
-MNIST = {"dataset": "mnist", "num_agents": 10, "samples_per_agent": 600, "eval_every": 4}
-CIFAR = {
-    "dataset": "cifar10", "num_agents": 10, "samples_per_agent": 1800, "rounds": 40,
-    "model": field_perceptron, "optimizer": clipped_sgd, "learning_rate": 0.03,
-    "learning_rate_decay": 1.0, "batch_size": 32, "local_epochs": 1, "eval_every": 4,
-}  # fmt: skip
-QUICK = (
-    Setting(
-        "digits, 5 agents", SPLITS, range(3), {**DIGITS, "rounds": 40},
-        ("stretch", "free_rider_noise"), SPLITS[:1], (1,),
-    ),
-    Setting(
-        "MNIST, perceptron, 10 agents", SPLITS, range(3),
-        {**MNIST, "model": "mlp", "rounds": 12}, without=("eci",),
-    ),
-)  # fmt: skip
-FULL = (
-    Setting("digits, 5 agents", SPLITS, range(5), DIGITS, CHEATS, SPLITS),
-    Setting(
-        "MNIST, perceptron, 10 agents", SPLITS, range(5),
-        {**MNIST, "model": "mlp", "rounds": 40}, without=("eci",),
-    ),
-    Setting(
-        "CIFAR-10 (JPEG copy), 10 agents", (*SPLITS, "dir3", "dir7"), range(5), CIFAR,
-        without=("eci",),
-    ),
-    Setting(
-        "MNIST, the paper's network, 10 agents", SPLITS, range(5), {**MNIST, "rounds": 60},
-        without=("eci",),
-    ),
-)  # fmt: skip
 
 
 def cells(quick: bool) -> list[Cell]:
