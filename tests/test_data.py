@@ -386,6 +386,27 @@ def test_what_is_no_dataset_cannot_be_split(split, train):
         data.hold_out(train)
 
 
+@pytest.mark.parametrize(("name", "a"), [("dir3", 3), ("dir7", 7)])
+def test_class_proportions_of_agents_are_drawn_around_those_of_the_data(name, a):
+    y = np.repeat([0, 1, 3], [500, 300, 200])  # class 2 has no example
+    train = data.Dataset(x=np.ones((1000, 1)), y=y, num_classes=4)
+    shards = data.SPLITS[name](train, num_agents=3000, seed=0, samples_per_agent=200)
+    assert set(shards.sizes) == {200}
+    shares = shards.class_counts() / 200
+    frequencies = np.array([0.5, 0.3, 0, 0.2])
+    np.testing.assert_allclose(shares.mean(0), frequencies, atol=0.02)
+    variances = frequencies * (1 - frequencies) / (a + 1)
+    np.testing.assert_allclose(shares.var(0), variances, rtol=0.06)
+    for agent in range(20):  # an example twice only where there are too few
+        rows, counts = np.unique(shards.rows(agent), return_counts=True)
+        of_class = shards.class_counts()[agent]
+        assert counts.max() == 1 or (of_class > [500, 300, 0, 200]).any()
+        assert len(rows) <= 200
+    for wrong in (0, -1.0, "3", True, np.inf):
+        with pytest.raises(ValueError, match="`concentration` must be a finite number above 0"):
+            data.mixtures(train, num_agents=2, concentration=wrong)
+
+
 @WITHOUT_REPLACEMENT
 def test_more_examples_than_there_are_cannot_be_dealt(name):
     with pytest.raises(ValueError, match="10 \\* 11 = 110"):

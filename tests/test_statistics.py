@@ -11,7 +11,9 @@ from flax import nnx
 import fairjax as fj
 
 FIELDS = {"num_agents": 3, "rounds": 3, "samples_per_agent": 50}
-OF_ONE_RUN = {**FIELDS, "learning_rate_decay": 0.9, "gamma": 0.5, "participation": 2}
+OF_ONE_RUN = {
+    **FIELDS, "learning_rate_decay": 0.9, "participation": 2, "mechanism": "standalone",
+}  # fmt: skip
 
 
 class LinenNet(nn.Module):

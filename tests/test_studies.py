@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 import fairjax as fj
 from fairjax import contributions, figures
 from fairjax.cli import main
-from fairjax.studies import STUDIES, Cell, Study, altruism, approximation, conduct, when_fair
+from fairjax.studies import (
+    STUDIES,
+    Cell,
+    Study,
+    altruism,
+    approximation,
+    conduct,
+    protocol,
+    referee,
+    when_fair,
+)
 from fairjax.tables import Spread, Table, spreads
 
 matplotlib.use("Agg")
@@ -81,6 +91,45 @@ def test_a_study_that_stopped_goes_on_with_what_is_missing(tmp_path):
     assert [row["x"].num for row in report.tables["all"].rows] == [0, 0, 0]
     conduct("toy", study(False), tmp_path, quick=True, resume=False)
     assert ran == [0, 1, 2, 0, 1, 2]
+    one = conduct("toy", study(True), tmp_path, quick=True, only="c1")
+    assert [row["number"] for row in one.tables["all"].rows] == [1]
+    assert one.files[0].name == "toy-c1.csv"
+    assert "`fairjax study toy --quick --only c1`" in one.text
+    with pytest.raises(ValueError, match="`only` must be part of a cell's name, got 'd'"):
+        conduct("toy", study(False), tmp_path, quick=True, only="d")
+
+
+def test_the_referee_shows_choices_of_a_round_cheats_and_held_out_data(tmp_path, monkeypatch):
+    fields = {"num_agents": 3, "rounds": 4, "model": "logistic"}
+    setting = protocol.Setting(
+        "tiny, 3 agents", ("power_law", "class_imbalance"), (0, 1), fields, ("sign_flip",),
+        ("power_law",), (0,),
+    )  # fmt: skip
+    monkeypatch.setattr(referee, "QUICK", (setting,))
+    few = {name: (name, {}) for name in ("fedavg", "standalone", "cffl")}
+    monkeypatch.setattr(referee, "VARIANTS", few)
+    found = conduct("referee", STUDIES["referee"], tmp_path, quick=True).tables
+    rows = {(row["split"], row["mechanism"]): row for row in found["all"].rows}
+    assert len(rows) == 6
+    standalone = rows["power_law", "standalone"]
+    assert standalone["fairness"].mean == pytest.approx(1)
+    assert standalone["gain_%"].mean == 0
+    assert standalone["cheat_%"] <= 0
+    assert rows["power_law", "cffl"]["held_out"] == "yes"
+    assert rows["power_law", "fedavg"]["held_out"] == "no"
+    for row in rows.values():
+        assert row["best_%_at_best"].mean >= row["best_%"].mean
+    shown = found["tiny, 3 agents, power_law"].rows[0]
+    assert "sign_flip" in shown["cheat gains"]
+    assert "cheat gains" not in found["tiny, 3 agents, class_imbalance"].rows[0]
+
+
+def test_cffl_takes_its_published_settings_for_class_imbalance():
+    cells = [cell for cell in STUDIES["referee"].cells(False) if cell.name.endswith("-cffl")]
+    options = [dict(cell.experiment.options) for cell in cells]
+    assert all(not one for one in options)  # they are added where a split is run
+    made = list(referee._published(cells[0].experiment, ("power_law", "class_imbalance")))
+    assert [dict(one.options) for one, _ in made] == [{}, protocol.BY_CLASSES]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Tables go to standard output, progress to standard error. A user's mistake ends 
 with one sentence and exit code 2.
 """
 
+import functools
 import os
 import re
 import sys
@@ -217,6 +218,7 @@ def _audit(
 def _study(
     name: tyro.conf.Positional[Study],
     quick: bool = False,
+    only: str = "",
     out: Folder = None,
     resume: Resume = True,
 ) -> None:
@@ -225,6 +227,7 @@ def _study(
     Args:
       name: the name of the study; `fairjax list` explains all studies.
       quick: conduct a small version, which takes minutes on two cores.
+      only: run and show the parts whose names contain this text; `out`/cells names finished ones.
       out: directory for the results and their parts; by default below runs/.
       resume: go on with a study that was stopped; False: start over.
     """
@@ -234,10 +237,8 @@ def _study(
     out = out or Path("runs") / ("study-quick" if quick else "study")
     log, console = Console(stderr=True), output()
     with endings.resumable(out, resume, endings.CELLS):
-        report = conduct(
-            name, STUDIES[name], out, quick=quick, resume=resume,
-            say=lambda line: log.print(line, highlight=False, soft_wrap=True),
-        )  # fmt: skip
+        say = functools.partial(log.print, highlight=False, soft_wrap=True)
+        report = conduct(name, STUDIES[name], out, quick=quick, only=only, resume=resume, say=say)
     tables = list(report.tables.items())
     for title, content in tables[1:] or tables:
         print_table(title, content.columns, content.cells())

@@ -63,7 +63,14 @@ class Report(NamedTuple):
 
 
 def conduct(
-    name: str, study: Study, out: Path, *, quick: bool, resume: bool = True, say: Say = print
+    name: str,
+    study: Study,
+    out: Path,
+    *,
+    quick: bool,
+    only: str = "",
+    resume: bool = True,
+    say: Say = print,
 ) -> Report:
     """Runs the missing cells of a study, and writes its CSV, Markdown and figure.
 
@@ -72,13 +79,18 @@ def conduct(
       study: the study.
       out: the directory; cells that several studies share are computed once.
       quick: whether to run a small version, which takes minutes on two cores.
+      only: a text that the names of cells must contain; files then have it in their names, too.
       resume: whether to keep finished cells; False: compute all cells again.
       say: called with each message on progress, and with an estimate of the remaining time.
 
     Raises:
-      ValueError: `out` cannot be written, or a data set is not available.
+      ValueError: `out` cannot be written, a data set is not available, or no cell's name contains
+        `only`.
     """
-    cells = study.cells(quick)
+    cells = [cell for cell in study.cells(quick) if only in cell.name]
+    if not cells:
+        names = ", ".join(cell.name for cell in study.cells(quick))
+        raise ValueError(f"`only` must be part of a cell's name, got {only!r}. Known: {names}.")
     try:
         (out / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,8 +108,9 @@ def conduct(
         say(f"{name}: {number} of {len(cells)}, {cell.name}, {time.monotonic() - start:.0f} s")
     rows = [row for cell in cells for row in _read_rows(out / "cells" / cell.file)]
     tables = study.tables(rows)
-    text = _format_report(name, study, cells, tables, quick)
-    files = [out / f"{name}.{ending}" for ending in ("csv", "md", "png")]
+    text = _format_report(name, study, cells, tables, quick, only)
+    stem = "-".join(filter(None, (name, only)))
+    files = [out / f"{stem}.{ending}" for ending in ("csv", "md", "png")]
     for path, content in zip(files, (next(iter(tables.values())).csv(), text), strict=False):
         with replacing(path) as file:
             file.write(content.encode())
@@ -115,7 +128,12 @@ def _read_rows(path: Path) -> Rows:
 
 
 def _format_report(
-    name: str, study: Study, cells: Sequence[Cell], tables: Mapping[str, Table], quick: bool
+    name: str,
+    study: Study,
+    cells: Sequence[Cell],
+    tables: Mapping[str, Table],
+    quick: bool,
+    only: str,
 ) -> str:
     settings = [dict(cell.settings) for cell in cells]
     common = {
@@ -126,10 +144,13 @@ def _format_report(
     parts = [f"# {name}", study.question]
     for title, table in list(tables.items())[1:] or tables.items():
         parts += [f"## {title}", table.markdown()]
+    command = " ".join(
+        ["fairjax study", name, *["--quick"] * quick, *[f"--only {only}"] * bool(only)]
+    )
     parts += [
         study.remarks,
         "## Made by",
-        f"`fairjax study {name}{' --quick' * quick}`; means ± standard deviations over seeds; "
+        f"`{command}`; means ± standard deviations over seeds; "
         f"{len(cells)} cells. All cells share these settings:",
         f"```json\n{json.dumps(common, indent=2)}\n```",
         f"{', '.join(f'{key} {value}' for key, value in records.environment().items())}.",
