@@ -60,12 +60,12 @@ CIFAR = {
 }  # fmt: skip
 QUICK = (
     Setting(
-        "digits, 5 agents", SPLITS, range(3), {**DIGITS, "rounds": 40},
+        "digits, 5 agents", SPLITS, range(3), {**DIGITS, "rounds": 30},
         ("stretch", "free_rider_noise"), SPLITS[:1], (1,),
     ),
     Setting(
-        "MNIST, perceptron, 10 agents", SPLITS, range(3),
-        {**MNIST, "model": "mlp", "rounds": 12}, without=("eci",),
+        "MNIST, perceptron, 5 agents", SPLITS, range(3),
+        {**MNIST, "num_agents": 5, "model": "mlp", "rounds": 10, "eval_examples": 2000},
     ),
 )  # fmt: skip
 FULL = (
