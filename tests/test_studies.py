@@ -118,7 +118,7 @@ def test_the_referee_shows_choices_of_a_round_cheats_and_held_out_data(tmp_path,
     assert rows["power_law", "cffl"]["held_out"] == "yes"
     assert rows["power_law", "fedavg"]["held_out"] == "no"
     for row in rows.values():
-        assert row["best_%_at_best"].mean >= row["best_%"].mean
+        assert row["best_%_at_best"].mean >= row["best_%"].mean - 1e-5
     shown = found["tiny, 3 agents, power_law"].rows[0]
     assert "sign_flip" in shown["cheat gains"]
     assert "cheat gains" not in found["tiny, 3 agents, class_imbalance"].rows[0]

@@ -203,7 +203,12 @@ def test_agents_stay_within_their_submodels():
 
 
 @pytest.mark.parametrize(
-    ("name", "num"), [("mlp", 64), ("mnist_cnn", 64 + 16 + 200), ("cifar_cnn", 16 + 32 + 120 + 84)]
+    ("name", "num"),
+    [
+        ("mlp", 64),
+        ("mnist_cnn", 64 + 16 + 200),
+        pytest.param("cifar_cnn", 16 + 32 + 120 + 84, marks=pytest.mark.slow),
+    ],
 )
 def test_our_networks_say_what_their_units_are(name, num):
     train = fj.data.Dataset(x=np.ones((2, 32, 32, 1)), y=[0, 1], num_classes=2)

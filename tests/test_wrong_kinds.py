@@ -75,6 +75,7 @@ CALLS = {  # the required arguments
     "data.power_law": {"train": "train", "num_agents": "2"},
     "data.class_imbalance": {"train": "train", "num_agents": "2"},
     "data.dirichlet": {"train": "train", "num_agents": "2"},
+    "data.mixtures": {"train": "train", "num_agents": "2"},
     "models.mlp": {"train": "train"},
     "models.logistic": {"train": "train"},
     "models.mnist_cnn": {},

@@ -145,7 +145,7 @@ def _choose_round(result: Result) -> dict[str, float]:
     known = [one for one in found if np.isfinite(one)]
     return {
         "fairness_at_best": max(known, default=float("nan")),
-        "best_%_at_best": 100 * float(np.max(evaluated)),
+        "best_%_at_best": float(100 * np.max(evaluated)),
     }
 
 
