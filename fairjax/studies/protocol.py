@@ -61,7 +61,7 @@ CIFAR = {
 QUICK = (
     Setting(
         "digits, 5 agents", SPLITS, range(3), {**DIGITS, "rounds": 30},
-        ("stretch", "free_rider_noise"), SPLITS[:1], (1,),
+        ("stretch", "sign_flip"), SPLITS[:1], (1,),
     ),
     Setting(
         "MNIST, perceptron, 5 agents", SPLITS, range(3),

@@ -106,15 +106,16 @@ def _run(setting: Setting, splits: tuple[str, ...], name: str, experiment: Exper
         for one, some in _published(experiment, splits)
         for split in some
     }
+    where = {
+        "setting": setting.name,
+        "mechanism": name,
+        "held_out": "yes" if needs_held_out(experiment) else "no",
+        "seconds": seconds,
+    }
     for result, row in found:
-        where = {
-            "setting": setting.name,
-            "split": result.experiment.split,
-            "mechanism": name,
-            "held_out": "yes" if needs_held_out(experiment) else "no",
-        }
-        figures = {**row, **_choose_round(result), "seconds": seconds}
-        rows.append({**where, **figures, **cheating[result.experiment.split]})
+        split = result.experiment.split
+        figures = {**row, **_choose_round(result), **cheating[split]}
+        rows.append({**where, "split": split, **figures})
     return rows
 
 
