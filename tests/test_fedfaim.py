@@ -35,11 +35,11 @@ class Twin:
             own = uploads[agent]
             cosine = own @ aggregate / np.linalg.norm(own) / np.linalg.norm(aggregate)
             self.total[agent] += weights[agent] * np.linalg.norm(own) * cosine
-        self.total = np.maximum(self.total, 0)
+        earned = np.maximum(self.total, 0)
         self.passes += passed
         self.fails += ~passed
         trust = (0.2 * self.passes - 0.8 * self.fails) / (0.2 * self.passes + 0.8 * self.fails)
-        reputation = np.exp(-np.exp(-5.5 * trust)) * self.total / self.total.max()
+        reputation = np.exp(-np.exp(-5.5 * trust)) * earned / earned.max()
         rewards = np.zeros((N, D))
         for agent in range(N):
             count = int(np.floor(np.float32(reputation[agent] / reputation.max()) * D))
@@ -64,3 +64,29 @@ def test_fedfaim_equals_its_formulas_and_drops_who_harms():
         server = server + aggregate
     assert outcome.importance.argmin() == 3
     assert not outcome.rewards[3].any()
+
+
+def test_an_upload_that_makes_the_loss_undefined_fails_alone():
+    def loss(params):
+        return jnp.where(jnp.abs(params).max() > 10, jnp.nan, ((params - 1) ** 2).mean())
+
+    mechanism = fj.mechanisms.fedfaim()
+    rows = jnp.array([[0.5, 0.5], [0.4, 0.6], [1e18, 0.0]])
+    context = Context(shard_sizes=[1, 1, 1], server=jnp.zeros(2), held_out_loss=loss)
+    outcome, (_, passes, fails) = mechanism.update(rows, mechanism.init(3), context)
+    assert passes.tolist() == [1, 1, 0]
+    assert fails.tolist() == [0, 0, 1]
+    assert np.abs(outcome.aggregate).max() < 1
+
+
+def test_tiny_updates_are_ranked_by_their_agreement():
+    rows = jnp.array([[1.0, 3.0, 2.0, 4.0], [4.0, 3.0, 2.0, 8.0]]) * 1e-4
+    context = Context(shard_sizes=[1, 1], server=jnp.zeros(4), held_out_loss=lambda w: -w.sum())
+    kept = []
+    for dtype in (jnp.float32, jnp.float16):
+        given = context._replace(server=jnp.zeros(4, dtype))
+        mechanism = fj.mechanisms.fedfaim()
+        outcome, _ = mechanism.update(rows.astype(dtype), mechanism.init(2), given)
+        kept.append(np.asarray(outcome.rewards != 0))
+    np.testing.assert_array_equal(*kept)
+    assert kept[0].sum() < 8

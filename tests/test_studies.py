@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -127,9 +128,11 @@ def test_the_referee_shows_choices_of_a_round_cheats_and_held_out_data(tmp_path,
 def test_cffl_takes_its_published_settings_for_class_imbalance():
     cells = [cell for cell in STUDIES["referee"].cells(False) if cell.name.endswith("-cffl")]
     options = [dict(cell.experiment.options) for cell in cells]
-    assert all(not one for one in options)  # they are added where a split is run
+    assert options[0] == {"clip": 0.001}
+    assert options[2] == {}  # MNIST
     made = list(referee._published(cells[0].experiment, ("power_law", "class_imbalance")))
-    assert [dict(one.options) for one, _ in made] == [{}, protocol.BY_CLASSES]
+    by_classes = {**protocol.SMALL, **protocol.BY_CLASSES}
+    assert [dict(one.options) for one, _ in made] == [protocol.SMALL, by_classes]
 
 
 @pytest.mark.slow
@@ -159,6 +162,23 @@ def test_errors_of_the_cosine_are_those_of_the_authors_files():
     assert np.mean([row["mean_field"] for row in rows]) < 0.0003
     values = contributions.cosine(drawn.uploads(0))
     assert values.shape == (10,)
+
+
+def test_every_variant_of_cgsv_begins():
+    base = when_fair.Variant(num_agents=3, rounds=3, model="logistic")
+    shards, test = base.make_shards()
+    for name, variant in when_fair.variants(base).items():
+        federation = variant.federation(shards)
+        state = federation.init(jax.random.key(0), shards, None, 3, test)
+        if name == "importance starts equal":
+            np.testing.assert_allclose(state.mechanism, 1 / 3)
+
+
+def test_rows_without_the_first_variant_have_no_change():
+    links = dict.fromkeys(when_fair.LINKS, 1.0)
+    row = {"setting": "a", "split": "power_law", "seed": 0, "variant": "alpha .5", **links}
+    found = when_fair.tables([row])
+    assert found["all"].rows[0]["fairness_change"].num == 0
 
 
 @pytest.mark.slow

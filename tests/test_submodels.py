@@ -11,6 +11,7 @@ import pytest
 import fairjax as fj
 from fairjax import rewards
 from fairjax.mechanisms import Context
+from fairjax.simulation import federations, follows_length
 
 N, INPUTS, HIDDEN, OUTPUTS = 4, 3, 6, 2
 ALONE = [0.5, 0.05, 0.3, 0.15]
@@ -87,11 +88,10 @@ def play(mechanism, twin, rounds):
     agents = jax.tree.map(lambda leaf: np.stack([leaf] * N), server)
     held = np.ones((N, HIDDEN), bool)
     for number in range(rounds):
-        masks = rewards.entries_held(units, jnp.asarray(held))
-        updates = jax.tree.map(
-            lambda mask, leaf: np.where(mask, 0.3 * leaf, 0), masks, drawn(random, N)
-        )
+        # Momentum moves entries that agents do not hold; these must not count.
+        updates = jax.tree.map(lambda leaf: 0.3 * leaf, drawn(random, N))
         updates["hidden"]["bias"][:, 2] = 0  # an entry that nobody changes
+        updates["head"]["bias"][0] = 0  # and one that only some do
         context = Context(
             shard_sizes=jnp.full(N, 10), round=number, server=server, agents=agents, units=units,
             utility=utility, held_out_loss=loss,
@@ -114,7 +114,9 @@ def test_fedrac_equals_its_rule():
     counts = np.zeros(HIDDEN)
 
     def twin(updates, server, held, number):
-        changed = lambda agent, layer, name, place, one: one != 0  # noqa: E731
+        changed = lambda agent, layer, name, place, one: (  # noqa: E731
+            one != 0 and holds(held[agent], layer, name, place)
+        )
         after = mean_over(updates, server, changed)
         order = np.argsort(counts, kind="stable")
         accuracy = []
@@ -179,8 +181,58 @@ def test_performance_is_what_the_standalone_run_reaches(name):
         importance = np.exp(result.standalone_accuracies)
         importance /= importance.sum()
     np.testing.assert_allclose(result.history.importance[-1], importance, atol=1e-6)
-    swept = fj.sweep(experiment, seeds=[0, 1])
-    np.testing.assert_allclose(swept[0].history.importance[-1], importance, atol=1e-2)
+    swept = fj.sweep(experiment, seeds=[0, 1])[0]
+    importance = swept.standalone_accuracies
+    importance = importance if name != "fedsac" else np.exp(importance)
+    np.testing.assert_allclose(
+        swept.history.importance[-1], importance / importance.sum(), atol=1e-6
+    )
+
+
+def test_a_run_is_opened_without_measuring_again_who_reaches_what_alone(tmp_path, monkeypatch):
+    experiment = fj.Experiment(
+        num_agents=3, rounds=2, participation=2, model="mlp", mechanism="fedrac"
+    )
+    first = experiment.run(tmp_path)
+    absent = ~first.history.participants
+    held = first.history.fractions
+    assert np.isnan(held[absent]).all()
+    assert (held[~absent] > 0).all()
+    shards, test = experiment.make_shards()
+    assert follows_length(experiment.federation(shards), shards, test)
+    monkeypatch.setattr(federations, "reached_alone", None)
+    again = fj.load_run(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.state.mechanism, first.state.mechanism)
+
+
+@pytest.mark.slow
+def test_two_devices_find_the_same_submodels():
+    experiment = fj.Experiment(num_agents=4, rounds=2, model="mlp", mechanism="fedrac")
+    alone, spread = experiment.run(), experiment.run(mesh=fj.devices.mesh(2))
+    np.testing.assert_allclose(alone.history.importance, spread.history.importance, atol=1e-2)
+    np.testing.assert_allclose(alone.accuracies, spread.accuracies, atol=0.05)
+
+
+@pytest.mark.slow
+def test_errors_are_measured_alone_with_the_sign_of_a_utility():
+    experiment = fj.Experiment(
+        num_agents=3, rounds=2, metric="log_loss", mechanism="fedsac", model="mlp"
+    )
+    result = experiment.run()
+    assert (result.state.mechanism[0] < 0).all()
+    assert result.history.fractions[-1].max() == 1
+
+
+def test_units_of_another_network_are_refused_by_name():
+    units = UNITS(drawn(np.random.default_rng(0)))
+    context = Context(shard_sizes=[1, 1], server=jnp.zeros(3), units=units)
+    mechanism = fj.mechanisms.fedsac(performance=[0.5, 0.6])
+    with pytest.raises(ValueError, match=r"`units.makes` must hold arrays that broadcast"):
+        mechanism.update(jnp.ones((2, 3)), mechanism.init(2, units=units), context)
+    with pytest.raises(ValueError, match="different names"):
+        fj.models.chain(["hidden", "hidden"])
+    with pytest.raises(ValueError, match=r"`kernel \[..., inputs, outputs\]`"):
+        fj.models.chain(["hidden/kernel", "head"])(drawn(np.random.default_rng(0)))
 
 
 def test_agents_stay_within_their_submodels():

@@ -50,7 +50,7 @@ class Run(NamedTuple):
             *_, last = self._stages(None, clock, tracker, watch)
             return last
         with Checkpoints(out) as checkpoints:
-            beginning, start = self.rounds.beginning(), None
+            beginning, start = self.rounds.beginning(measured=False), None
             with clock.part("records"):
                 if resume:
                     start = checkpoints.load(beginning)

@@ -62,11 +62,8 @@ class Resolved(Checked):
         if self.gamma == "cosine":
             chosen["gamma"] = cosine
         optimizer = chosen.get("optimizer", self.optimizer)
-        if (
-            self.mechanism == "qffl"
-            and optimizer != "sgd"
-            and "smoothness" not in dict(self.options)
-        ):
+        plain = optimizer in ("sgd", optax.sgd)
+        if self.mechanism == "qffl" and not plain and "smoothness" not in dict(self.options):
             # The learning rate of other optimizers says nothing of the length of their steps.
             chosen["options"] = {**dict(self.options), "smoothness": "bounded"}
         for name in EACH:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fairjax import checks
 from fairjax.mechanisms.accounts import accounts
+from fairjax.mechanisms.alone import WORDS as MEASURED_ON
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.mechanisms.cffl import cffl
 from fairjax.mechanisms.cgsv import cgsv
@@ -81,6 +82,7 @@ def register(name: str, factory: Callable[..., Mechanism]) -> None:
 
 __all__ = [
     "MAX_EXACT_AGENTS",
+    "MEASURED_ON",
     "OURS",
     "REGISTRY",
     "Context",

@@ -32,13 +32,18 @@ def check_performance(performance: Any, words: tuple[str, ...] = WORDS) -> Any:
 
 
 def performance_of(performance: Any, num_agents: int, measure: Measure) -> PerAgent:
-    """Returns `[N]` what agents reach alone; a metric that is undefined counts as 0."""
+    """Returns `[N]` what agents reach alone; who has no defined metric counts as the worst."""
     if isinstance(performance, str):
         if measure is None:
             raise ValueError(
                 f"`performance` must be numbers [N], got {performance!r}, where nobody measures "
                 "what agents reach alone."
             )
-        return jnp.nan_to_num(measure(performance))
+        found = measure(performance)
+        known = jnp.isfinite(found)
+        worst = jnp.where(known.any(), jnp.where(known, found, jnp.inf).min(), 0)
+        return jnp.where(known, found, worst)
     checks.shape("performance", performance, (num_agents,))
+    if performance.max() > np.finfo(np.float32).max:
+        raise ValueError(f"`performance` must fit into float32, got {performance!r:.100}.")
     return jnp.asarray(performance, jnp.float32)

@@ -113,7 +113,7 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
     """Returns `init(num_agents, params, units, performance)`, of which `init` gets what it names.
 
     `params` are an agent's first parameters, `units` those of the model, `performance(on)` returns
-    `[N]` what agents reach alone; see `fairjax.simulation.alone`.
+    `[N]` what agents reach alone; see `fairjax.simulation.looking`.
     """
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
@@ -140,7 +140,7 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
                     f"`{missing}` must be {STARTS[missing]} for a mechanism whose state depends "
                     f"on them: init(num_agents, {missing}), got None."
                 )
-        by_name = {name: values[name] for name in named}
+        by_name = {name: values[name] for name in named if values[name] is not None}
         return init(num_agents, *(values[name] for name in unnamed), **by_name)
 
     return begin

@@ -161,7 +161,32 @@ def checked_updates(updates: Any, context: Context) -> Stacked:
             raise ValueError(
                 f"`{name}` must have the updates' shapes {wanted}, got {found!r:.200}."
             )
-    return structure.unflatten([_as_floating(leaf) for leaf in leaves])
+    updates = structure.unflatten([_as_floating(leaf) for leaf in leaves])
+    if context.units is not None:
+        _check_units(context.units, updates)
+    return updates
+
+
+def _check_units(units: Units, updates: Stacked) -> None:
+    """Raises unless units say for every entry of an update to which of them it belongs."""
+    wanted = jax.tree.map(lambda leaf: leaf.shape[1:], updates)
+    for name in ("makes", "takes"):
+        tree = getattr(units, name)
+        try:
+            fits = jax.tree.map(
+                lambda one, leaf: (
+                    np.broadcast_shapes(np.shape(one), leaf.shape[1:]) == leaf.shape[1:]
+                ),
+                tree,
+                updates,
+            )
+        except ValueError:  # other trees, or shapes that do not broadcast
+            fits = False
+        if not jax.tree.all(fits):
+            raise ValueError(
+                f"`units.{name}` must hold arrays that broadcast to the parameters {wanted}, got "
+                f"{jax.tree.map(np.shape, tree)!r:.200}."
+            )
 
 
 def _is_real(leaf: Any) -> bool:

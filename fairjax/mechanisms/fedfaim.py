@@ -18,6 +18,7 @@ from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
 PASS, FAIL, STEEPNESS = 0.2, 0.8, 5.5  # of the text
+DIVERGED = 1e30  # in place of a loss that is not finite
 
 
 @remembered
@@ -75,12 +76,13 @@ def fedfaim(*, threshold: Scalar = 0.01, temperature: Scalar = 0.1) -> Mechanism
         # a_i |u_i| cos(u_i, u_G) = a_i <u_i, u_G> / |u_G|
         direction = trees.with_length(trees.broadcast(1, aggregate), 1.0)
         one = jax.tree.map(lambda leaf: leaf[0], direction)
-        judged = weights * trees.inner_products(updates, one)
-        total = jnp.maximum(total + judged, 0)
+        judged = jnp.where(weights > 0, weights * trees.inner_products(updates, one), 0)
+        total = total + judged
+        earned = jnp.maximum(total, 0)
         passes, fails = passes + passed, fails + (present & ~passed)
         known = PASS * passes + FAIL * fails
         trust = trees.ratio(PASS * passes - FAIL * fails, known)
-        reputation = jnp.exp(-jnp.exp(-STEEPNESS * trust)) * trees.ratio(total, total.max())
+        reputation = jnp.exp(-jnp.exp(-STEEPNESS * trust)) * trees.ratio(earned, earned.max())
         fractions = rewards.share_of_largest(jnp.where(present, reputation, 0))
         paid = _pay(updates, aggregate, fractions)
         importance = rewards.normalised(reputation)
@@ -101,7 +103,9 @@ def _marginal_losses(updates: Stacked, present: PerAgent, context: Context) -> P
 
     there = present.astype(jnp.float32)
     coalitions = jnp.concatenate([there[None], there * (1 - jnp.eye(num_agents))])
-    losses = jax.lax.map(loss_of, coalitions)
+    losses = jax.lax.map(loss_of, coalitions).astype(jnp.float32)
+    # A model that diverged is worse than any other, and the agent without whom it does not fails.
+    losses = jnp.nan_to_num(losses, nan=DIVERGED, posinf=DIVERGED)
     return jnp.where(present, losses[1:] - losses[0], 0)
 
 
@@ -110,8 +114,15 @@ def _pay(updates: Stacked, aggregate: Params, fractions: PerAgent) -> Stacked:
 
     def one(given: tuple[Params, Array]) -> Params:
         own, fraction = given
-        scores = jax.tree.map(jnp.multiply, own, aggregate)
+        scores = jax.tree.map(jnp.multiply, _scaled(own), _scaled(aggregate))
         kept = rewards.largest_entries(scores, fraction[None])
         return jax.tree.map(lambda mask, leaf: jnp.where(mask[0], leaf, 0), kept, aggregate)
 
     return jax.lax.map(one, (updates, fractions))
+
+
+def _scaled(tree: Params) -> Params:
+    """Returns entries in float32 or wider, at most 1, so that products of them do not vanish."""
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+    largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(wide)]).max()
+    return jax.tree.map(lambda leaf: trees.ratio(leaf, largest), wide)

@@ -36,9 +36,13 @@ def fedrac(*, b: Scalar = 80.0, block: int = 8, performance: Performance = "held
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the models
     of all.
 
+    Agents train only what they hold if a gradient of zero moves nothing. With momentum, as Adam
+    has, take `reset_optimizers=True`: else units that were taken away move on in local training.
+    What an agent uploads of them never counts.
+
     Until the end of the first round all hold all units. Contributions are nan; importance is c_i,
     normalised; fractions are shares of the hidden units. Absent agents keep their units; those
-    present share the rest.
+    present are paid from all units, as if the others were not there.
 
     The state is `(c [N], units held [N, U], counts [U])`.
 

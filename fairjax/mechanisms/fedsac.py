@@ -34,6 +34,10 @@ def fedsac(*, b: Scalar = 1.0, every: int = 10, performance: Performance = "held
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the models
     of all.
 
+    Agents train only what they hold if a gradient of zero moves nothing. With momentum, as Adam
+    has, take `reset_optimizers=True`: else units that were taken away move on in local training.
+    What an agent uploads of them never counts.
+
     Until the end of the first round all hold all units. Contributions are nan; agents' importance
     is their reputation, normalised; fractions are shares of the hidden units. Absent agents keep
     their units, and are not compared.
@@ -94,7 +98,7 @@ def fedsac(*, b: Scalar = 1.0, every: int = 10, performance: Performance = "held
 
             rises = lax.map(loss_without, jnp.arange(units.num)) - loss(model)
             rises = jnp.where(jnp.isfinite(rises), jnp.maximum(rises, 0), 0)
-            return TOTAL * trees.ratio(rises, rises.sum())
+            return (TOTAL * trees.ratio(rises, rises.sum())).astype(importance.dtype)
 
         importance = lax.cond(context.round % every == 0, measure_units, lambda: importance)
         best = jnp.where(present, alone, -jnp.inf).max()

@@ -38,7 +38,8 @@ def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism
       kappa: how much rewards are equalised, in [0, 1]. May be traced.
       performance: p: "size" of the shards; "held_out", what agents reach alone on held-out data by
         the end of the run; "test", the same on the test data, an oracle; or numbers `[N]`, not
-        negative and not all zero.
+        negative and not all zero. A metric that is better when it is lower is negated, and then
+        all p count as 0, that is, as equal.
 
     Raises:
       ValueError: a known `kappa` is outside [0, 1], or `performance` is not `[N]`, is

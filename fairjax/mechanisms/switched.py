@@ -13,7 +13,7 @@ from jax import lax
 
 from fairjax.mechanisms.base import Mechanism, Outcome, Plan, checked_answer
 from fairjax.mechanisms.context import Context
-from fairjax.types import Params, Scalar, Stacked
+from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 
 def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
@@ -36,8 +36,15 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
     def init(
         num_agents: int, params: Params, units: Any = None, performance: Any = None
     ) -> tuple[Any, ...]:
-        given = (num_agents, params, units, performance)
-        return tuple(jax.tree.map(jnp.asarray, one.init(*given)) for one in mechanisms)
+        def begin(place: int) -> Any:
+            def measure(on: str) -> PerAgent:  # only for the one that acts
+                zeros = jnp.zeros(num_agents)
+                return lax.cond(number == place, lambda: performance(on), lambda: zeros)
+
+            told = None if performance is None else measure
+            return mechanisms[place].init(num_agents, params, units, told)
+
+        return tuple(jax.tree.map(jnp.asarray, begin(place)) for place in places)
 
     def update(
         updates: Stacked, states: tuple[Any, ...], context: Context

@@ -1,7 +1,7 @@
 """Units: which hidden units a network has, for rewards that are sub-models."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,10 +42,11 @@ def chain(layers: Sequence[str | Sequence[str]]) -> Callable[[Params], Units]:
         tuple(one) if checks.is_listing(one) else (one,) for one in listed
     ]
     names = [name for stage in stages for name in stage]
-    if len(stages) < 2 or not all(stages) or not all(isinstance(name, str) for name in names):
+    all_named = all(stages) and all(isinstance(name, str) for name in names)
+    if len(stages) < 2 or not all_named or len(set(names)) < len(names):
         raise ValueError(
-            '`layers` must be names of at least two layers, such as ("Dense_0", "head"), got '
-            f"{layers!r:.100}."
+            '`layers` must be different names of at least two layers, such as ("hidden", "head"), '
+            f"got {layers!r:.100}."
         )
     return functools.partial(_chained, tuple(stages))
 
@@ -86,10 +87,11 @@ def _find(params: Any, name: str) -> Any:
     """Returns a layer of the parameters, or of a tree like them."""
     found = params
     for part in name.split("/"):
-        if not isinstance(found, dict) or part not in found:
-            known = ", ".join(map(str, found)) if isinstance(found, dict) else "none"
+        if not isinstance(found, Mapping) or part not in found:
+            known = ", ".join(map(str, found)) if isinstance(found, Mapping) else "none"
             raise ValueError(f"`layers` must be in the parameters, got {name!r}. Known: {known}.")
         found = found[part]
-    if "kernel" not in found:
-        raise ValueError(f"`layers` must have a `kernel`, got {name!r} with {', '.join(found)}.")
+    kernel = found.get("kernel") if isinstance(found, Mapping) else None
+    if kernel is None or np.ndim(kernel) < 2:
+        raise ValueError(f"`layers` must have a `kernel [..., inputs, outputs]`, got {name!r}.")
     return found

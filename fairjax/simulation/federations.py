@@ -82,6 +82,7 @@ class Federation(ByContents):
         params: Params | None = None,
         num_rounds: Scalar = 0,
         test: Dataset | None = None,
+        measured: bool = True,
     ) -> State:
         """Returns the state before the first round.
 
@@ -91,6 +92,8 @@ class Federation(ByContents):
           params: first parameters, as in `fairjax.run`; None: drawn by the model from the key.
           num_rounds: how many rounds the run will have; 0: unknown.
           test: the test data, for mechanisms that were told to look at them.
+          measured: whether a mechanism that asks what agents reach alone is told, which takes a run
+            without sharing; False: it gets zeros.
 
         Raises:
           ValueError: an argument is of the wrong kind, or model, optimizer and data do not fit
@@ -116,7 +119,13 @@ class Federation(ByContents):
             mesh=self.mesh,
         )
         units = self.training.model.units
-        alone = functools.partial(reached_alone, self, state, shards, test)
+        state = placed(self.mesh, state)
+
+        def alone(on: str) -> PerAgent:
+            if not measured:
+                return jnp.zeros(shards.num_agents)
+            return reached_alone(self, state, shards, test, on)
+
         mechanism = self.mechanism.init(
             shards.num_agents, state.server, None if units is None else units(state.server), alone
         )
@@ -128,7 +137,7 @@ class Federation(ByContents):
         Raises:
           ValueError: the state is not one of this federation and these shards.
         """
-        first = functools.partial(self.init, num_rounds=1, test=shards.data)
+        first = functools.partial(self.init, measured=False)
         like = jax.eval_shape(first, jax.random.key(0), shards)
         wanted, found = (
             {

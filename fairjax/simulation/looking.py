@@ -14,7 +14,7 @@ from jax import lax
 
 from fairjax import checks
 from fairjax.data import Dataset, Shards
-from fairjax.mechanisms import Context, standalone
+from fairjax.mechanisms import MEASURED_ON, Context, standalone
 from fairjax.simulation import evaluation
 from fairjax.simulation.evaluation import mean_statistics
 from fairjax.simulation.states import State
@@ -23,8 +23,6 @@ from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 if TYPE_CHECKING:
     from fairjax.simulation.federations import Federation
-
-ALONE_ON = ("held_out", "test")  # the data on which agents can be measured alone
 
 
 def make_context(
@@ -110,7 +108,7 @@ def reached_alone(
     Raises:
       ValueError: `on` is neither word, there are no such data, or the number of rounds is unknown.
     """
-    checks.choice("on", on, ALONE_ON)
+    checks.choice("on", on, MEASURED_ON)
     data = shards.validation if on == "held_out" else test
     name = federation.mechanism.name
     if data is None:

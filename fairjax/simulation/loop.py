@@ -54,11 +54,11 @@ class Rounds(NamedTuple):
     record_updates: bool = False
     state: State | None = None
 
-    def beginning(self) -> Progress:
-        """Returns the progress before the first round."""
+    def beginning(self, measured: bool = True) -> Progress:
+        """Returns the progress before the first round, or only one of its kind, not `measured`."""
         if self.state is None:
             state = self.federation.init(
-                self.key, self.shards, self.params, self.num_rounds, self.test
+                self.key, self.shards, self.params, self.num_rounds, self.test, measured
             )
         else:
             state = self.federation.go_on(self.state, self.shards, self.num_rounds)

@@ -206,8 +206,7 @@ FAIRNESS = Study(
         hollow="fairness_trained",
     ),
     remarks=f"{UNDEFINED_FAIRNESS} Under the uniform split standalone accuracies are nearly "
-    "equal, and their correlation with anything is noise. q-FFL is made for plain SGD: with Adam "
-    "(digits) its steps are too small.",
+    "equal, and their correlation with anything is noise.",
 )
 PERFORMANCE = Study(
     question="How good do models get? Best and mean test accuracy (%) over agents, per mechanism, "
@@ -220,5 +219,4 @@ PERFORMANCE = Study(
         filled="mean_%",
         hollow="best_%",
     ),
-    remarks="q-FFL is made for plain SGD: with Adam (digits) its steps are too small.",
 )

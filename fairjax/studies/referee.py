@@ -36,9 +36,11 @@ from fairjax.studies.protocol import (
     AUDIT_SEEDS,
     BY_CLASSES,
     CHEATS,
+    COEFFICIENTS,
     FULL,
     QUICK,
     READINGS,
+    SMALL,
     VARIANTS,
     Setting,
 )
@@ -75,7 +77,10 @@ def cells(quick: bool) -> list[Cell]:
 def _make_cell(setting: Setting, splits: tuple[str, ...], name: str) -> Cell:
     mechanism, options = VARIANTS[name]
     plain = Experiment(split=splits[0], **setting.fields)
-    experiment = dataclasses.replace(plain.with_mechanism(mechanism), options=options)
+    if mechanism == "cffl" and plain.dataset != "mnist":
+        options = {**SMALL, **options}
+    more = COEFFICIENTS.get(mechanism, {})
+    experiment = dataclasses.replace(plain.with_mechanism(mechanism), options=options, **more)
     parts = (*setting.name.split(","), *(splits if len(splits) == 1 else ()), *name.split(","))
     audited = [split for split in splits if split in setting.audited]
     runs_of_audit = len(audited) * len(setting.cheats) * len(setting.cheating)
@@ -93,12 +98,12 @@ def _make_cell(setting: Setting, splits: tuple[str, ...], name: str) -> Cell:
 
 def _run(setting: Setting, splits: tuple[str, ...], name: str, experiment: Experiment) -> Rows:
     seeds = tuple(setting.seeds)
-    alone, rows = _sweep_alone(experiment.alone(), seeds, splits), []
-    start, found = time.monotonic(), []
+    alone = None
+    if experiment.mechanism != "standalone":
+        alone = _sweep_alone(experiment.alone(), seeds, splits)
+    rows, found, start = [], [], time.monotonic()
     for one, some in _published(experiment, splits):
-        swept = alone
-        if one.mechanism != "standalone":
-            swept = sweep(one, seeds=seeds, split=some, standalone=alone)
+        swept = sweep(one, seeds=seeds, split=some, standalone=alone)
         found += [(swept[place], row) for place, row in enumerate(swept.rows())]
     seconds = (time.monotonic() - start) / (len(seeds) * len(splits))
     cheating = {
@@ -265,8 +270,9 @@ REFEREE = Study(
     "accuracy, `shortfall_%` the largest loss of an agent against standalone, both in points. "
     "`_at_best` is the figure in the evaluated round in which it is largest. `seconds` are those "
     "of one run, compiling included. `held-out` says whether the server needs held-out data. "
-    f"Cheats are {', '.join(CHEATS)} by a weak and by the strongest agent, one at a time, "
-    "three seeds; shown are the largest gain of a cheat with its standard error, and the largest "
-    "loss of one other agent. cffl takes its published settings for class imbalance there. "
+    f"Cheats are {', '.join(CHEATS)} by agents 1 and 4, one at a time, {AUDIT_SEEDS} seeds; with "
+    f"`--quick` {' and '.join(QUICK[0].cheats)} by agent 1. Shown are the largest gain of a cheat "
+    "with its standard error, and the largest loss of one other agent. cffl and fedave have the "
+    "coefficients of their papers, all others those of the preset. "
     "ECI would evaluate 1,024 models a round for ten agents; it is left out there.",
 )

@@ -31,7 +31,8 @@ class Variant(Experiment):
         """Returns the mechanism with the changes."""
         mechanism = super().make_mechanism()
         if self.start == "equal":
-            mechanism = mechanism._replace(init=lambda num: jnp.full(num, 1 / num))
+            equal = lambda num_agents: jnp.full(num_agents, 1 / num_agents)  # noqa: E731
+            mechanism = Mechanism(equal, mechanism.update, mechanism.plan)
         if self.measured == "server":
             mechanism = _train_from_server(mechanism)
         if self.keep_own:
