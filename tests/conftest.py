@@ -24,6 +24,7 @@ COMPILED_QUICKLY = (
     "tests/test_experiment.py", "tests/test_fedave.py", "tests/test_fedfaim.py",
     "tests/test_federations.py", "tests/test_figures.py", "tests/test_submodels.py",
     "tests/test_inputs.py", "tests/test_longer.py", "tests/test_mechanism_inputs.py",
+    "tests/test_mechanisms.py",
     "tests/test_over_seeds.py", "tests/test_participation.py",
     "tests/test_records.py", "tests/test_references.py", "tests/test_report.py",
     "tests/test_saving.py", "tests/test_statistics.py", "tests/test_studies.py",

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import seen
 
 import fairjax as fj
 from fairjax import contributions, rewards
@@ -138,10 +139,11 @@ def test_parameters_may_be_a_tuple_of_equal_layers(name):
     shards = fj.data.Shards.from_indices(data, np.split(np.arange(24), 3))
     shards = dataclasses.replace(shards, validation=data)
     federation = fj.federation(
-        model=tuple_model(data), mechanism=fj.mechanisms.REGISTRY[name](),
+        model=tuple_model(data)._replace(units=seen.units),
+        mechanism=fj.mechanisms.REGISTRY[name](),
         optimizer=optax.sgd, learning_rate=0.1, local_epochs=1, batch_size=8,
     )  # fmt: skip
-    state = federation.init(jax.random.key(0), shards)
+    state = federation.init(jax.random.key(0), shards, num_rounds=1)
     _, record = jax.jit(federation.step)(state, shards)
     assert not np.asarray(record.broken)
 

@@ -111,7 +111,9 @@ def test_a_huge_upload_ends_no_run_and_one_that_cannot_be_added_is_excluded(name
     assert not flat(first.uploads)[0].any()
     assert not (first.broken | second.broken)
     assert np.isfinite(flat(state.agents)).all()
-    bounded = {"cgsv", "cgsv_released", "cffl", "eci", "qffl", "rr", "standalone"}
+    bounded = {
+        "cgsv", "cgsv_released", "cffl", "eci", "fedave", "fedfaim", "qffl", "rr", "standalone",
+    }  # fmt: skip
     assert (np.abs(flat(state.agents)[2]).max() < 10) == (name in bounded)
     assert name in bounded or "ruins the model" in " ".join(REGISTRY[name].__doc__.split())
 

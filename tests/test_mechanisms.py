@@ -415,7 +415,7 @@ def played(name, rounds=10, **arguments):
     shards = split(rest, num_agents=4, seed=0, samples_per_agent=40)
     shards = fj.data.Shards(shards.data, shards.indices, shards.sizes, validation)
     federation = fj.federation(
-        model=fj.models.logistic(train),
+        model=(fj.models.mlp if name in ("fedrac", "fedsac") else fj.models.logistic)(train),
         mechanism=REGISTRY[name](**arguments),
         optimizer=optax.sgd,
         learning_rate=0.5,

@@ -66,7 +66,9 @@ def test_so_many_agents_take_part_and_the_key_draws_others(asked, number):
 @pytest.mark.slow
 @each_mechanism
 def test_absent_agents_keep_everything_and_receive_nothing(name):
-    full = dataclasses.replace(EXPERIMENT, mechanism=name, participation=LATE, optimizer="adam")
+    full = dataclasses.replace(
+        EXPERIMENT, mechanism=name, participation=LATE, optimizer="adam", model="mlp"
+    )
     shards, _ = full.make_shards()
     federation = full.federation(shards)
     before = federation.init(jax.random.key(0), shards, num_rounds=4)

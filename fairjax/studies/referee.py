@@ -239,6 +239,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
                     how = {"color": COLOURS[row["split"]], "marker": "o", "markersize": 3}
                     _draw_value(axis, name, row, place, how)
                 axis.set(xlabel=label, title=setting if axis is line[0] else "")
+                axis.set_visible(axis.has_data())  # some settings are not audited
                 if name in ("fairness", "rank_fairness"):
                     correlation_axis(axis, WORDS[name])
                 name_lines(axis, names)
