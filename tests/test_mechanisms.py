@@ -441,6 +441,7 @@ def test_qffl_without_a_power_is_fedavg_with_equal_weights():
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bounded_qffl_learns_under_adam():
     options = dict(num_agents=3, rounds=10, mechanism="qffl", seed=1)
     bounded = fj.Experiment(**options)
