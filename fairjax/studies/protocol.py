@@ -50,7 +50,7 @@ class Setting(NamedTuple):
     cheats: Sequence[str] = ()
     audited: Sequence[str] = ()  # splits
     cheating: Sequence[int] = (1, 4)  # agents: a weak and the strongest of the splits
-    without: Sequence[str] = ()  # mechanisms that would take days
+    without: Sequence[str] = ()  # mechanisms that score a model per coalition
 
 
 DIGITS = {"dataset": "digits", "num_agents": 5, "rounds": 60, "eval_every": 3}
