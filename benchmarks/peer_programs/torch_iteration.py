@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch_network import Network, shard, train
+from torch_network import DEVICE, Network, shard, train, wait
 from torch_server_step import State, server_step, top_k_per_agent
 from work import IterationWork, ServerWork, Turns
 
@@ -19,16 +19,18 @@ def main() -> None:
     work, turns = IterationWork(**json.loads(sys.argv[1])), Turns()
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(work.seed)
-    shards = [shard(work, agent) for agent in range(work.num_agents)]
-    x, y = map(torch.from_numpy, work.images_evaluated())
+    drawn = [shard(work, agent) for agent in range(work.num_agents)]
+    shards = [(x.to(DEVICE), y.to(DEVICE)) for x, y in drawn]
+    x, y = (torch.from_numpy(part).to(DEVICE) for part in work.images_evaluated())
     x = x.movedim(3, 1).contiguous()
-    network = Network()
+    network = Network().to(DEVICE)
     first = parameters_to_vector(network.parameters()).detach()
     server = first.clone()
     paying = ServerWork(
         work.num_agents, len(first), alpha=work.alpha, beta=work.beta, gamma=work.gamma
     )
-    state = State(top_k_per_agent, first.repeat(work.num_agents, 1), torch.zeros(work.num_agents))
+    importance = torch.zeros(work.num_agents, device=DEVICE)
+    state = State(top_k_per_agent, first.repeat(work.num_agents, 1), importance)
     for _ in range(work.rounds + 1):
         turns.begin()
         uploads, local_steps = [], 0
@@ -39,6 +41,7 @@ def main() -> None:
         state, aggregate = server_step(state, torch.stack(uploads), paying)
         server += aggregate
         judged = [evaluate(network, model, x, y) for model in (*state.agents, server)]
+        wait()
         turns.end()
         turns.answer(local_steps=local_steps, loss=judged[-1][0], accuracy=judged[-1][1])
 

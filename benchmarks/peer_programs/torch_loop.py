@@ -7,7 +7,7 @@ import time
 
 import torch
 from torch import Tensor
-from torch_network import Network, mean_loss, shard, train
+from torch_network import DEVICE, Network, mean_loss, shard, train, wait
 from work import Turns, Work
 
 
@@ -15,14 +15,16 @@ def main() -> None:
     work, turns = Work(**json.loads(sys.argv[1])), Turns()
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(work.seed)
-    shards = [shard(work, agent) for agent in range(work.num_agents)]
+    drawn = [shard(work, agent) for agent in range(work.num_agents)]
+    shards = [(x.to(DEVICE), y.to(DEVICE)) for x, y in drawn]
     memory_format = fastest_format(work, *shards[0])
     shards = [(x.to(memory_format=memory_format), y) for x, y in shards]
-    server = Network().to(memory_format=memory_format)
-    agent = Network().to(memory_format=memory_format)
+    server = Network().to(DEVICE, memory_format=memory_format)
+    agent = Network().to(DEVICE, memory_format=memory_format)
     for _ in range(work.rounds + 1):
         turns.begin()
         local_steps = play_round(server, agent, shards, work)
+        wait()
         turns.end()
         turns.answer(local_steps=local_steps, loss=mean_loss(server, *shards[0]))
 
@@ -48,11 +50,13 @@ def fastest_format(work: Work, x: Tensor, y: Tensor) -> torch.memory_format:
     """Returns the memory format in which one agent's local epochs take the least time."""
     seconds = {}
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        network = Network().to(memory_format=memory_format)
+        network = Network().to(DEVICE, memory_format=memory_format)
         converted = x.to(memory_format=memory_format)
         train(network, converted[: work.batch_size], y[: work.batch_size], work)
+        wait()
         start = time.perf_counter()
         train(network, converted, y, work)
+        wait()
         seconds[memory_format] = time.perf_counter() - start
     return min(seconds, key=seconds.get)
 

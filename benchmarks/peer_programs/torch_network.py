@@ -7,6 +7,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from work import Work
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 class Network(nn.Module):
     """conv 1-64 k3, conv 64-16 k7, dense 200 and 10, with tanh; 104,242 parameters."""
@@ -40,12 +42,18 @@ def train(network: Network, x: Tensor, y: Tensor, work: Work) -> int:
     optimizer = torch.optim.SGD(network.parameters(), lr=work.learning_rate)
     local_steps = 0
     for _ in range(work.local_epochs):
-        for rows in torch.randperm(len(x)).split(work.batch_size):
+        for rows in torch.randperm(len(x), device=x.device).split(work.batch_size):
             optimizer.zero_grad()
             network.loss(x[rows], y[rows]).backward()
             optimizer.step()
             local_steps += 1
     return local_steps
+
+
+def wait() -> None:
+    """Waits until the device has finished."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch_network import DEVICE, wait
 from work import ServerWork, Turns
 
 
@@ -26,14 +27,15 @@ class State(NamedTuple):
 def main() -> None:
     work, turns = ServerWork(**json.loads(sys.argv[1])), Turns()
     torch.set_num_threads(os.cpu_count() or 1)
-    uploads = torch.from_numpy(work.uploads())
+    uploads = torch.from_numpy(work.uploads()).to(DEVICE)
     states = {
-        name: State(pay, torch.zeros_like(uploads), torch.zeros(work.num_agents))
+        name: State(pay, torch.zeros_like(uploads), torch.zeros(work.num_agents, device=DEVICE))
         for name, pay in (("top-k per agent", top_k_per_agent), ("one sort", one_sort))
     }
     for _ in range(len(states) * (work.rounds + 1)):
         name = turns.begin()
         states[name], _ = server_step(states[name], uploads, work)
+        wait()
         turns.end()
         turns.answer(length=states[name].agents[0].norm().item())
 

@@ -81,7 +81,7 @@ FULL = (
         without=("eci",),
     ),
     Setting(
-        "MNIST, the paper's network, 10 agents", SPLITS, range(5), {**MNIST, "rounds": 60},
+        "MNIST, the paper's network, 10 agents", SPLITS, range(3), {**MNIST, "rounds": 60},
         without=("eci",),
     ),
 )  # fmt: skip

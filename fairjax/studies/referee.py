@@ -62,23 +62,23 @@ MEASURES = {
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Returns a cell for every setting, split and variant; in the quick version for all splits."""
+    """Returns a cell for every setting and variant; it has all splits in one program."""
     made = []
     for setting in QUICK if quick else FULL:
         names = [name for name in VARIANTS if name not in setting.without]
         if quick:
             names = [name for name in names if name not in READINGS]
-        for splits in [tuple(setting.splits)] if quick else [(one,) for one in setting.splits]:
-            made += [_make_cell(setting, splits, name) for name in names]
+        made += [_make_cell(setting, name) for name in names]
     return made
 
 
-def _make_cell(setting: Setting, splits: tuple[str, ...], name: str) -> Cell:
+def _make_cell(setting: Setting, name: str) -> Cell:
     mechanism, options = VARIANTS[name]
+    splits = tuple(setting.splits)
     plain = Experiment(split=splits[0], **setting.fields)
     more = COEFFICIENTS.get(mechanism, {})
     experiment = dataclasses.replace(plain.with_mechanism(mechanism), options=options, **more)
-    parts = (*setting.name.split(","), *(splits if len(splits) == 1 else ()), *name.split(","))
+    parts = (*setting.name.split(","), *name.split(","))
     audited = [split for split in splits if split in setting.audited]
     runs_of_audit = len(audited) * len(setting.cheats) * len(setting.cheating)
     return Cell(
