@@ -19,17 +19,22 @@ LONG_EXAMPLES = (
 
 # Where tests are about records, pages and errors, programs are compiled in half of the time.
 COMPILED_QUICKLY = (
-    "fairjax/experiments/", "fairjax/figures/", "tests/test_agents_that_differ.py",
-    "tests/test_audit.py", "tests/test_behaviours.py", "tests/test_cli.py",
+    "fairjax/contributions/", "fairjax/experiments/", "fairjax/figures/", "fairjax/mechanisms/",
+    "fairjax/models/", "fairjax/rewards/", "fairjax/simulation/",
+    "tests/test_agents_that_differ.py", "tests/test_audit.py", "tests/test_behaviours.py",
+    "tests/test_benchmarks.py", "tests/test_bridges.py", "tests/test_cli.py",
+    "tests/test_contribution", "tests/test_devices.py::test_a_lost_process",
+    "tests/test_devices.py::test_a_mesh", "tests/test_devices.py::test_two_processes",
     "tests/test_experiment.py", "tests/test_fedave.py", "tests/test_fedfaim.py",
-    "tests/test_federations.py", "tests/test_figures.py", "tests/test_submodels.py",
-    "tests/test_inputs.py", "tests/test_longer.py", "tests/test_mechanism_inputs.py",
-    "tests/test_mechanisms.py",
-    "tests/test_over_seeds.py", "tests/test_participation.py",
-    "tests/test_records.py", "tests/test_references.py", "tests/test_report.py",
-    "tests/test_saving.py", "tests/test_statistics.py", "tests/test_studies.py",
-    "tests/test_sweeps.py", "tests/test_tasks.py", "tests/test_tracking.py",
-    "tests/test_wrong_kinds.py",
+    "tests/test_federations.py", "tests/test_figures.py", "tests/test_fuzz.py",
+    "tests/test_inputs.py", "tests/test_layers.py", "tests/test_longer.py",
+    "tests/test_mechanism_inputs.py", "tests/test_mechanisms.py", "tests/test_models.py",
+    "tests/test_over_seeds.py", "tests/test_participation.py", "tests/test_records.py",
+    "tests/test_references.py", "tests/test_report.py", "tests/test_rewards.py",
+    "tests/test_saving.py", "tests/test_scales.py", "tests/test_simulation.py",
+    "tests/test_statistics.py", "tests/test_studies.py", "tests/test_submodels.py",
+    "tests/test_sweeps.py", "tests/test_tasks.py", "tests/test_text.py",
+    "tests/test_tracking.py", "tests/test_wrong_kinds.py",
 )  # fmt: skip
 
 # Of the cases of a slow test, one in so many runs by default; elsewhere only the first.
@@ -41,6 +46,9 @@ def pytest_configure(config):
     # Workers of one session inherit the folder from the process that started them.
     if "FAIRJAX_TEST_CACHE" not in os.environ:
         os.environ["FAIRJAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="fairjax-tests-")
+    # Processes that a test starts find programs there, too.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["FAIRJAX_TEST_CACHE"]
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_compilation_cache_dir", os.environ["FAIRJAX_TEST_CACHE"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -48,6 +56,7 @@ def pytest_configure(config):
 
 def pytest_runtest_setup(item):
     quickly = item.nodeid.startswith(COMPILED_QUICKLY)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quickly)  # of processes that a test starts
     jax.config.update("jax_disable_most_optimizations", quickly)
 
 

@@ -89,6 +89,7 @@ class Twin:
                     account = np.clip(self.given[i, j] / most, 0, 1) if most > 0 else 0
                     gate = np.clip(self.gates[i, j] / nearest, 0, 1) if nearest > 0 else 0
                     opened = account**2 * gate * (importance[j] > 1.5e-3)
+                    opened *= max(0, 1 - 1e-3 / importance[i])
                 part = (1 - beta) * earned**4.375 + beta * earned
                 shares[i, j] = opened * importance[j] * part
             shares[i] /= shares[i].sum()

@@ -1,7 +1,6 @@
 """Agents spread over devices and processes get the same as on one device, up to rounding."""
 
 import dataclasses
-import os
 import signal
 import socket
 import subprocess
@@ -209,14 +208,12 @@ def two_processes(experiment, out):
     for name in ("gamma", "learning_rate_decay"):
         if getattr(experiment, name) is not None:
             command += [f"--{name.replace('_', '-')}", str(getattr(experiment, name))]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": os.environ["FAIRJAX_TEST_CACHE"]}
     return [
         subprocess.Popen(
             [*command, "--process-id", str(number)],
             stdout=subprocess.PIPE if number == 0 else subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
         )
         for number in range(2)
     ]

@@ -70,7 +70,14 @@ def test_a_snippet_of_the_readme_runs_and_prints_what_stands_below_it(number, ca
     code, below = snippets("python")[number]
     exec(compile(code, f"README, snippet {number}", "exec"), {})
     printed = capsys.readouterr().out.strip()
-    assert not printed or f"prints `{printed}`" in below
+    if printed:
+        told = re.search(r"prints `(.*?)`", below, flags=re.DOTALL).group(1)
+        number = re.compile(r"\d+\.\d+")
+        assert number.sub("", told) == number.sub("", printed)
+        # Other processors round differently, and 80 rounds make more of it.
+        differences = map(lambda one, other: abs(float(one) - float(other)),
+                          number.findall(told), number.findall(printed))  # fmt: skip
+        assert max(differences, default=0) < 0.01
 
 
 def test_the_readme_is_short_and_its_files_exist():

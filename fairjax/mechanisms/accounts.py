@@ -133,7 +133,9 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
         importance = rewards.settle(held.importance, after, part, context.present)
         given = shares_of_present(importance, context)
         trusted = jnp.where(given > 1.5 * floor, given, 0)
-        shares = _open(account, gate) * trusted
+        # Who stands at the floor has earned nothing, and is paid its own upload only.
+        above = jnp.maximum(1 - trees.ratio(floor, given), 0)
+        shares = _open(account, gate) * trusted * above[:, None]
         shares = jnp.where(jnp.eye(len(given), dtype=bool), given, shares)
         shares = shares * _reciprocity(given, beta)
         shares = trees.ratio(shares, shares.sum(1, keepdims=True))

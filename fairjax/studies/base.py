@@ -7,6 +7,7 @@
 A stopped study continues with the missing cells.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -106,9 +107,9 @@ def conduct(
         content = {"settings": cell.settings, "environment": records.environment(), "rows": rows}
         records.write_json(out / "cells" / cell.file, content)
         say(f"{name}: {number} of {len(cells)}, {cell.name}, {time.monotonic() - start:.0f} s")
-    rows = [row for cell in cells for row in _read_rows(out / "cells" / cell.file)]
-    tables = study.tables(rows)
-    text = _format_report(name, study, cells, tables, quick, only)
+    done = [records.read_json(out / "cells" / cell.file) for cell in cells]
+    tables = study.tables([_read_row(row) for content in done for row in content["rows"]])
+    text = _format_report(name, study, done, tables, quick, only)
     stem = "-".join(filter(None, (name, only)))
     files = [out / f"{stem}.{ending}" for ending in ("csv", "md", "png")]
     for path, content in zip(files, (next(iter(tables.values())).csv(), text), strict=False):
@@ -118,24 +119,24 @@ def conduct(
     return Report(tables, text, files)
 
 
-def _read_rows(path: Path) -> Rows:
-    """Returns the rows of a cell; numbers that were not finite become nan."""
-    rows = records.read_json(path)["rows"]
-    return [
-        {name: float("nan") if value is None else value for name, value in row.items()}
-        for row in rows
-    ]
+def _read_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row of a cell; numbers that were not finite become nan."""
+    return {name: float("nan") if value is None else value for name, value in row.items()}
 
 
 def _format_report(
     name: str,
     study: Study,
-    cells: Sequence[Cell],
+    done: Sequence[Mapping[str, Any]],
     tables: Mapping[str, Table],
     quick: bool,
     only: str,
 ) -> str:
-    settings = [dict(cell.settings) for cell in cells]
+    settings = [content["settings"] for content in done]
+    machines = collections.Counter(
+        ", ".join(f"{key} {value}" for key, value in content["environment"].items())
+        for content in done
+    )
     common = {
         key: value
         for key, value in settings[0].items()
@@ -151,9 +152,9 @@ def _format_report(
         study.remarks,
         "## Made by",
         f"`{command}`; means ± standard deviations over seeds; "
-        f"{len(cells)} cells. All cells share these settings:",
+        f"{len(done)} cells. All cells share these settings:",
         f"```json\n{json.dumps(common, indent=2)}\n```",
-        f"{', '.join(f'{key} {value}' for key, value in records.environment().items())}.",
+        *(f"Cells computed with {machine}: {count}." for machine, count in machines.items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -223,14 +223,16 @@ def draw(found: Mapping[str, Table]) -> Figure:
     settings = list(dict.fromkeys(row["setting"] for row in whole.rows))
     splits = list(dict.fromkeys(row["split"] for row in whole.rows))
     names = list(dict.fromkeys(row["mechanism"] for row in whole.rows))
+    audited = any(np.isfinite(row["cheat_%"]) for row in whole.rows)
+    measures = MEASURES if audited else dict(list(MEASURES.items())[:-2])
     with styled():
         figure, axes = plt.subplots(
-            len(settings), len(MEASURES), sharey=True, squeeze=False, layout="constrained",
-            figsize=(13.5, (0.22 * len(names) + 0.8) * len(settings) + 0.4),
+            len(settings), len(measures), sharey=True, squeeze=False, layout="constrained",
+            figsize=(1.93 * len(measures), (0.22 * len(names) + 0.8) * len(settings) + 0.4),
         )  # fmt: skip
         for line, setting in zip(axes, settings, strict=True):
             mine = [row for row in whole.rows if row["setting"] == setting]
-            for axis, (name, label) in zip(line, MEASURES.items(), strict=True):
+            for axis, (name, label) in zip(line, measures.items(), strict=True):
                 for row in mine:
                     offset = 0.2 * (splits.index(row["split"]) - (len(splits) - 1) / 2)
                     place = names.index(row["mechanism"]) + offset
