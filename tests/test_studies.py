@@ -1,6 +1,7 @@
 """Every study gives a table, a text and a figure, and resumes where it stopped."""
 
 import json
+import re
 
 import jax
 import matplotlib
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 import fairjax as fj
 from fairjax import contributions, figures
 from fairjax.cli import main
+from fairjax.experiments import records
 from fairjax.studies import (
     STUDIES,
     Cell,
@@ -96,6 +98,14 @@ def test_a_study_that_stopped_goes_on_with_what_is_missing(tmp_path):
     assert [row["number"] for row in one.tables["all"].rows] == [1]
     assert one.files[0].name == "toy-c1.csv"
     assert "`fairjax study toy --quick --only c1`" in one.text
+    elsewhere = tmp_path / "cells" / cell(2).file
+    content = records.read_json(elsewhere)
+    content["environment"]["device"] = "gpu: another"
+    records.write_json(elsewhere, content)
+    text = conduct("toy", study(False), tmp_path, quick=True).text
+    assert re.findall(r"Cells computed with .*device (.*)\.", text) == [
+        f"{records.environment()['device']}: 2", "gpu: another: 1",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="`only` must be part of a cell's name, got 'd'"):
         conduct("toy", study(False), tmp_path, quick=True, only="d")
 
