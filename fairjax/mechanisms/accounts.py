@@ -68,16 +68,19 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
 
     | data, network, agents    | split           | fairness    | tau        | best | gain |short|
     |--------------------------|-----------------|-------------|------------|------|------|-----|
-    | digits, perceptron, 5    | power law       | .997 ± .005 | .88 ± .10  | 95.9 |  6.3 |  .1  |
-    | digits, perceptron, 5    | class imbalance | .999 ± .001 | 1.00 ± .00 | 92.0 |   .7 | 1.2  |
-    | MNIST, perceptron, 10    | power law       | .982 ± .011 | .83 ± .10  | 93.3 |  6.4 |  .0  |
-    | MNIST, perceptron, 10    | class imbalance | .990 ± .002 | 1.00 ± .00 | 90.9 |  4.9 |  .0  |
+    | digits, perceptron, 5    | power law       | .997 ± .005 | .88 ± .10  | 95.9 |  6.0 |  .1  |
+    | digits, perceptron, 5    | class imbalance | .999 ± .001 | 1.00 ± .00 | 92.1 |   .7 | 1.1  |
+    | MNIST, perceptron, 10    | power law       | .981 ± .012 | .81 ± .11  | 93.3 |  6.3 |  .0  |
+    | MNIST, perceptron, 10    | class imbalance | .990 ± .002 | 1.00 ± .00 | 90.9 |  4.7 |  .0  |
     | MNIST, the paper's, 10   | power law       | .980 ± .006 | .89 ± .06  | 96.6 |  5.0 |  .0  |
     | MNIST, the paper's, 10   | class imbalance | .991 ± .002 | 1.00 ± .00 | 94.0 |  4.0 |  .0  |
     | CIFAR-10, perceptron, 10 | power law       | .978 ± .007 | .90 ± .08  | 45.7 |  6.5 |  .0  |
     | CIFAR-10, perceptron, 10 | class imbalance | .997 ± .001 | 1.00 ± .00 | 40.0 |  2.1 |  .0  |
     | CIFAR-10, perceptron, 10 | Dirichlet, 3    | .986 ± .008 | .93 ± .07  | 32.1 |   .9 |  .1  |
     | CIFAR-10, perceptron, 10 | Dirichlet, 7    | .942 ± .031 | .75 ± .11  | 36.6 |  2.7 |  .0  |
+
+    On CIFAR-10 and with the paper's network agents at the floor were still paid by others; on the
+    other data that changed gains by .4 points at most.
 
     The rule was chosen on the seeds 0 to 4 of digits; `beta` was lowered from .05 to .03 on them,
     when the seeds 5 to 9 had been seen at .05. On these, fairness is .997 and .999, tau .79 and 1,
@@ -86,8 +89,8 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
 
     Where it fails: with class imbalance weak agents gain little, since uploads about other classes
     do not agree with theirs. On digits, an agent with little data gains 1.0 ± .1 by stretching its
-    upload, and on MNIST with 10 agents 1.6 ± .4. If the agent with most data uploads noise, the
-    weakest loses 7.5 points (digits, power law); with class imbalance on MNIST one other
+    upload, and on MNIST with 10 agents 1.6 ± .4. If the agent with most data reverses its
+    upload, another one loses 6.3 points (digits, power law); with class imbalance on MNIST one other
     agent loses up to 5.4 if agent 1 cheats. Two agents cannot be ordered, since each knows only the
     other.
 
