@@ -89,9 +89,9 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
 
     Where it fails: with class imbalance weak agents gain little, since uploads about other classes
     do not agree with theirs. On digits, an agent with little data gains 1.0 ± .1 by stretching its
-    upload, and on MNIST with 10 agents 1.6 ± .4. If the agent with most data reverses its
-    upload, another one loses 6.3 points (digits, power law); with class imbalance on MNIST one other
-    agent loses up to 5.4 if agent 1 cheats. Two agents cannot be ordered, since each knows only the
+    upload, and on MNIST with 10 agents 1.6 ± .4. If the agent with most data reverses its upload,
+    another one loses 6.3 points (digits, power law); with class imbalance on MNIST another one
+    loses up to 5.4 if agent 1 cheats. Two agents cannot be ordered, since each knows only the
     other.
 
     Args:
