@@ -112,7 +112,7 @@ def test_accounts_equal_their_formulas_over_four_rounds(seed):
 
 
 def honest_with(cheat, num_rounds=12):
-    """The importance `[N]` after rounds in which agent 2 uploads what `cheat(u, last)` returns."""
+    """The outcome after rounds in which agent 2 uploads `cheat(u, last, key)`, and that upload."""
     mechanism = fj.mechanisms.accounts()
     state, last = mechanism.init(N, jnp.zeros(D)), jnp.zeros(D)
     update, key = jax.jit(mechanism.update), jax.random.key(3)
@@ -120,7 +120,7 @@ def honest_with(cheat, num_rounds=12):
         own = cheat(uploads[2], last, jax.random.fold_in(key, number))
         outcome, state = update(uploads.at[2].set(own), state, Context(shard_sizes=SIZES))
         last = outcome.aggregate
-    return np.asarray(outcome.importance)
+    return outcome, own
 
 
 @pytest.mark.parametrize(
@@ -133,15 +133,20 @@ def honest_with(cheat, num_rounds=12):
     ],
     ids=["zero", "noise", "reversed", "copied"],
 )
-def test_who_gives_nothing_ends_last(cheat):
-    assert honest_with(cheat).argmin() == 2
+def test_who_gives_nothing_ends_last_and_is_paid_its_own_upload(cheat):
+    outcome, own = honest_with(cheat, num_rounds=40)
+    assert outcome.importance.argmin() == 2
+    reward = outcome.rewards[2]
+    along = (reward @ own) / jnp.maximum(own @ own, 1e-9) * own
+    np.testing.assert_allclose(reward, along, atol=1e-3)
 
 
 def test_a_stretched_upload_gains_little():
     plain, stretched = (
-        honest_with(lambda own, last, key, factor=factor: factor * own) for factor in (1, 10)
+        honest_with(lambda own, last, key, factor=factor: factor * own)[0].importance[2]
+        for factor in (1, 10)
     )
-    assert plain[2] < stretched[2] < 1.5 * plain[2]
+    assert plain < stretched < 1.5 * plain
 
 
 @pytest.mark.parametrize("catch_up", ["removed", "kept"])
