@@ -5,10 +5,10 @@ cosine       c_ij   =  cos(u_i, u_j), on average q_i q_j for agents of reliabili
 verified     x_i    =  u_i, no longer than the signal-to-noise ratio q_i^2 / (1 - q_i^2) supports
 account      A_ij  <-  .99 A_ij + .01 <x_i, x_j>
 importance   r_i    ~  p_i^1.75, p the principal eigenvector of the positive accounts
-open         o_ij   =  1 if agents i and j agree as well as i with others, 0 if they do not
+open         o_ij   =  1 if j gives i as much, and agrees with it as well, as others do; down to 0
 earned       e_ij   =  min(1, p_i / p_j)
 shares       s_ij   ~  o_ij r_j ((1 - beta) e_ij^4.375 + beta e_ij), rows with sum one;
-                       an agent at the floor of importance is paid its own upload only
+                       those of others times 1 - floor / r_i: at the floor an agent has its own only
 reward       v_i    =  sum_j s_ij u_j
 
 Everything follows from the N x N products of uploads: no held-out data, and no reports.
@@ -63,8 +63,8 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
     An absent agent keeps its importance and its accounts to the bit; those present share what they
     held together, and are weighted and paid among themselves.
 
-    Honest runs, means and standard deviations over seeds 0 to 4 (the paper's network: 0 to 2), as
-    the study `referee` has them; best, gain over standalone and shortfall are in points:
+    Honest runs of the study `referee`, means and standard deviations over seeds 0 to 4 (the paper's
+    network: 0 to 2); best, gain over standalone and shortfall are in points:
 
     | data, network, agents    | split           | fairness    | tau        | best | gain |short|
     |--------------------------|-----------------|-------------|------------|------|------|-----|
