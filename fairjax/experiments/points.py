@@ -32,6 +32,7 @@ from fairjax.types import Scalar
 COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
 MANIPULATION = ("which", "agent", "strength")  # of a `Behaviour`, in an audit
 CACHE_BYTES = 2**25  # cache of a CPU, shared by the local steps of all points
+FEW_POINTS = 4  # on a CPU fewer are not vectorised
 DEVICE_BYTES = 2**34  # memory of an accelerator that does not report it
 
 
@@ -196,8 +197,11 @@ def _play(
 
     numbers, values = coefficients
     if len(numbers) == 1:  # a second vmap would double the time to trace and compile
-        values = jax.tree.map(lambda leaf: leaf[0], values)
-        found = jax.vmap(point, in_axes=(0, None))(runs, (numbers[0], values))
+        first = jax.tree.map(lambda leaf: leaf[0], (numbers, values))
+        if len(runs["key"]) == 1:  # XLA is slow with axes of length one
+            found = point(jax.tree.map(lambda leaf: leaf[0], runs), first)
+            return jax.tree.map(lambda leaf: leaf[None, None], found)
+        found = jax.vmap(point, in_axes=(0, None))(runs, first)
         return jax.tree.map(lambda leaf: leaf[:, None], found)
     return jax.vmap(jax.vmap(point, in_axes=(None, 0)), in_axes=(0, None))(runs, coefficients)
 
@@ -206,11 +210,13 @@ def _pick_points_at_once(federation: Federation, shards: Shards) -> int:
     """Returns how many points to vectorise.
 
     On a CPU, agents take turns: the caches must hold the local step of one agent for each point.
+    Steps so large that few fit gain nothing from a common axis; XLA is faster without it.
     On an accelerator, a quarter of the memory must hold the local steps of all agents.
     """
     needed = federation.bytes_per_agent(shards)
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return max(1, CACHE_BYTES // needed)
+        fitting = CACHE_BYTES // needed
+        return fitting if fitting >= FEW_POINTS else 1
     memory = (device.memory_stats() or {}).get("bytes_limit", DEVICE_BYTES)
     return max(1, memory // (4 * needed * shards.num_agents))
