@@ -77,6 +77,7 @@ def methods() -> dict[str, Method]:
     known: dict[str, Method] = {
         "exact": lambda key, uploads: fj.contributions.cosine_shapley(uploads),
         "mean-field": lambda key, uploads: fj.contributions.mean_field_cosine_shapley(uploads),
+        "gram": lambda key, uploads: fj.contributions.gram_cosine_shapley(key, uploads).values,
         "150 permutations": functools.partial(sampled, num_permutations=150),
         "1000 permutations": functools.partial(sampled, num_permutations=1000),
         "psi": lambda key, uploads: fj.contributions.cosine(uploads),

@@ -269,7 +269,7 @@ def test_values_of_a_game_equal_their_definitions():
 
 
 def test_exact_refuses_more_than_25_agents_and_names_the_alternatives():
-    with pytest.raises(ValueError, match="got 26.*mean_field_cosine_shapley.*sampled_cosine"):
+    with pytest.raises(ValueError, match="got 26.*gram_cosine_shapley.*mean_field_cosine_shapley"):
         contributions.cosine_shapley(np.ones((26, 3)))
 
 
@@ -295,6 +295,12 @@ def test_exact_refuses_more_than_25_agents_and_names_the_alternatives():
                 jax.random.key(0), np.ones((2, 3)), num_permutations=3
             ),
             "num_permutations=3",
+        ),
+        (
+            lambda: contributions.gram_cosine_shapley(
+                jax.random.key(0), np.ones((2, 3)), num_permutations=1
+            ),
+            "`num_permutations`.*at least 2",
         ),
     ],
 )

@@ -17,6 +17,9 @@ MEASURES = {
     "cosine": contributions.cosine,
     "cosine_shapley": contributions.cosine_shapley,
     "mean_field": contributions.mean_field_cosine_shapley,
+    "gram": lambda updates, weights=None: (
+        contributions.gram_cosine_shapley(KEY, updates, weights).values
+    ),
     "sampled": lambda updates, weights=None: (
         contributions.sampled_cosine_shapley(KEY, updates, weights, num_permutations=2).values
     ),

@@ -31,6 +31,7 @@ CALLS = {  # the required arguments
     "contributions.cosine_game": {"updates": "np.eye(3)"},
     "contributions.cosine_shapley": {"updates": "np.eye(3)"},
     "contributions.mean_field_cosine_shapley": {"updates": "np.eye(3)"},
+    "contributions.gram_cosine_shapley": {"key": "jax.random.key(0)", "updates": "np.eye(3)"},
     "contributions.sampled_cosine_shapley": {"key": "jax.random.key(0)", "updates": "np.eye(3)"},
     "contributions.shapley": {"utilities": "np.arange(8.0)"},
     "contributions.banzhaf": {"utilities": "np.arange(8.0)"},

@@ -17,16 +17,15 @@ Lengths of uploads, and of weighted uploads, may differ by any factor that the d
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks, trees
-from fairjax.contributions import coalitions
+from fairjax import trees
+from fairjax.contributions import coalitions, sampling
 from fairjax.contributions.gram import (
-    above_rounding,
     all_cosines,
     check_enumerable,
     checked,
@@ -34,14 +33,7 @@ from fairjax.contributions.gram import (
     everybody,
     products_of,
 )
-from fairjax.types import Array, Key, PerAgent, Scalar, Stacked
-
-
-class Estimate(NamedTuple):
-    """A sampled contribution per agent, with its standard error."""
-
-    values: PerAgent
-    standard_errors: PerAgent
+from fairjax.types import Key, PerAgent, Scalar, Stacked
 
 
 def cosine(updates: Stacked, weights: PerAgent | None = None) -> PerAgent:
@@ -127,49 +119,13 @@ def mean_field_cosine_shapley(updates: Stacked, weights: PerAgent | None = None)
     return _mean_field(*checked(updates, weights))
 
 
-def sampled_cosine_shapley(
-    key: Key, updates: Stacked, weights: PerAgent | None = None, *, num_permutations: int = 1000
-) -> Estimate:
-    """Returns an unbiased estimate of the CGSV from antithetic random permutations.
-
-    Every permutation is used forwards and backwards; agents join in its order, and
-    each is credited with what it adds to the cosine. Costs one Gram matrix,
-    O(N^2 D), and O(N^2) scalars per permutation.
-
-    Args:
-      key: PRNG key.
-      updates: leaves `[N, ...]`.
-      weights: `[N]` importance coefficients r, not negative; None: equal.
-      num_permutations: an even number; half of them are drawn, the others reverse those.
-
-    Returns:
-      `values [N]`, which sum to one, and their `standard_errors [N]` over the
-      pairs, nan for a single pair.
-
-    Raises:
-      ValueError: `num_permutations` is odd, below 2 or too large, or as in `cosine`.
-
-    Examples:
-      >>> import numpy as np
-      >>> updates = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-      >>> estimate = sampled_cosine_shapley(jax.random.key(0), updates, num_permutations=2000)
-      >>> print(np.asarray(estimate.values).round(1))
-      [0.4 0.4 0.2]
-    """
-    checks.key("key", key)
-    updates, weights = checked(updates, weights)
-    most = coalitions.MAX_VALUES // trees.num_agents(updates)
-    checks.count("num_permutations", num_permutations, least=2, most=most)
-    if num_permutations % 2:
-        raise ValueError(
-            "`num_permutations` must be even, since permutations come in pairs, "
-            f"got num_permutations={num_permutations}."
-        )
-    return _sample(key, updates, weights, num_permutations // 2)
-
-
 def measure(
-    name: str, uploads: Stacked, weights: PerAgent | None = None, *, at_one_length: bool = False
+    name: str,
+    uploads: Stacked,
+    weights: PerAgent | None = None,
+    *,
+    at_one_length: bool = False,
+    key: Key | None = None,
 ) -> PerAgent:
     """Returns the contributions of a round's uploads, by the name of a measure.
 
@@ -181,6 +137,7 @@ def measure(
       weights: `[N]`, not negative; None: equal.
       at_one_length: whether to judge uploads as if rescaled to one length; zero uploads stay
         zero. To divide weights by lengths yourself can overflow; this cannot.
+      key: PRNG key of the measure "gram", which is sampled; None: that of seed 0.
 
     Returns:
       `[N]`.
@@ -196,7 +153,10 @@ def measure(
     uploads, weights = checked({"model": uploads}, weights)
     if name == "shapley":
         check_enumerable(trees.num_agents(uploads))
-    return MEASURES[name](uploads, weights, at_one_length=at_one_length)
+    if name == "gram":
+        key = jax.random.key(0) if key is None else key
+        return sampling.estimate(key, uploads, weights, at_one_length=at_one_length).values
+    return _MEASURES[name](uploads, weights, at_one_length=at_one_length)
 
 
 @functools.partial(jax.jit, static_argnames="at_one_length")
@@ -243,29 +203,5 @@ def _mean_field(updates: Stacked, weights: PerAgent, *, at_one_length: bool = Fa
     return jax.lax.map(estimate, agents, batch_size=min(num_agents, 256))
 
 
-MEASURES = {"cosine": _cosine, "shapley": _shapley, "mean_field": _mean_field}
-
-
-@functools.partial(jax.jit, static_argnames="num_pairs")
-def _sample(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> Estimate:
-    products = products_of(updates, weights, with_gram=True)
-    gram: Any = products.gram
-    num_agents = len(gram)
-
-    def gains(order: Array) -> PerAgent:
-        """Returns how much every agent adds when agents join in this order."""
-        squares = products.squares[order]
-        joining = squares + 2 * jnp.tril(gram[order][:, order], -1).sum(1)
-        lengths = above_rounding(jnp.cumsum(joining), jnp.cumsum(squares), num_agents)
-        inner = jnp.cumsum(products.with_aggregate[order])
-        cosines = cosine_of(inner, lengths, products.total).at[-1].set(everybody(products))
-        return jnp.zeros_like(cosines).at[order].set(jnp.diff(cosines, prepend=0))
-
-    def pair(pair_key: Key) -> PerAgent:
-        order = jax.random.permutation(pair_key, num_agents)
-        return (gains(order) + gains(order[::-1])) / 2
-
-    batch = max(1, min(num_pairs, 2**22 // num_agents**2))
-    values = jax.lax.map(pair, jax.random.split(key, num_pairs), batch_size=batch)
-    spread = jnp.sqrt(jnp.square(values - values.mean(0)).sum(0) / (num_pairs - 1 or jnp.nan))
-    return Estimate(values.mean(0), spread / jnp.sqrt(num_pairs))
+_MEASURES = {"cosine": _cosine, "shapley": _shapley, "mean_field": _mean_field}
+MEASURES = (*_MEASURES, "gram")

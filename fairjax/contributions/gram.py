@@ -145,8 +145,8 @@ def check_enumerable(num_agents: int) -> None:
         raise ValueError(
             f"`updates` must be of at most {MAX_EXACT_AGENTS} agents where all coalitions are "
             f"enumerated, got {num_agents}. "
-            "Use `mean_field_cosine_shapley` (one pass over the updates) or "
-            "`sampled_cosine_shapley` (unbiased, with standard errors)."
+            "Use `gram_cosine_shapley` (unbiased, with standard errors) or "
+            "`mean_field_cosine_shapley` (one pass over the updates)."
         )
 
 

@@ -46,7 +46,7 @@ def cgsv(
         function of the round, such as an optax schedule; or "cosine:START:END", half a
         cosine over the run, so that the model settles in the last rounds. END defaults to 0.
       contribution: "cosine", the paper's approximation psi; "shapley", exact, for at
-        most 25 agents; or "mean_field".
+        most 25 agents; "gram", sampled, for any number, with the round's key; or "mean_field".
       mask: "model" ranks all D entries together; "leaf" ranks every tensor separately;
         "live" is like "model", but D counts only entries that are not zero. Use "live" if
         many entries do not change, such as frozen layers or the vectors of rare words. If D
@@ -83,7 +83,9 @@ def cgsv(
         weights = first_round_shares(importance, context)
         # Sum the updates directly: rescaled uploads would take another N D numbers.
         aggregate = _aggregate(updates, weights, length_at(gamma, context))
-        judged = contributions.measure(contribution, updates, weights, at_one_length=True)
+        judged = contributions.measure(
+            contribution, updates, weights, at_one_length=True, key=context.key
+        )
         importance = rewards.importance(importance, judged, alpha, present=context.present)
         fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
         paid: Any

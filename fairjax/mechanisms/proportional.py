@@ -69,7 +69,8 @@ def proportional(
         everything. May be traced.
       longest: uploads that exceed this multiple of the median length are cut to it; at
         least 1. May be traced.
-      contribution: "mean_field", "shapley", exact, for at most 25 agents; or "cosine".
+      contribution: "mean_field"; "shapley", exact, for at most 25 agents; "gram", sampled, for
+        any number, with the round's key; or "cosine".
 
     Returns:
       A `Mechanism`; its state is the importance coefficients `[N]`, zeros at first. An
@@ -104,7 +105,7 @@ def proportional(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
         uploads = _cut_long_updates(updates, longest)
-        judged = contributions.measure(contribution, uploads)
+        judged = contributions.measure(contribution, uploads, key=context.key)
         importance = rewards.importance(importance, judged, alpha, present=context.present)
         given = shares_of_present(importance, context)
         shares = given * jnp.minimum(1, trees.ratio(given[:, None], given)) ** (1 / beta)

@@ -3,6 +3,8 @@
     error    sum_i |estimate_i / sum estimate - phi_i / sum phi|
     uploads  drawn, of four kinds, or recorded in training
 
+Of a hundred agents the values of ten million permutations stand for the exact ones.
+
 The four kinds are
 
     gaussian  normal noise z_i
@@ -11,8 +13,10 @@ The four kinds are
     reversed  a common direction, reversed for a quarter of the agents, plus z_i, at unit length
 """
 
+import csv
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -32,8 +36,9 @@ ESTIMATES = {
     "cosine": "o",
     "mean_field": "s",
     "sampled": "^",
+    "gram": "D",
 }
-NUM_PERMUTATIONS = 150
+NUM_PERMUTATIONS = {"agents": 150, "parameters": 150, "kind": 150, "many": 1000}  # of `sampled`
 # Errors of `cosine` from files of the authors' program, corrected for their running means.
 # Uploads are Gaussian: with 1,000 parameters for 5 to 10 agents, and with 10 agents for 2^10
 # to 2^15 parameters.
@@ -44,13 +49,13 @@ AUTHORS = {
     **{("agents", num): error for num, error in zip(AGENTS, BY_AGENTS, strict=True)},
     **{("parameters", num): error for num, error in zip(PARAMETERS, BY_PARAMETERS, strict=True)},
 }
-COLOURS = {"cosine": "#d55e00", "mean_field": "#0072b2", "sampled": "#999999"}
+COLOURS = {"cosine": "#d55e00", "mean_field": "#0072b2", "sampled": "#999999", "gram": "#009e73"}
 
 
 class Drawn(NamedTuple):
     """Drawn uploads of one kind and shape."""
 
-    effect: str  # what varies in the panel: "agents", "parameters" or "kind"
+    effect: str  # what varies in the panel: "agents", "parameters", or "kind" and "many" agents
     kind: str
     num_agents: int
     num_parameters: int
@@ -73,24 +78,29 @@ class Drawn(NamedTuple):
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+KINDS = ("gaussian", "common", "clusters", "reversed")
+MANY = [Drawn("many", kind, 100, 1000) for kind in KINDS]
+# Values of `MANY`, of seed 0, from ten million permutations; by benchmarks/permutations.py.
+REFERENCE = Path(__file__).parent / "results" / "permutations.csv"
 GRID = (
     *(Drawn("agents", "gaussian", num, 1000) for num in AGENTS),
     *(Drawn("parameters", "gaussian", 10, num) for num in PARAMETERS),
-    *(Drawn("kind", kind, 14, 1000) for kind in ("gaussian", "common", "clusters", "reversed")),
+    *(Drawn("kind", kind, 14, 1000) for kind in KINDS),
 )
 
 
 def cells(quick: bool) -> list[Cell]:
     """Returns a cell for every kind and shape of uploads, and for every recorded run."""
     made = []
-    for drawn in GRID:
+    for drawn in (*GRID, *MANY):
         seeds = range(20 if quick else 200)
+        num_permutations = NUM_PERMUTATIONS[drawn.effect]
         made.append(
             Cell(
                 name="-".join(["errors", *map(str, drawn)]),
-                settings={**drawn._asdict(), "permutations": NUM_PERMUTATIONS, "seed": list(seeds)},
+                settings={**drawn._asdict(), "permutations": num_permutations, "seed": list(seeds)},
                 run=functools.partial(_run_drawn, drawn, seeds),
-                seconds=0.02 * len(seeds),
+                seconds=(0.1 if drawn in MANY else 0.02) * len(seeds),
             )
         )
     for split in ("power_law", "class_imbalance"):
@@ -103,7 +113,7 @@ def cells(quick: bool) -> list[Cell]:
                 name=f"errors-digits-{split}",
                 settings={
                     **experiment.description(),
-                    "permutations": NUM_PERMUTATIONS,
+                    "permutations": NUM_PERMUTATIONS["kind"],
                     "seed": list(seeds),
                 },
                 run=functools.partial(_run_recorded, experiment, seeds),
@@ -115,6 +125,11 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def _run_drawn(drawn: Drawn, seeds: range) -> Rows:
+    """Returns errors, one row per draw of uploads; or per key where the uploads have a reference.
+
+    Uploads of 100 agents are always those of seed 0.
+    """
+    known = _read_reference(drawn.kind) if drawn in MANY else None
     return [
         {
             "effect": drawn.effect,
@@ -122,7 +137,12 @@ def _run_drawn(drawn: Drawn, seeds: range) -> Rows:
             "num_agents": drawn.num_agents,
             "num_parameters": drawn.num_parameters,
             "seed": seed,
-            **_errors(seed, jnp.asarray(drawn.uploads(seed), jnp.float32), None),
+            **_errors(
+                seed,
+                jnp.asarray(drawn.uploads(0 if drawn in MANY else seed), jnp.float32),
+                num_permutations=NUM_PERMUTATIONS[drawn.effect],
+                exact=known,
+            ),
         }
         for seed in seeds
     ]
@@ -152,16 +172,29 @@ def _run_recorded(experiment: Experiment, seeds: range) -> Rows:
     return rows
 
 
-def _errors(seed: int, updates: Stacked, weights: PerAgent | None) -> dict[str, float]:
+def _read_reference(kind: str) -> np.ndarray:
+    with REFERENCE.open() as file:
+        rows = csv.DictReader(file)
+        return np.array([float(row["value"]) for row in rows if row["uploads"] == kind])
+
+
+def _errors(
+    seed: int,
+    updates: Stacked,
+    weights: PerAgent | None = None,
+    num_permutations: int = NUM_PERMUTATIONS["kind"],
+    exact: np.ndarray | None = None,
+) -> dict[str, float]:
     """Returns the error of every estimate, and the correlation of `cosine` with exact values."""
-    exact = _shares(contributions.cosine_shapley(updates, weights))
-    sampled = contributions.sampled_cosine_shapley(
-        jax.random.key(seed), updates, weights, num_permutations=NUM_PERMUTATIONS
-    )
+    exact = _shares(contributions.cosine_shapley(updates, weights) if exact is None else exact)
+    key = jax.random.key(seed)
     found = {
         "cosine": contributions.cosine(updates, weights),
         "mean_field": contributions.mean_field_cosine_shapley(updates, weights),
-        "sampled": sampled.values,
+        "sampled": contributions.sampled_cosine_shapley(
+            key, updates, weights, num_permutations=num_permutations
+        ).values,
+        "gram": contributions.gram_cosine_shapley(key, updates, weights).values,
     }
     errors = {name: float(np.abs(_shares(values) - exact).sum()) for name, values in found.items()}
     return {**errors, "correlation": float(np.corrcoef(exact, found["cosine"])[0, 1])}
@@ -178,7 +211,7 @@ def tables(rows: Rows) -> dict[str, Table]:
     # Seeds of drawn and of recorded uploads cannot be compared.
     table = spreads(rows, by, (*ESTIMATES, "correlation"), apart=by)
     for row in table.rows:
-        number = row[f"num_{row['effect']}"] if row["effect"] != "kind" else None
+        number = row.get(f"num_{row['effect']}")
         if (row["effect"], number) in AUTHORS:
             row["authors_cosine"] = AUTHORS[row["effect"], number]
     return {"L1 distance to the exact values": table}
@@ -190,42 +223,50 @@ def draw(found: Mapping[str, Table]) -> Figure:
     labels = {"agents": "agents (1,000 parameters)", "parameters": "parameters (10 agents)"}
     with styled():
         figure, axes = plt.subplots(
-            1, 3, figsize=(9.2, 3.2), width_ratios=(1, 1, 1.6), sharey=True, layout="constrained"
-        )
-        for axis, effect in zip(axes, ("agents", "parameters", "kind"), strict=True):
+            1, 4, figsize=(10.4, 3.2), width_ratios=(1, 1, 1.6, 1), sharey=True,
+            layout="constrained",
+        )  # fmt: skip
+        for axis, effect in zip(axes, NUM_PERMUTATIONS, strict=True):
             rows = [row for row in table.rows if row["effect"] == effect]
             lines = effect in labels
             places = [row[f"num_{effect}"] for row in rows] if lines else np.arange(len(rows))
-            for name, marker in ESTIMATES.items():
-                how = {"color": COLOURS[name], "marker": marker, "markersize": 4}
+            # "gram" is exact where agents are few.
+            names = [name for name in ESTIMATES if name != "gram" or effect == "many"]
+            for name in names:
+                how = {"color": COLOURS[name], "marker": ESTIMATES[name], "markersize": 4}
                 for place, row in zip(places, rows, strict=True):
                     # On a logarithmic axis a bar cannot reach zero.
                     limits = (row[name].mean / 10, np.inf)
                     draw_spread(axis, row[name], place, upright=True, limits=limits, **how)
                 if lines:
                     axis.plot(places, [row[name].mean for row in rows], color=COLOURS[name])
-                axis.plot([], [], label=name.replace("_", " "), **how)
+                if effect == "many":  # it has all estimates
+                    axis.plot([], [], label=name.replace("_", " "), **how)
             axis.set_yscale("log")
             if lines:
                 authors = [row["authors_cosine"] for row in rows]
                 axis.plot(places, authors, "kx", zorder=3, label="cosine, authors' files")
                 axis.set_xlabel(labels[effect])
             else:
-                names = [row["uploads"].replace("_", " ") for row in rows]
-                axis.set_xticks(places, names, rotation=25, ha="right", fontsize=7)
+                kinds = [row["uploads"].replace("_", " ") for row in rows]
+                axis.set_xticks(places, kinds, rotation=25, ha="right", fontsize=7)
+                axis.set_xlabel("100 agents" if effect == "many" else "14 agents; digits: 10")
         axes[1].set_xscale("log", base=2)
         axes[0].set_ylabel("L1 distance to exact values")
-        name_series(figure, ncols=5)
+        name_series(figure, ncols=6)
     return figure
 
 
 APPROXIMATION = Study(
     question="How far are estimates from exact Shapley values? Cosine and mean-field cost one "
-    "pass over the uploads, sampled costs 150 permutations.",
+    "pass over the uploads, gram and sampled a Gram matrix.",
     cells=cells,
     tables=tables,
     draw=draw,
-    remarks="Estimates and exact values are normalised to sum one. `correlation` is Pearson's "
+    remarks="Estimates and exact values are normalised to sum one. Sampled has 150 permutations. "
+    "With 100 agents (`many`) it has 1,000, which take about as long as gram; errors are against "
+    "ten million permutations, and vary over keys, not over uploads. With up to 16 agents gram is "
+    "exact. `correlation` is Pearson's "
     "correlation of cosine and exact values over agents. `authors_cosine` comes from files of the "
     "authors' program, corrected for their running means. With equal weights cosine is close; with "
     "importance as weights it is not, since exact values grow with an agent's weight and the "
