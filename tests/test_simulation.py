@@ -373,6 +373,17 @@ def test_a_mechanism_that_pays_nan_is_named_with_the_round():
         fj.run(jax.random.key(0), federation, shards, data, num_rounds=4)
 
 
+def test_a_run_leaves_the_parameters_and_the_state_that_it_was_given(digits):
+    shards, test = digits
+    federation, key = digits_federation(shards), jax.random.key(0)
+    params = federation.training.model.init(jax.random.key(3))
+    state, _ = fj.run(key, federation, shards, test, num_rounds=2, params=params)
+    before = jax.tree.map(np.array, (params, state.agents))
+    for _ in range(2):
+        fj.run(None, federation, shards, test, num_rounds=2, state=state)
+    jax.tree.map(np.testing.assert_array_equal, (params, state.agents), before)
+
+
 @pytest.mark.slow
 def test_a_run_of_many_chunks_is_compiled_once(digits):
     shards, test = digits
@@ -381,7 +392,7 @@ def test_a_run_of_many_chunks_is_compiled_once(digits):
     rounds = simulation.Rounds(key, federation, shards, test, num_rounds=30, eval_every=7)
     chunks = list(rounds.stages())
     assert len(chunks) > 3
-    program = loop._compile_play(federation, 2, False, memory.shapes((shards, test)))
+    program = loop._compile_play(federation, 2, False, False, memory.shapes((shards, test)))
     assert loop._compile_play.cache_info().misses == program._cache_size() == 1
 
 

@@ -32,6 +32,7 @@ from fairjax.simulation import History, Progress, State
 
 PARTIAL, SUMS = "partial", "files.json"
 NUM_KEPT = 2
+PART_BYTES = 2**26
 
 
 class Checkpoints:
@@ -45,7 +46,12 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         # One folder per array takes half the time of a database for states of usual sizes.
-        self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
+        # Arrays are copied and written in parts: a state of gigabytes needs no second one.
+        self._orbax = ocp.Checkpointer(
+            ocp.PyTreeCheckpointHandler(
+                use_ocdbt=False, save_concurrent_gb=1, save_device_host_concurrent_gb=1
+            )
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -68,7 +74,9 @@ class Checkpoints:
             try:
                 with _silence_orbax():
                     self._keep_only(map(str, self.rounds()))
-                    self._orbax.save(partial, args=ocp.args.PyTreeSave(_as_dicts(progress)))
+                    saved = _as_dicts(progress)
+                    parts = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PART_BYTES), saved)
+                    self._orbax.save(partial, args=ocp.args.PyTreeSave(saved, save_args=parts))
                 self._commit(partial, progress.num_rounds)
             except (OSError, ValueError) as error:
                 with contextlib.suppress(OSError):

@@ -152,16 +152,17 @@ class Experiment(Setup):
         record["agents_at_once"] = federation.agents_at_once(shards)
         if out is not None:
             records.write_json(out / records.EXPERIMENT, record)
-        if self.mechanism != "standalone" and standalone is None:
+        alone = None if standalone is None else standalone.accuracies
+        if self.mechanism != "standalone" and alone is None:
             below = None if out is None else out / "standalone"
-            standalone = self.alone().run(below, resume, mesh=mesh, watch=watch)
+            # Keep nothing else of the run: its state would be N D numbers.
+            alone = self.alone().run(below, resume, mesh=mesh, watch=watch).accuracies
         name, settings = (self.name, record["experiment"]) if tools else ("", {})
         main = federation.training.task.main
         with tracking.opened(tools, out, name, settings, resume, main) as tracker:
             run = run_of(self, federation, shards, test)
             last = run.play(out, resume, clock, tracker, watch)
             history = simulation.history(last, self.rounds)
-            alone = None if standalone is None else standalone.accuracies
             result = result_of(self, history, last.state, shards, alone)
             tracker.finish(result)
         if out is not None:

@@ -50,16 +50,8 @@ class Run(NamedTuple):
             *_, last = self._stages(None, clock, tracker, watch)
             return last
         with Checkpoints(out) as checkpoints:
-            beginning, start = self.rounds.beginning(measured=False), None
             with clock.part("records"):
-                if resume:
-                    start = checkpoints.load(beginning)
-                else:
-                    checkpoints.delete()
-            if start is not None:
-                total = int(beginning.state.num_rounds)
-                start = prolonged(start, total, self.rounds.eval_every)
-            progress = beginning if start is None else start
+                start = progress = self._resume(checkpoints, resume)
             saved = time.monotonic()
             for progress in self._stages(start, clock, tracker, watch):
                 finished = progress.num_rounds > self.rounds.num_rounds
@@ -72,7 +64,19 @@ class Run(NamedTuple):
                         checkpoints.save(progress)
                     records.write_json(out / records.TIME, clock.seconds())
                     saved = time.monotonic()
+        assert progress is not None  # a run has a round to play, or has been played
         return progress
+
+    def _resume(self, checkpoints: Checkpoints, resume: bool) -> Progress | None:
+        """Returns the progress of the last checkpoint, or None where the run starts anew."""
+        if not resume:
+            checkpoints.delete()
+            return None
+        beginning = self.rounds.beginning(measured=False)
+        start = checkpoints.load(beginning)
+        if start is None:
+            return None
+        return prolonged(start, int(beginning.state.num_rounds), self.rounds.eval_every)
 
     def _stages(
         self,
@@ -87,7 +91,7 @@ class Run(NamedTuple):
         if watch is not None and start is None:  # show the run while it compiles
             watch(self.name, shown, num_rounds)
         began = time.monotonic()
-        for progress in self.rounds.stages(start):
+        for progress in self.rounds.stages(start, spare=True):
             clock.chunk(time.monotonic() - began)
             played = min(progress.num_rounds, num_rounds)
             if watch is not None and played > shown:  # after the last round only training is left

@@ -87,7 +87,7 @@ def run(
         key, federation, shards, test, num_rounds, params, eval_every, record_updates, state
     )
     if out is None:
-        *_, last = rounds.stages()
+        *_, last = rounds.stages(spare=True)
         return last.state, simulation.history(last, num_rounds)
     rounds.check()
     description = _describe(rounds)

@@ -65,10 +65,15 @@ class Rounds(NamedTuple):
         names = self.federation.training.task.names
         return Progress(state, jax.tree.map(np.asarray, no_rows(state, self.record_updates, names)))
 
-    def stages(self, start: Progress | None = None) -> Iterator[Progress]:
+    def stages(self, start: Progress | None = None, spare: bool = False) -> Iterator[Progress]:
         """Yields the progress after every chunk of rounds.
 
         A run that continues from a `start` yielded before ends with exactly the same numbers.
+
+        Args:
+          start: the progress of the same run to continue from.
+          spare: whether a chunk writes its state over that of the chunk before, and of `start`,
+            which saves N D numbers. A state is then lost when the next progress is asked for.
 
         Raises:
           ValueError: as in `run`.
@@ -77,10 +82,13 @@ class Rounds(NamedTuple):
         self.check()
         shards, test = devices.everywhere(federation.mesh, jax.device_put((self.shards, self.test)))
         progress = self._replace(shards=shards).beginning() if start is None else start
+        if spare and start is None:  # the first state may hold arrays of the caller
+            progress = progress._replace(state=jax.tree.map(jnp.copy, progress.state))
         # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
         # and the rest of the round is dropped.
         length = math.ceil((num_rounds + 1) / CHUNKS)
-        program = _compile_play(federation, length, self.record_updates, shapes((shards, test)))
+        arguments = shapes((shards, test))
+        program = _compile_play(federation, length, self.record_updates, spare, arguments)
         warned = False
         while progress.num_rounds <= num_rounds:
             (state, events), rows = program(
@@ -189,7 +197,9 @@ def play(
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _compile_play(federation: Federation, length: int, record_updates: bool, arguments: Any) -> Any:
+def _compile_play(
+    federation: Federation, length: int, record_updates: bool, spare: bool, arguments: Any
+) -> Any:
     """Returns `play` compiled for a federation and for all equal ones.
 
     The most recently used programs are cached. JAX frees a program that leaves the cache, and its
@@ -197,7 +207,8 @@ def _compile_play(federation: Federation, length: int, record_updates: bool, arg
     """
     del arguments  # the shapes of the arguments: other shapes need another program
     spare_maps()
-    return jax.jit(functools.partial(play, federation, length, record_updates=record_updates))
+    program = functools.partial(play, federation, length, record_updates=record_updates)
+    return jax.jit(program, donate_argnums=0 if spare else ())
 
 
 def _append(before: np.ndarray, after: np.ndarray) -> np.ndarray:
