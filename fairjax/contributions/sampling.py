@@ -105,9 +105,9 @@ def gram_cosine_shapley(
 ) -> Estimate:
     """Returns an unbiased estimate of the CGSV for more agents than can be enumerated.
 
-    Costs one Gram matrix, O(N^2 D), and about N^2 operations and one product of N x N numbers
-    per permutation, from which it takes N coalitions of every size. Up to 16 agents all
-    coalitions are enumerated; values are then exact and standard errors 0.
+    Costs one Gram matrix, O(N^2 D), and O(N^3) operations in matrix products per permutation,
+    from which it takes N coalitions of every size. Up to 16 agents all coalitions are
+    enumerated; values are then exact and standard errors 0.
 
     Args:
       key: PRNG key.
