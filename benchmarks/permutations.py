@@ -28,6 +28,8 @@ def main(permutations: int = 10_000_000, seed: int = 0, out: Path = REFERENCE) -
       seed: the orders follow from it; uploads are those of seed 0.
       out: the CSV file.
     """
+    if permutations < CHUNK or permutations % CHUNK:
+        raise ValueError(f"`permutations` must be a multiple of {CHUNK}, got {permutations}.")
     jax.config.update("jax_enable_x64", True)
     rows = []
     for kind, drawn in enumerate(MANY):

@@ -24,9 +24,8 @@ import tyro
 from measure import REPEATS, print_table, report, times_in_turn
 
 import fairjax as fj
-from fairjax.studies.approximation import Drawn
+from fairjax.studies.approximation import KINDS, Drawn
 
-KINDS = ("gaussian", "common", "clusters", "reversed")
 PAPER_SIZE = (10, 104_242)
 SHAPIQ_AGENTS = (10, 16)
 AGREEMENT = 1e-4

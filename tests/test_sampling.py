@@ -16,8 +16,6 @@ from fairjax.contributions import sampling
 from fairjax.contributions.gram import products_of
 from fairjax.studies.approximation import MANY, REFERENCE
 
-KINDS = ("gaussian", "common", "clusters", "reversed")
-
 
 def products(num_agents, seed=0):
     rng = np.random.default_rng(seed)
@@ -35,7 +33,7 @@ def share(values):
     return np.asarray(values) / np.sum(values)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", twin.KINDS)
 def test_estimates_scatter_around_the_exact_values_as_they_claim(kind):
     updates = jnp.asarray(twin.uploads(kind, 20, 1000, seed=1), jnp.float32)
     weights = jnp.asarray(np.random.default_rng(2).uniform(0.1, 1, 20), jnp.float32)

@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 
 import fairjax as fj
-from fairjax.experiments import sweeps
+from fairjax.experiments import points, sweeps
 
 SMALL = fj.Experiment(num_agents=3, rounds=3, model="logistic", samples_per_agent=20)
+
+
+def test_runs_of_large_local_steps_take_turns_on_a_cpu_with_the_same_numbers(monkeypatch):
+    together = fj.sweep(SMALL, seeds=[3, 4])
+    monkeypatch.setattr(points, "CACHE_BYTES", 1)
+    shards, _ = SMALL.make_shards()
+    assert points._pick_points_at_once(SMALL.federation(shards), shards) == 1
+    in_turn = fj.sweep(SMALL, seeds=[3, 4])
+    for found, wanted in zip(in_turn, together, strict=True):
+        np.testing.assert_allclose(found.accuracies, wanted.accuracies, atol=2e-3)
+        np.testing.assert_allclose(found.history.importance, wanted.history.importance, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from fairjax.contributions.gram import (
     everybody,
     products_of,
 )
-from fairjax.types import Array, Key, PerAgent, Stacked
+from fairjax.types import Array, Key, PerAgent, Scalar, Stacked
 
 MAX_LISTED_AGENTS = 16  # for so few agents the coalitions are fewer than the windows
 NUM_WINDOWS = 3_000_000
@@ -50,7 +50,7 @@ class Estimate(NamedTuple):
 class Windows(NamedTuple):
     """All windows of one size k, by the position of their last agent."""
 
-    size: Array
+    size: Scalar
     cosines: Array  # [B, N] nu(S)
     terms: Array  # [2, B, N] <u_S, u_N> and |u_S|^2, less their means over coalitions of size k
 
