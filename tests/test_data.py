@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+import sklearn.datasets
+import sklearn.model_selection
 
 from fairjax import data
 from fairjax.data import Dataset, Shards
@@ -27,6 +29,18 @@ def all_rows(shards: Shards) -> np.ndarray:
 
 
 # Datasets
+
+
+def test_digits_are_those_of_scikit_learn_split_by_it() -> None:
+    x, y = sklearn.datasets.load_digits(return_X_y=True)
+    split = sklearn.model_selection.train_test_split(
+        x.reshape(-1, 8, 8, 1) / 16, y, test_size=360, random_state=0, stratify=y
+    )
+    for part, x, y in zip(data.load("digits"), split[:2], split[2:], strict=True):
+        expected = Dataset(x, y, 10)
+        np.testing.assert_array_equal(part.x, expected.x)
+        np.testing.assert_array_equal(part.y, expected.y)
+        assert part.num_classes == 10
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from fairjax import checks
 from fairjax.experiments import fields
@@ -214,6 +213,8 @@ def _largest(values: Iterable[float]) -> float:
 
 def _mean_rank(importance: np.ndarray, agent: int) -> float:
     """Returns the mean over seeds of an agent's rank among importance `[S, N]`, from 0."""
+    from scipy import stats  # takes longer to import than all of fairjax
+
     if not np.isfinite(importance).all():
         return float("nan")
     return float(np.mean(stats.rankdata(importance, axis=1)[:, agent])) - 1

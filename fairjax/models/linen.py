@@ -17,15 +17,11 @@ from fairjax.types import Array, Key, Params
 def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | None) -> Model:
     """Returns a Model of a Linen module; see `from_flax`."""
 
-    def variables_from(x: Array, key: Array) -> dict[str, Any]:
-        streams = {"params": key, "dropout": key}
-        return dict(module.init(streams, x, **mode_arguments(module, None)))
-
     def init_from(x: Array, key: Array) -> Params:
-        return variables_from(x, key).get("params", {})
+        return _variables(module, x, key).get("params", {})
 
     def statistics_from(x: Array, key: Array) -> Any:
-        collections = variables_from(x, key)
+        collections = _variables(module, x, key)
         collections.pop("params", None)
         return collections
 
@@ -43,6 +39,20 @@ def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | N
     x = _take_first_example(example)
     init, statistics = (functools.partial(make, x) for make in (init_from, statistics_from))
     return Model(init, apply, head, statistics)
+
+
+def _variables(module: nn.Module, x: Array, key: Array) -> dict[str, Any]:
+    """Returns all collections of a module; compiled as one program, if the module has a hash."""
+    try:
+        hash(module)
+    except TypeError:
+        return _variables_of(module, x, key)
+    return jax.jit(_variables_of, static_argnums=0)(module, x, key)
+
+
+def _variables_of(module: nn.Module, x: Array, key: Array) -> dict[str, Any]:
+    streams = {"params": key, "dropout": key}
+    return dict(module.init(streams, x, **mode_arguments(module, None)))
 
 
 def mode_arguments(module: Any, key: Key | None) -> dict[str, Any]:
