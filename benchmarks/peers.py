@@ -172,7 +172,7 @@ def shards_of(work: Work) -> fj.data.Shards:
     """Returns all agents' shards, on the device."""
     x, y = map(np.concatenate, zip(*map(work.shard, range(work.num_agents)), strict=True))
     rows = np.arange(len(x)).reshape(work.num_agents, -1)
-    train = fj.data.Dataset(x=x, y=y, num_classes=10)
+    train = fj.data.Dataset(x=x, y=y, num_classes=work.num_classes)
     return jax.device_put(fj.data.Shards.from_indices(train, list(rows)))
 
 

@@ -15,10 +15,18 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+NUM_WORDS, NUM_TOKENS = 18_000, 56  # of sentences as in MR, 64% of whose tokens are padding
+IMAGES = {"mnist_cnn": (32, 32, 1), "cifar_cnn": (32, 32, 3), "mlp": (1024,), "logistic": (1024,)}
+HIDDEN = 64  # of the perceptron
+
 
 @dataclass(frozen=True)
 class Work:
-    """Rounds of FedAvg on random images, the same for all from one seed."""
+    """Rounds of FedAvg on random examples, the same for all from one seed.
+
+    The networks are those of fairjax: "mnist_cnn", "cifar_cnn", "mlp" and "logistic" take images,
+    "text_cnn" sentences. Text is trained with Adam, the others with SGD.
+    """
 
     num_agents: int = 10
     rounds: int = 5  # after the first, which warms up
@@ -27,6 +35,11 @@ class Work:
     local_epochs: int = 3
     batch_size: int = 32
     learning_rate: float = 0.1
+    network: str = "mnist_cnn"
+
+    @property
+    def num_classes(self) -> int:
+        return 2 if self.network == "text_cnn" else 10
 
     @property
     def local_steps(self) -> int:
@@ -34,10 +47,15 @@ class Work:
         return self.num_agents * self.local_epochs * math.ceil(self.samples / self.batch_size)
 
     def shard(self, agent: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns an agent's images `[M, 32, 32, 1]` and labels `[M]`."""
+        """Returns an agent's images `[M, ...]`, or tokens `[M, 56]`, and labels `[M]`."""
         rng = np.random.default_rng((self.seed, agent))
-        images = rng.standard_normal((self.samples, 32, 32, 1), np.float32)
-        return images, rng.integers(10, size=self.samples)
+        if self.network == "text_cnn":
+            lengths = np.clip(rng.normal(20, 9, (self.samples, 1)), 1, NUM_TOKENS)
+            tokens = rng.integers(1, NUM_WORDS, size=(self.samples, NUM_TOKENS))
+            x = np.where(np.arange(NUM_TOKENS) < lengths, tokens, 0).astype(np.int32)
+        else:
+            x = rng.standard_normal((self.samples, *IMAGES[self.network]), np.float32)
+        return x, rng.integers(self.num_classes, size=self.samples)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

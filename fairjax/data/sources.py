@@ -137,7 +137,8 @@ def _load_digits(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
 def _load_blobs(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
     from sklearn import datasets, model_selection
 
-    x, y, *_ = datasets.make_blobs(2500, n_features=16, centers=10, cluster_std=4.0, random_state=0)
+    made = datasets.make_blobs(2500, n_features=16, centers=10, cluster_std=4.0, random_state=0)
+    x, y = map(np.asarray, made[:2])
     split = {"test_size": 500, "random_state": 0, "stratify": y}
     x_train, x_test, y_train, y_test = model_selection.train_test_split(x / x.std(), y, **split)
     return Dataset(x_train, y_train, 10), Dataset(x_test, y_test, 10)

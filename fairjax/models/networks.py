@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fairjax.models.layers import conv_general_dilated, max_pool
+from fairjax.models.products import dot_general
+from fairjax.models.sentences import largest_windows
 from fairjax.types import Array, Key
 
 
@@ -23,7 +25,7 @@ class MLP(nn.Module):
         x = x.reshape(len(x), -1)
         for width in self.hidden:
             x = nn.relu(nn.Dense(width)(x))
-        return nn.Dense(self.num_classes, name="head")(x)
+        return nn.Dense(self.num_classes, name="head", dot_general=dot_general)(x)
 
 
 class MnistCNN(nn.Module):
@@ -73,27 +75,32 @@ class TextCNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Maps tokens `[B, L]` to logits `[B, C]`; takes maxima before the monotone activation."""
-        x = nn.Embed(self.vocabulary_size, 300, embedding_init=_draw_embedding, name="embedding")(x)
-        branches = [_conv(128, 3, name=f"branch_{number}")(x).max(1) for number in range(3)]
-        x = nn.relu(jnp.concatenate(branches, axis=-1))
+        embed = nn.Embed(
+            self.vocabulary_size, 300, embedding_init=_draw_embedding, name="embedding"
+        )
+        branches = [_Branch(128, (3, 300), name=f"branch_{number}")() for number in range(3)]
+        kernel, bias = (jnp.concatenate(parts, axis=-1) for parts in zip(*branches, strict=True))
+        x = nn.relu(largest_windows(x, embed.embedding, kernel) + bias)
         x = nn.Dropout(0.5, deterministic=not train)(x)
         return nn.Dense(self.num_classes, name="head")(x)
+
+
+class _Branch(nn.Module):
+    """The parameters of a convolution: a kernel `[P, E, F]` and a bias `[F]`."""
+
+    features: int
+    window: tuple[int, int]
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        shape = (*self.window, self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
 
 def _draw_embedding(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     return jax.random.uniform(key, tuple(shape), dtype, -0.25, 0.25)
 
 
-def _conv(
-    features: int,
-    *window: int,
-    by: Callable[..., Array] = conv_general_dilated,
-    name: str | None = None,
-) -> nn.Conv:
-    return nn.Conv(
-        features,
-        window,
-        padding="VALID",
-        conv_general_dilated=by,
-        name=name,
-    )
+def _conv(features: int, *window: int, by: Callable[..., Array]) -> nn.Conv:
+    return nn.Conv(features, window, padding="VALID", conv_general_dilated=by)
