@@ -46,6 +46,7 @@ def main(
     num_agents: int = 5,
     samples: int = 512,
     rounds: int = 3,
+    torch: bool = True,
     tiny: bool = False,
     seed: int = 0,
     environments: Path = Path("runs/peers"),
@@ -59,6 +60,7 @@ def main(
       num_agents: how many agents.
       samples: examples per agent; a round is one epoch.
       rounds: how many turns are counted; one before them is not.
+      torch: time PyTorch too.
       tiny: time fairjax alone at a small size, and install nothing.
       seed: examples, labels and parameters follow from it.
       environments: directory that PyTorch is installed in.
@@ -69,6 +71,7 @@ def main(
         checks.choice("network", network, BATCHES)
     if tiny:
         networks, num_agents, samples, rounds = ("logistic", "text_cnn"), 2, 32, 1
+        torch = False
     limits = {"gemm_peak": gemm_peak(), "stream_rate": stream_rate()}
     rows = []
     for network in networks:
@@ -77,10 +80,10 @@ def main(
                 num_agents, rounds, seed, samples, 1, batch, 1e-4 if is_text(network) else 0.05,
                 network,
             )  # fmt: skip
-            torch = PeerProcess(
+            process = PeerProcess(
                 "torch", "torch_loop.py", work, environments=environments, patience=patience
             )
-            rows += rows_of(work, None if tiny else torch, **limits)
+            rows += rows_of(work, process if torch else None, **limits)
     title = (
         f"networks: the GEMM peak is {limits['gemm_peak'] / 1e9:.0f} GFLOP/s, "
         f"the stream rate {limits['stream_rate'] / 1e9:.1f} GB/s"

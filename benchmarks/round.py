@@ -29,7 +29,7 @@ from measure import REPEATS, flops_per_image, gemm_peak, print_table, report, ti
 
 import fairjax as fj
 from fairjax import checks, tasks, trees
-from fairjax.contributions import MEASURES
+from fairjax.contributions import measure
 from fairjax.data import Dataset, Shards
 from fairjax.simulation import training
 
@@ -178,8 +178,8 @@ def second_round(name: str, shards: Shards, seed: int) -> Round:
         aggregate = jax.tree.map(jnp.subtract, state.server, first.server)
         lengths = jnp.sqrt(trees.squared_norms(record.uploads))
         judged = (record.uploads, trees.ratio(state.mechanism, lengths))
-        parts["cosines"] = functools.partial(jax.jit(MEASURES["cosine"]), *judged)
-        parts["contributions"] = functools.partial(jax.jit(MEASURES[contribution]), *judged)
+        for part, name in (("cosines", "cosine"), ("contributions", contribution)):
+            parts[part] = functools.partial(jax.jit(functools.partial(measure, name)), *judged)
         keep = jax.jit(fj.rewards.sparsify)
         parts["rewards"] = functools.partial(keep, aggregate, record.fractions)
     parts["update+add"] = functools.partial(paid, record.uploads, state, shards)

@@ -82,6 +82,7 @@ def test_windows_are_the_coalitions_that_stand_side_by_side():
         np.testing.assert_allclose(contrasts, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_contrasts_of_the_control_and_of_few_agents_equal_those_over_all_coalitions():
     game, num_agents = products(6), 6
     slopes = np.random.default_rng(1).normal(size=(4, 2))
