@@ -126,7 +126,7 @@ def _checked_pair(pair: Any) -> tuple[Dataset, Dataset]:
 
 
 def _load_digits(name: str, data_dir: Any) -> tuple[Dataset, Dataset]:
-    with np.load(DIGITS) as held:  # to import scikit-learn takes longer than to train
+    with np.load(DIGITS) as held:  # scikit-learn is slow to import
         train, test = (
             Dataset(held[f"x_{part}"] / np.float32(16), held[f"y_{part}"], 10)
             for part in ("train", "test")

@@ -213,7 +213,7 @@ def _largest(values: Iterable[float]) -> float:
 
 def _mean_rank(importance: np.ndarray, agent: int) -> float:
     """Returns the mean over seeds of an agent's rank among importance `[S, N]`, from 0."""
-    from scipy import stats  # takes longer to import than all of fairjax
+    from scipy import stats  # slow to import, and only an audit needs it
 
     if not np.isfinite(importance).all():
         return float("nan")

@@ -42,15 +42,15 @@ def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | N
 
 
 def _variables(module: nn.Module, x: Array, key: Array) -> dict[str, Any]:
-    """Returns all collections of a module; compiled as one program, if the module has a hash."""
+    """Returns all collections of a module, computed by one program if the module has a hash."""
     try:
         hash(module)
     except TypeError:
-        return _variables_of(module, x, key)
-    return jax.jit(_variables_of, static_argnums=0)(module, x, key)
+        return _collections(module, x, key)
+    return jax.jit(_collections, static_argnums=0)(module, x, key)
 
 
-def _variables_of(module: nn.Module, x: Array, key: Array) -> dict[str, Any]:
+def _collections(module: nn.Module, x: Array, key: Array) -> dict[str, Any]:
     streams = {"params": key, "dropout": key}
     return dict(module.init(streams, x, **mode_arguments(module, None)))
 

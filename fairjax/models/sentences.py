@@ -30,8 +30,8 @@ BLOCK = 512  # windows in one product; its numbers stay in the caches
 def largest_windows(tokens: Array, table: Array, kernel: Array) -> Array:
     """Returns for every sentence and feature the largest output of a convolution.
 
-    The gradient goes to the largest window, the first if several are equal. On a CPU there are no
-    derivatives in forward mode.
+    The gradient goes to the largest window. Equal ones share it; on a CPU it goes to the first, and
+    there are no derivatives in forward mode.
 
     Args:
       tokens: `[B, L]` rows of the table; zeros at a sentence's end are padding.
