@@ -7,6 +7,8 @@ Please send both back.
 """
 
 import json as jsons
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,18 +80,24 @@ def main(
 
 def run(name: str, flags: str, seed: int, seconds: float) -> tuple[dict[str, Any], str]:
     """Returns what a benchmark wrote, or nothing and the reason."""
+    if seconds < 1:
+        return {}, "not started: no time was left"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "found.json"
         script = [sys.executable, str(HERE / f"{name}.py"), *flags.split()]
         where = ["--json", str(path), "--seed", str(seed)]
+        # In a session of its own, so that the processes that it starts end with it.
+        process = subprocess.Popen(
+            [*script, *where], stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         try:
-            done = subprocess.run(
-                [*script, *where], stderr=subprocess.PIPE, text=True, timeout=max(seconds, 1)
-            )
+            _, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
             return {}, "stopped: it did not end in time"
-        if done.returncode:
-            return {}, (done.stderr.strip().splitlines() or ["it ended without a word"])[-1][:100]
+        if process.returncode:
+            return {}, (errors.strip().splitlines() or ["it ended without a word"])[-1][:100]
         return jsons.loads(path.read_text()), ""
 
 
