@@ -15,6 +15,7 @@ from fairjax.experiments import (
     run,
     sweep,
 )
+from fairjax.lowrank import LowRank
 from fairjax.models import load_params, save_params
 from fairjax.simulation import Federation, History, Record, State, federation
 
@@ -27,6 +28,7 @@ __all__ = [
     "Experiment",
     "Federation",
     "History",
+    "LowRank",
     "ProgressBar",
     "Record",
     "Result",

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import checks
+from fairjax.lowrank import is_low_rank
 from fairjax.types import Array, Params, PerAgent, Stacked
 
 
@@ -107,7 +108,27 @@ def as_stacked(name: str, tree: Any, entries: str = "agents") -> Stacked:
             f"`{name}` must hold at least one agent (on the leading axis) and one "
             f"parameter, got leaves of shapes {shapes}."
         )
-    return structure.unflatten(arrays)
+    stacked = structure.unflatten(arrays)
+    check_factors(name, stacked, num_axes=3)
+    return stacked
+
+
+def check_factors(name: str, tree: Any, num_axes: int = 2) -> None:
+    """Raises unless both factors of every `LowRank` node fit each other.
+
+    Args:
+      name: the argument's name, for errors.
+      tree: a pytree.
+      num_axes: how many axes a factor has at least.
+    """
+    for node in filter(is_low_rank, jax.tree.leaves(tree, is_leaf=is_low_rank)):
+        b, a = np.shape(node.b), np.shape(node.a)
+        if len(b) < num_axes or b[:-2] != a[:-2] or b[-1] != a[-2]:
+            first = "N, ..., " if num_axes > 2 else "..., "
+            raise ValueError(
+                f"`{name}` must hold `LowRank` nodes with b [{first}m, r] and a [{first}r, n], "
+                f"got b of shape {b} and a of shape {a}."
+            )
 
 
 def as_changes(name: str, tree: Any, params: Params) -> Stacked:
@@ -124,7 +145,7 @@ def as_changes(name: str, tree: Any, params: Params) -> Stacked:
             tree = wanted.unflatten([_stack(name, column) for column in columns])
     changes = as_stacked(name, {"params": tree})["params"]  # its lists are layers
     shapes = jax.tree.map(jnp.shape, params)
-    found = jax.tree.map(lambda leaf: leaf.shape[1:], changes)
+    found = jax.tree.map(lambda leaf: leaf.shape[1:], changes, is_leaf=is_low_rank)
     if shapes != found:
         raise ValueError(f"`{name}` must be changes of `params`, {shapes}, got {found} per agent.")
     return changes
@@ -139,7 +160,11 @@ def as_params(name: str, tree: Any) -> Params:
     leaves, structure = _flatten(tree)
     if not leaves:
         raise ValueError(f"`{name}` must hold at least one array, got {tree!r:.100}.")
-    return structure.unflatten([as_numbers(name, leaf) for leaf in leaves])
+    params = structure.unflatten([as_numbers(name, leaf) for leaf in leaves])
+    check_factors(name, params)
+    if not sum(leaf.size for leaf in jax.tree.leaves(params)):
+        raise ValueError(f"`{name}` must hold at least one entry, got none.")
+    return params
 
 
 def is_sequence(tree: Any) -> bool:

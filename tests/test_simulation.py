@@ -183,7 +183,9 @@ def test_accuracy_is_the_share_of_correct_answers_whatever_the_batches(digits, m
     model = fj.models.mlp(shards.data, hidden=(16,))
     expected = (np.asarray(model.apply(params, test.x)).argmax(1) == test.y).mean()
     for batch in (7, 100, 360, 1000):
-        monkeypatch.setattr("fairjax.simulation.training.evaluation_batch", lambda size=batch: size)
+        monkeypatch.setattr(
+            "fairjax.simulation.evaluation.evaluation_batch", lambda size=batch: size
+        )
         np.testing.assert_allclose(federation.evaluate(state.agents, test), expected, atol=1e-6)
 
 

@@ -12,17 +12,19 @@ PACKAGE = Path(fj.__file__).parent
 # A module imports only from rooms before its own in `ROOMS`. A room is a module or a package.
 # From a package (a wing) it imports only names that `__init__` (the door) exports.
 LOOSE = [
-    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "cells", "tables",
-    "metrics",
+    "types", "arithmetic", "lowrank", "checks", "fingerprint", "files", "inputs", "trees",
+    "devices", "cells", "programs", "tables", "metrics",
 ]  # fmt: skip
 WINGS = [
     "data", "tasks", "contributions", "rewards", "mechanisms", "models", "simulation",
     "experiments", "figures", "report", "studies", "cli", "bridges",
 ]  # fmt: skip
 ROOMS = [
-    "types", "checks", "fingerprint", "files", "inputs", "trees", "devices", "cells", "tables",
-    "data", "tasks", "contributions", "rewards", "metrics", "mechanisms", "models", "simulation",
-    "experiments", "figures", "report", "studies", "cli", "bridges",
+    "types", "arithmetic", "lowrank", "checks", "fingerprint", "files", "inputs", "trees",
+    "devices", "cells", "programs", "tables", "data", "tasks", "contributions", "rewards",
+    "metrics", "mechanisms", "models", "simulation", "experiments", "figures", "report",
+    "studies", "cli",
+    "bridges",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 each_module = pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def imports(path: Path) -> set[tuple[str, ...]]:
     return found
 
 
-def test_there_are_ten_loose_modules_and_the_wings():
+def test_there_are_thirteen_loose_modules_and_the_wings():
     loose = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     wings = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert (loose, wings) == (set(LOOSE), set(WINGS))
@@ -68,7 +70,7 @@ def test_nobody_reaches_past_a_door(path):
 
 
 def test_mechanisms_import_nothing_of_each_other():
-    shared = {"alone", "base", "context", "lengths", "tensors"}
+    shared = {"alone", "base", "context", "factors", "lengths", "tensors"}
     for path in (PACKAGE / "mechanisms").glob("[!_]*.py"):
         own = {names[1] for names in imports(path) if names[0] == "mechanisms"}
         assert own <= shared, path
@@ -82,8 +84,9 @@ def test_a_file_is_short(path):
 def test_the_public_surface_is_what_it_says():
     assert fj.__all__ == sorted(fj.__all__)
     assert set(fj.__all__) == {
-        "Experiment", "Federation", "History", "ProgressBar", "Record", "Result", "State",
-        "Sweep", "audit", "compare", "contributions", "data", "devices", "federation", "figures",
+        "Experiment", "Federation", "History", "LowRank", "ProgressBar", "Record", "Result",
+        "State", "Sweep", "audit", "compare", "contributions", "data", "devices", "federation",
+        "figures",
         "load_params", "load_run", "mechanisms", "metrics", "models", "report", "rewards", "run",
         "save_params", "sweep", "tasks",
     }  # fmt: skip

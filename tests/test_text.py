@@ -86,7 +86,7 @@ def test_words_of_the_treebank_are_left_as_they_are():
 
 
 def test_sentences_are_padded_or_cut_at_their_end():
-    found = text.tokens([["b"], [], ["a", "b", "c", "a"]], {"a": 2, "b": 3}, 3)
+    found = text.padded([[3], [], [2, 3, 1, 2]], 3)
     np.testing.assert_array_equal(found, [[3, 0, 0], [0, 0, 0], [2, 3, 1]])
 
 

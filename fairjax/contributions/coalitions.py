@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks, inputs, trees
+from fairjax import arithmetic, checks, inputs, trees
 from fairjax.types import Array, PerAgent, PerCoalition, Scalar
 
 # Bounds permutations times agents, since the values of all permutations are kept in memory.
@@ -170,7 +170,7 @@ def _apply_in_safe_unit(
     table = inputs.as_numbers("utilities", utilities, booleans=True)
     check_table(table)
     table = table.astype(jnp.promote_types(table.dtype, jnp.float32))
-    exponent = trees.largest_exponent(table)
-    found = values(trees.times_power_of_two(table, -exponent))
+    exponent = arithmetic.largest_exponent(table)
+    found = values(arithmetic.times_power_of_two(table, -exponent))
     finite = jnp.isfinite(table).all()
-    return jnp.where(finite, trees.times_power_of_two(found, exponent), jnp.nan)
+    return jnp.where(finite, arithmetic.times_power_of_two(found, exponent), jnp.nan)

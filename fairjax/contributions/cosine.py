@@ -9,9 +9,11 @@ The Gram matrix (`gram.py`) determines nu, so no coalition's update is computed.
 
 All functions take `updates` as an array `[N, D]` or a pytree of leaves `[N, ...]`, of any scale.
 A list of N pytrees is read as N agents; if it could also be the layers of one pytree, it is
-refused. A row with NaN or infinity, or with a number beyond the dtype, counts as a zero upload. A
-traced weight that is negative or not finite counts as 0. A zero upload is worth 0, and all uploads
-are worth 0 where the aggregate vanishes (in floating point: where it may be a rounding error).
+refused. A `fairjax.LowRank` node stands for its product, which is never made. A row with NaN or
+infinity, or with a number beyond the dtype, counts as a zero upload. A traced weight that is
+negative or not finite counts as 0. A zero upload is worth 0, and all uploads are worth 0 where the
+aggregate vanishes (in floating point: where it may be a rounding error; with `LowRank` nodes that
+is an aggregate 700 times shorter than the uploads together).
 
 Lengths of uploads, and of weighted uploads, may differ by any factor that the dtype holds.
 """

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fairjax import inputs, trees
+from fairjax import arithmetic, inputs, lowrank, trees
 from fairjax.contributions import coalitions
 from fairjax.types import Array, Params, PerAgent, PerCoalition, Scalar, Stacked
 
@@ -99,12 +99,17 @@ def products_of(
         else:
             own = _scale_to_common_unit(given, units, lengths, of_few)
         aggregate = trees.weighted_sum(own, rows)
-        total = _square(aggregate)
-        rounding = 4 * jnp.finfo(total.dtype).eps * (own * lengths).sum()
-        total = jnp.where(total > rounding**2, total, 0)
+        inner = trees.inner_products(rows, aggregate)
+        rounding = 4 * jnp.finfo(inner.dtype).eps * (own * lengths).sum()
+        if lowrank.holds_low_rank(rows):
+            # Its entries are not computed, so what cancels leaves rounding errors of the squares.
+            total, least = (own * inner).sum(), 4 * rounding * (own * lengths).sum()
+        else:
+            total, least = _square(aggregate), rounding**2
+        total = jnp.where(total > least, total, 0)
         # Multiply by one factor at a time, since the product of both could overflow.
         gram = own[:, None] * (own * trees.gram(rows)) if with_gram else None
-        found = Products(own, lengths, trees.inner_products(rows, aggregate), total, gram)
+        found = Products(own, lengths, inner, total, gram)
         return found._replace(rest=_sum_without_longest(found, rows)) if with_rest else found
 
     return trees.in_safe_units(products, updates)
@@ -242,6 +247,8 @@ def _sum_without_longest(products: Products, rows: Stacked) -> Rest:
 
 
 def _square(tree: Params) -> Scalar:
+    if lowrank.holds_low_rank(tree):
+        return trees.squared_norms(trees.broadcast(1, tree))[0]
     return trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), tree)
 
 
@@ -260,7 +267,7 @@ def _scale_to_common_unit(
     limits = jnp.finfo(weights.dtype)
     top, bottom = limits.maxexp // 2 - 20, limits.minexp // 2 + 8  # of lengths
     present = (weights > 0) & jnp.isfinite(weights) & (units > 0) & (lengths > 0)
-    exponents: Any = sum(map(trees.exponents_of, (weights, units, lengths)))
+    exponents: Any = sum(map(arithmetic.exponents_of, (weights, units, lengths)))
     longest = jnp.where(present, exponents, jnp.iinfo(exponents.dtype).min).max()
     below = jnp.where(present, longest - exponents, 0)
     if of_few:
@@ -269,8 +276,8 @@ def _scale_to_common_unit(
             lambda: below,
             lambda: _narrow_gaps(below, top - bottom),
         )
-    shifts = top - below - exponents + trees.exponents_of(units)
-    return jnp.where(present, trees.times_power_of_two(weights, shifts), 0)
+    shifts = top - below - exponents + arithmetic.exponents_of(units)
+    return jnp.where(present, arithmetic.times_power_of_two(weights, shifts), 0)
 
 
 def _narrow_gaps(values: PerAgent, room: int) -> PerAgent:

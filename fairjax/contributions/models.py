@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax import checks, inputs, trees
+from fairjax import arithmetic, checks, inputs, lowrank, trees
 from fairjax.contributions.coalitions import MAX_VALUES
 from fairjax.types import Array, Key, Params, PerAgent, PerCoalition, Scalar, Stacked
 
@@ -155,7 +155,9 @@ def _prepare_score(
     params = inputs.as_params("params", params)
     updates = trees.zero_broken(inputs.as_changes("updates", updates, params))
     known: Any = inputs.as_weights(weights, (trees.num_agents(updates),))
-    weights = trees.times_power_of_two(known, -trees.largest_exponent(known))  # safe to sum
+    weights = arithmetic.times_power_of_two(
+        known, -arithmetic.largest_exponent(known)
+    )  # safe to sum
     if not callable(utility):
         raise ValueError(f"`utility` must be a function of parameters, got {utility!r:.100}.")
     scored = jax.eval_shape(utility, params)
@@ -166,7 +168,7 @@ def _prepare_score(
     def score(members: Array) -> Scalar:
         present = members * weights
         shares = present / jnp.where(present.sum() > 0, present.sum(), 1)
-        change = trees.weighted_sum(shares, updates)
+        change = lowrank.dense(trees.weighted_sum(shares, updates))
         return jnp.asarray(utility(jax.tree.map(jnp.add, params, change)), jnp.float32)
 
     return updates, weights, score

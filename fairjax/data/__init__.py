@@ -3,17 +3,20 @@
 from fairjax.data.dataset import Dataset, hold_out
 from fairjax.data.mixtures import dirichlet, mixtures
 from fairjax.data.shards import MOST_AGENTS, Shards, stacked
-from fairjax.data.sources import DATASETS, load, register
+from fairjax.data.sources import DATASETS, SENTENCES, load, register
 from fairjax.data.splits import SPLITS, class_imbalance, power_law, uniform
+from fairjax.data.text import Tokenizer
 from fairjax.data.tfds_images import DataUnavailableError
 
 __all__ = [
     "DATASETS",
     "MOST_AGENTS",
+    "SENTENCES",
     "SPLITS",
     "DataUnavailableError",
     "Dataset",
     "Shards",
+    "Tokenizer",
     "class_imbalance",
     "dirichlet",
     "hold_out",

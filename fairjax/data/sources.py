@@ -34,7 +34,12 @@ class Source(NamedTuple):
     paper: Mapping[str, Any] | None = None  # the paper's fields of an `Experiment`
 
 
-def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset, Dataset]:
+def load(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    tokenizer: text.Tokenizer | None = None,
+) -> tuple[Dataset, Dataset]:
     """Returns the training and test data of a data set.
 
     "digits" and "blobs" are scikit-learn's and are always split the same way.
@@ -58,13 +63,16 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
     Args:
       name: the name of the data set.
       data_dir: the TFDS data directory; None: `TFDS_DATA_DIR`, else TFDS's default.
+      tokenizer: gives the tokens of sentences, in place of cleaned words by frequency; such as
+        `fairjax.models.minilm_tokenizer()`.
 
     Returns:
       `(train, test)`; images are `[n, height, width, channels]`, float32; sentences are
       `[n, length]`, int32, with a `vocabulary_size`.
 
     Raises:
-      ValueError: the name is unknown, or the set does not hold images with one class each.
+      ValueError: the name is unknown, the set does not hold images with one class each, or a
+        `tokenizer` is given for a set without sentences.
       DataUnavailableError: the set is not in the directory and cannot be downloaded, or its
         files there are damaged. The message says what to do.
 
@@ -83,6 +91,14 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Dataset,
         raise ValueError(
             f'`name` must be the name of a data set, such as "digits", got {name!r:.100}.'
         )
+    if tokenizer is not None:
+        checks.kind("tokenizer", tokenizer, text.Tokenizer, "`fairjax.models.minilm_tokenizer()`")
+        if name not in SENTENCES:
+            raise ValueError(
+                f"`tokenizer` must be left out for a data set without sentences, got name={name!r}."
+                f" Sets of sentences: {', '.join(SENTENCES)}."
+            )
+        return text.tokenised(name, _load_sentences(name, _data_dir(data_dir)), tokenizer)
     source = DATASETS.get(name, OTHER)
     return source.load(name, data_dir)
 
@@ -161,7 +177,7 @@ CIFAR = {
     "model": "cifar_cnn", "samples_per_agent": 2000, "learning_rate": 0.015, "batch_size": 128,
     "gamma": 0.15, "eval_every": 5,
 }  # fmt: skip
-SENTENCES = {"model": "text_cnn", "optimizer": "adam", "gamma": 1.0}
+TEXT = {"model": "text_cnn", "optimizer": "adam", "gamma": 1.0}
 DATASETS = {
     "digits": Source("1,797 handwritten digits of 8x8 pixels, embedded", _load_digits),
     "blobs": Source("2,500 points around ten centres in 16 dimensions, synthetic", _load_blobs),
@@ -175,15 +191,16 @@ DATASETS = {
     "rt_polarity": Source(
         "10,662 sentences of film reviews, half of them positive (MR)",
         _load_text,
-        {**SENTENCES, "learning_rate": 5e-5, "batch_size": 128},
+        {**TEXT, "learning_rate": 5e-5, "batch_size": 128},
     ),
     "sst_fine": Source(
         "10,754 sentences of film reviews in five classes (SST)",
         _load_text,
-        {**SENTENCES, "learning_rate": 1e-4, "batch_size": 256},
+        {**TEXT, "learning_rate": 1e-4, "batch_size": 256},
     ),
 }
 OURS = frozenset(DATASETS)
+SENTENCES = tuple(text.CLEANING)
 OTHER = Source("an image-classification set of TensorFlow Datasets", _load_images)
 
 

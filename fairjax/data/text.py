@@ -9,6 +9,7 @@ training sentences follow from token 2, the most frequent first.
 import collections
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,22 +76,35 @@ def vocabulary(sentences: Iterable[Sequence[str]]) -> dict[str, int]:
     return {word: token for token, word in enumerate(ordered, start=UNKNOWN + 1)}
 
 
-def tokens(sentences: Sequence[Sequence[str]], token_of: dict[str, int], length: int) -> np.ndarray:
+def padded(sentences: Sequence[Sequence[int]], length: int) -> np.ndarray:
     """Returns int32 tokens `[n, length]`: sentences are padded or cut at their end.
 
     Examples:
-      >>> print(tokens([["a", "film"], ["a", "dull", "bad", "film"]], {"a": 2, "film": 3}, 3))
+      >>> print(padded([[2, 3], [2, 1, 1, 3]], 3))
       [[2 3 0]
        [2 1 1]]
     """
     rows = np.full((len(sentences), length), PADDING, np.int32)
     for row, sentence in zip(rows, sentences, strict=True):
-        known = [token_of.get(word, UNKNOWN) for word in sentence[:length]]
-        row[: len(known)] = known
+        row[: len(sentence)] = sentence[:length]
     return rows
 
 
-def tokenised(name: str, arrays: dict[str, np.ndarray]) -> tuple[Dataset, Dataset]:
+class Tokenizer(NamedTuple):
+    """Another way from sentences to tokens than by the words of the training sentences.
+
+    Attributes:
+      encode: maps sentences to lists of tokens, whole numbers above 0.
+      vocabulary_size: the number of tokens, with 0 for padding.
+    """
+
+    encode: Callable[[Sequence[str]], Sequence[Sequence[int]]]
+    vocabulary_size: int
+
+
+def tokenised(
+    name: str, arrays: dict[str, np.ndarray], tokenizer: Tokenizer | None = None
+) -> tuple[Dataset, Dataset]:
     """Returns the training and test data of a set of sentences.
 
     All sentences are padded or cut to the length of the longest training sentence. If the set
@@ -101,20 +115,33 @@ def tokenised(name: str, arrays: dict[str, np.ndarray]) -> tuple[Dataset, Datase
       name: a key of `CLEANING`.
       arrays: x_train, y_train, perhaps x_test and y_test, and num_classes; byte strings
         of UTF-8 `[n]` and their classes `[n]`.
+      tokenizer: gives the tokens of sentences as they are; None: the words of the training
+        sentences are the tokens.
     """
     num_classes = int(arrays["num_classes"])
-    sentences = [CLEANING[name](sentence.decode()) for sentence in arrays["x_train"]]
-    train = test = Dataset(np.arange(len(sentences)), arrays["y_train"], num_classes)
+    raw = [sentence.decode() for sentence in arrays["x_train"]]
+    train = test = Dataset(np.arange(len(raw)), arrays["y_train"], num_classes)
     if "x_test" in arrays:
-        sentences += [CLEANING[name](sentence.decode()) for sentence in arrays["x_test"]]
-        test = Dataset(np.arange(len(train), len(sentences)), arrays["y_test"], num_classes)
+        raw += [sentence.decode() for sentence in arrays["x_test"]]
+        test = Dataset(np.arange(len(train), len(raw)), arrays["y_test"], num_classes)
     else:
         train, test = hold_out(train, TEST_SHARE)
+    if tokenizer is not None:
+        return _encoded(train, test, tokenizer.encode(raw), tokenizer.vocabulary_size)
+    sentences = [CLEANING[name](sentence) for sentence in raw]
     token_of = vocabulary(sentences[row] for row in train.x)
-    length = max(SHORTEST, *(len(sentences[row]) for row in train.x))
+    numbers = [[token_of.get(word, UNKNOWN) for word in sentence] for sentence in sentences]
+    return _encoded(train, test, numbers, len(token_of) + UNKNOWN + 1)
+
+
+def _encoded(
+    train: Dataset, test: Dataset, numbers: Sequence[Sequence[int]], vocabulary_size: int
+) -> tuple[Dataset, Dataset]:
+    """Returns data sets of rows `x` with the tokens of these rows, padded or cut to one length."""
+    length = max(SHORTEST, *(len(numbers[row]) for row in train.x))
 
     def encode(part: Dataset) -> Dataset:
-        x = tokens([sentences[row] for row in part.x], token_of, length)
-        return Dataset(x, part.y, num_classes, vocabulary_size=len(token_of) + UNKNOWN + 1)
+        x = padded([numbers[row] for row in part.x], length)
+        return Dataset(x, part.y, part.num_classes, vocabulary_size=vocabulary_size)
 
     return encode(train), encode(test)

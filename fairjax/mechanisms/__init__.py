@@ -15,8 +15,11 @@ from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
 from fairjax.mechanisms.fedave import fedave
 from fairjax.mechanisms.fedavg import fedavg
 from fairjax.mechanisms.fedfaim import fedfaim
+from fairjax.mechanisms.fedit import fedit
 from fairjax.mechanisms.fedrac import fedrac
 from fairjax.mechanisms.fedsac import fedsac
+from fairjax.mechanisms.ffa_lora import ffa_lora
+from fairjax.mechanisms.flora import flora
 from fairjax.mechanisms.iafl import iafl
 from fairjax.mechanisms.lengths import Length, length_at
 from fairjax.mechanisms.nested import nested
@@ -26,6 +29,7 @@ from fairjax.mechanisms.rr import rr
 from fairjax.mechanisms.shapfed import shapfed
 from fairjax.mechanisms.standalone import standalone
 from fairjax.mechanisms.switched import switched
+from fairjax.mechanisms.zero_padding import zero_padding
 
 REGISTRY = {
     factory.__name__: factory
@@ -49,6 +53,10 @@ REGISTRY = {
         qffl,
         rr,
         shapfed,
+        flora,
+        fedit,
+        zero_padding,
+        ffa_lora,
     )
 }
 
@@ -101,8 +109,11 @@ __all__ = [
     "fedavg",
     "fedave",
     "fedfaim",
+    "fedit",
     "fedrac",
     "fedsac",
+    "ffa_lora",
+    "flora",
     "iafl",
     "length_at",
     "nested",
@@ -113,4 +124,5 @@ __all__ = [
     "shapfed",
     "standalone",
     "switched",
+    "zero_padding",
 ]

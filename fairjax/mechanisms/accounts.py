@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fairjax import checks, rewards, trees
+from fairjax import checks, lowrank, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, shares_of_present
 from fairjax.mechanisms.lengths import median_length
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
@@ -153,14 +153,15 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
         shares = shares * _reciprocity(given, beta)
         shares = trees.ratio(shares, shares.sum(1, keepdims=True))
         aggregate = trees.weighted_sum(trusted, uploads)
-        paid = trees.weighted_sums(shares, uploads)
+        paid = trees.weighted_sum(shares, uploads)
         fractions = rewards.share_of_largest(given)
         judged = _off_diagonal(products).sum(1)
         judged = trees.ratio(judged, jnp.abs(judged).sum())
         outcome = Outcome(aggregate, paid, judged, importance, fractions)
-        return outcome, held._replace(importance=importance, aggregate=aggregate)
+        held = held._replace(importance=importance, aggregate=lowrank.dense(aggregate))
+        return outcome, held
 
-    return Mechanism(init, update)
+    return Mechanism(init, update, low_rank=True)
 
 
 def _filter_copies(updates: Stacked, aggregate: Params) -> tuple[Stacked, PerAgent, Array]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks, rewards, trees
+from fairjax import checks, lowrank, rewards, trees
 from fairjax.mechanisms.context import Context, checked_context, checked_updates
 from fairjax.types import Params, PerAgent, Stacked
 
@@ -28,6 +28,7 @@ STARTS = {  # what an `init` may take besides the number of agents
     "params": "an agent's first parameters",
     "units": "those of the `Model`, such as fairjax.models.chain(...)(params),",
     "performance": 'a function of "held_out" or "test" that returns what agents reach alone',
+    "factors": "the common factors of adapters, as in the Context,",
 }
 
 
@@ -42,16 +43,28 @@ class Outcome(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a mechanism decides before training."""
+    """What a mechanism decides before training.
 
-    participants: PerAgent | None = None  # [N] booleans: who trains this round; None: all
-    start: Stacked | None = None  # parameters from which agents train; None: their own
+    Attributes:
+      participants: `[N]` booleans: who trains this round; None: all.
+      start: parameters from which agents train, leaves `[N, ...]`; None: their own.
+      factors: where agents train adapters, their first factors: `LowRank` nodes in place of
+        matrices, `[N, ...]`, whose products are part of the model but not of `start`, and are part
+        of the updates; None: drawn afresh, with products of zero.
+      frozen: whether the first of both given factors stays as it is.
+    """
+
+    participants: PerAgent | None = None
+    start: Stacked | None = None
+    factors: Stacked | None = None
+    frozen: bool = False
 
 
 class _Functions(NamedTuple):
     init: Callable[..., Any]
     update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]]
     plan: Callable[[Any, Context], Plan] | None = None
+    low_rank: bool = False
 
 
 class Mechanism(_Functions):
@@ -59,8 +72,11 @@ class Mechanism(_Functions):
 
     `update` checks its arguments before it judges anything, and raises if one does not fit.
 
+    Where agents train adapters, updates have `fairjax.LowRank` nodes. A mechanism that says
+    `low_rank` gets them, others get their products. Both may answer with either.
+
     Raises:
-      ValueError: an argument is not a function.
+      ValueError: an argument is not a function, or `low_rank` is not a boolean.
     """
 
     __slots__ = ()
@@ -70,6 +86,7 @@ class Mechanism(_Functions):
         init: Callable[..., Any],
         update: Callable[[Stacked, Any, Context], tuple[Outcome, Any]],
         plan: Callable[[Any, Context], Plan] | None = None,
+        low_rank: bool = False,
     ) -> "Mechanism":
         """Returns a mechanism made of these functions."""
         checks.function("init", init, "init(num_agents) or init(num_agents, params) -> state")
@@ -77,19 +94,22 @@ class Mechanism(_Functions):
         checks.function("update", update, "update(updates, state, context) -> (Outcome, state)")
         if plan is not None:
             checks.function("plan", plan, "plan(state, context) -> Plan")
+        checks.flag("low_rank", low_rank)
 
         @functools.wraps(update)
         def checked(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
             context = checked_context(context)
             updates = checked_updates(updates, context)
-            one = jax.tree.map(lambda leaf: leaf[0], updates)
+            one = _of_first_agent(updates)
+            updates = updates if low_rank else lowrank.dense(updates)
             zeros = jnp.zeros(trees.num_agents(updates))
-            check_state(state, begin(len(zeros), one, context.units, lambda on: zeros))
+            first = begin(len(zeros), one, context.units, lambda on: zeros, context.factors)
+            check_state(state, first)
             return update(updates, state, context)
 
         # `wraps` copies it, but `update` may do more than the mechanism that it was taken from.
         vars(checked).pop("__factory__", None)
-        return super().__new__(cls, begin, checked, plan)
+        return super().__new__(cls, begin, checked, plan, bool(low_rank))
 
     @property
     def name(self) -> str:
@@ -110,10 +130,11 @@ class Mechanism(_Functions):
 
 
 def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `init(num_agents, params, units, performance)`, of which `init` gets what it names.
+    """Returns `init(num_agents, params, ...)`, of which `init` gets what it names.
 
     `params` are an agent's first parameters, `units` those of the model, `performance(on)` returns
-    `[N]` what agents reach alone; see `fairjax.simulation.looking`.
+    `[N]` what agents reach alone, and `factors` are common factors of adapters; see
+    `fairjax.simulation.looking`.
     """
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
@@ -124,15 +145,19 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
     # Of others, the first that is required gets the parameters, whatever its name is.
     required = [name for name, one in taken.items() if one.default is one.empty]
     own = next((name for name in required if name not in STARTS), "params")
-    known = {own, "units", "performance"}
+    known = {own, "units", "performance", "factors"}
     unnamed, named = ([name for name in taken if taken[name].kind is kind] for kind in kinds)
     unnamed, named = ([name for name in part if name in known] for part in (unnamed, named))
 
     @functools.wraps(init)
     def begin(
-        num_agents: int, params: Any = None, units: Any = None, performance: Any = None
+        num_agents: int,
+        params: Any = None,
+        units: Any = None,
+        performance: Any = None,
+        factors: Any = None,
     ) -> Any:
-        values = {own: params, "units": units, "performance": performance}
+        values = {own: params, "units": units, "performance": performance, "factors": factors}
         for name in required:
             if values.get(name) is None:
                 missing = "params" if name == own else name
@@ -236,25 +261,32 @@ def checked_answer(answer: Any, updates: Stacked, before: Any, name: str) -> tup
         raise ValueError(f"{rule} (Outcome, state), got {kinds}.")
     outcome, state = answer
     answered: dict[str, Any] = {}
-    one = jax.tree.map(lambda leaf: leaf[0], updates)
-    expected = {"aggregate": one, "rewards": updates}
+    expected = {"aggregate": _of_first_agent(updates), "rewards": updates}
     for field in ("contributions", "importance", "fractions"):
         expected[field] = jnp.zeros(trees.num_agents(updates))
     for field, tree in expected.items():
-        wanted, found = (jax.tree.map(jnp.shape, one) for one in (tree, getattr(outcome, field)))
+        wanted, found = (trees.map_leaves(np.shape, one) for one in (tree, getattr(outcome, field)))
         if wanted != found:
             raise ValueError(f"{rule} `{field}` of shapes {wanted}, got {found}.")
         for leaf in jax.tree.leaves(getattr(outcome, field)):
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise ValueError(f"{rule} `{field}` of floating numbers, got {_kind(leaf)}.")
         # Parameters and history keep their dtypes, whatever the mechanism computed in.
-        answered[field] = jax.tree.map(
-            lambda leaf, like: jnp.asarray(leaf, like.dtype), getattr(outcome, field), tree
-        )
+        answered[field] = trees.map_leaves(_in_dtype_of, getattr(outcome, field), tree)
     wanted, found = (jax.tree.map(_kind, tree) for tree in (before, state))
     if wanted != found:
         raise ValueError(f"{rule} a state of the kind that `init` gives, {wanted}, got {found}.")
     return Outcome(**answered), state
+
+
+def _of_first_agent(updates: Stacked) -> Any:
+    """Returns the shapes of one agent's parameters, as zeros of numpy, which compile nothing."""
+    return trees.map_leaves(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), updates)
+
+
+def _in_dtype_of(leaf: Any, like: Any) -> Any:
+    """Returns an array, or the factors of a `LowRank`, in the dtype of another leaf."""
+    return jax.tree.map(lambda part: jnp.asarray(part, like.dtype), leaf)
 
 
 def _kind(leaf: Any) -> str:

@@ -3,13 +3,12 @@
 upload        u_i   =  gamma dw_i / |dw_i|
 aggregate     u_N   =  sum_i r_i u_i, with the shares of the data in the first round
 importance    r_i  <-  alpha r_i + (1 - alpha) psi_i, floored, then normalised
-reward        v_i   =  the floor(f_i D) largest entries of u_N,
+reward        v_i   =  the floor(f_i D) largest entries of u_N, or singular triples,
                        f_i = tanh(beta r_i) / max_j tanh(beta r_j)
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from fairjax import checks, contributions, rewards, trees
@@ -47,7 +46,9 @@ def cgsv(
         cosine over the run, so that the model settles in the last rounds. END defaults to 0.
       contribution: "cosine", the paper's approximation psi; "shapley", exact, for at
         most 25 agents; "gram", sampled, for any number, with the round's key; or "mean_field".
-      mask: "model" ranks all D entries together; "leaf" ranks every tensor separately;
+      mask: "model" ranks all D entries together; "leaf" ranks every tensor separately; "rank"
+        keeps singular triples of the aggregate's matrices in place of entries, as
+        `fairjax.rewards.truncate` does;
         "live" is like "model", but D counts only entries that are not zero. Use "live" if
         many entries do not change, such as frozen layers or the vectors of rare words. If D
         counts these, agents with unequal fractions can all receive every changed entry.
@@ -75,7 +76,7 @@ def cgsv(
     checks.above("beta", beta, 0, vanishing=True)
     check_length("gamma", gamma)
     checks.choice("contribution", contribution, contributions.MEASURES)
-    checks.choice("mask", mask, ("model", "leaf", "live"))
+    checks.choice("mask", mask, ("model", "leaf", "live", "rank"))
 
     def update(
         updates: Stacked, importance: PerAgent, context: Context
@@ -90,12 +91,14 @@ def cgsv(
         fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
         paid: Any
         if mask == "leaf":
-            paid = jax.tree.map(lambda leaf: rewards.sparsify(leaf, fractions), aggregate)
+            paid = trees.map_leaves(lambda leaf: rewards.sparsify(leaf, fractions), aggregate)
+        elif mask == "rank":
+            paid = rewards.truncate(aggregate, fractions)
         else:
             paid = rewards.sparsify(aggregate, fractions, live=mask == "live")
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 
-    return Mechanism(jnp.zeros, update)
+    return Mechanism(jnp.zeros, update, low_rank=True)
 
 
 def _aggregate(updates: Stacked, weights: PerAgent, gamma: Scalar) -> Params:

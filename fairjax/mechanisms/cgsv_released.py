@@ -11,7 +11,7 @@ and a tensor with one entry is kept whole.
 
 import jax.numpy as jnp
 
-from fairjax import checks, contributions, rewards, trees
+from fairjax import checks, contributions, lowrank, rewards, trees
 from fairjax.mechanisms.base import (
     Context,
     Mechanism,
@@ -68,10 +68,10 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = G
         judged = contributions.measure("cosine", uploads, weights)
         importance = rewards.importance(importance, judged, alpha, 1e-3, context.present)
         fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
-        paid = largest_of_tensors(aggregate, fractions)
+        paid = largest_of_tensors(lowrank.dense(aggregate), fractions)
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 
-    return Mechanism(jnp.zeros, update)
+    return Mechanism(jnp.zeros, update, low_rank=True)
 
 
 def _rescale(updates: Stacked, gamma: Scalar) -> Stacked:

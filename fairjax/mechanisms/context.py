@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks
+from fairjax import checks, inputs, lowrank, trees
 from fairjax.rewards import Units
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
@@ -19,6 +19,7 @@ SOURCES = {
     "shard_classes": "take data with classes, or give it in the Context",
     "losses": "give a function in the Context",
     "head": "give the `Model` the name of its output layer",
+    "factors": "train adapters, with a model that `fairjax.models.lora` returns",
     "units": 'give the `Model` its `units`, such as fairjax.models.chain(["hidden", "head"])',
     "utility": "set held-out data aside as `validation` of the shards",
     "held_out_loss": "set held-out data aside as `validation` of the shards",
@@ -59,6 +60,9 @@ class Context(NamedTuple):
         of all examples of their own shards, `[N, M]`, and of the held-out data, `[N, V]`; nan in
         place of examples that an agent does not have.
       units: the hidden units of the network, a `fairjax.rewards.Units`.
+      factors: where agents train adapters, factors that all have in common, drawn by the key of
+        the run: `LowRank` nodes without the agent axis, in place of the server's matrices.
+      ranks: `[N]` ranks of agents' adapters, known numbers.
     """
 
     shard_sizes: PerAgent
@@ -76,6 +80,8 @@ class Context(NamedTuple):
     held_out_loss: Callable[[Params], Scalar] | None = None
     example_losses: Callable[[Stacked], tuple[Array, Array]] | None = None
     units: Units | None = None
+    factors: Params | None = None
+    ranks: tuple[int, ...] | None = None
 
     @property
     def shares(self) -> PerAgent:
@@ -146,14 +152,15 @@ def checked_updates(updates: Any, context: Context) -> Stacked:
         parameters have other shapes.
     """
     sizes = context.shard_sizes
-    leaves, structure = jax.tree.flatten(updates)
-    shapes = [np.shape(leaf) for leaf in leaves]
-    if not all(map(_is_real, leaves)) or {shape[:1] for shape in shapes} != {sizes.shape}:
+    leaves = jax.tree.leaves(updates)
+    if not all(map(_is_real, leaves)) or {np.shape(leaf)[:1] for leaf in leaves} != {sizes.shape}:
         found = [getattr(leaf, "shape", type(leaf).__name__) for leaf in leaves]
         raise ValueError(
             "`updates` must be an array [N, ...] of real numbers, or a pytree of them, with "
             f"N = {len(sizes)} as in `shard_sizes`, got {found!r:.200}."
         )
+    inputs.check_factors("updates", updates, num_axes=3)
+    shapes = [leaf.shape for leaf in trees.leaves(updates)]
     expected = {"server": [shape[1:] for shape in shapes], "agents": shapes}
     for name, wanted in expected.items():
         found = [np.shape(leaf) for leaf in jax.tree.leaves(getattr(context, name))]
@@ -161,7 +168,7 @@ def checked_updates(updates: Any, context: Context) -> Stacked:
             raise ValueError(
                 f"`{name}` must have the updates' shapes {wanted}, got {found!r:.200}."
             )
-    updates = structure.unflatten([_as_floating(leaf) for leaf in leaves])
+    updates = jax.tree.map(_as_floating, updates)
     if context.units is not None:
         _check_units(context.units, updates)
     return updates
@@ -169,6 +176,7 @@ def checked_updates(updates: Any, context: Context) -> Stacked:
 
 def _check_units(units: Units, updates: Stacked) -> None:
     """Raises unless units say for every entry of an update to which of them it belongs."""
+    updates = jax.eval_shape(lowrank.dense, updates)
     wanted = jax.tree.map(lambda leaf: leaf.shape[1:], updates)
     for name in ("makes", "takes"):
         tree = getattr(units, name)

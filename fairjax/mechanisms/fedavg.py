@@ -47,4 +47,4 @@ def fedavg() -> Mechanism:
         unknown = unjudged(num_agents)
         return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
 
-    return Mechanism(lambda num_agents: (), update, start_at_server("fedavg"))
+    return Mechanism(lambda num_agents: (), update, start_at_server("fedavg"), low_rank=True)

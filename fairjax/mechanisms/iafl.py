@@ -75,12 +75,12 @@ def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism
         others = jnp.ceil(fractions * (present.sum() - 1) - 1e-5)
         received = _draw_updates(context.require("key", "iafl"), others, present)
         weights = received / received.sum(1, keepdims=True)
-        paid = trees.weighted_sums(weights, updates)
+        paid = trees.weighted_sum(weights, updates)
         aggregate = trees.weighted_sum(present / present.sum(), updates)
         importance = rewards.normalised(measured)
         return Outcome(aggregate, paid, unjudged(num_agents), importance, fractions), state
 
-    return Mechanism(init, update)
+    return Mechanism(init, update, low_rank=True)
 
 
 def _draw_updates(key: jax.Array, others: PerAgent, present: PerAgent) -> jax.Array:

@@ -9,7 +9,7 @@ reward        v_i   =  sum_j r_j min(1, r_i / r_j)^(1/beta) u_j
 
 import jax.numpy as jnp
 
-from fairjax import checks, contributions, rewards, trees
+from fairjax import arithmetic, checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, shares_of_present
 from fairjax.mechanisms.lengths import median_length
 from fairjax.types import Array, PerAgent, Scalar, Stacked
@@ -111,11 +111,11 @@ def proportional(
         shares = given * jnp.minimum(1, trees.ratio(given[:, None], given)) ** (1 / beta)
         shares = shares[_choose_share_rows(given, shares, uploads)]
         aggregate = trees.weighted_sum(given, uploads)
-        paid = trees.weighted_sums(shares, uploads)
+        paid = trees.weighted_sum(shares, uploads)
         fractions = rewards.share_of_largest(shares.sum(1))
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 
-    return Mechanism(jnp.zeros, update)
+    return Mechanism(jnp.zeros, update, low_rank=True)
 
 
 def _cut_long_updates(updates: Stacked, longest: Scalar) -> Stacked:
@@ -133,7 +133,7 @@ def _choose_share_rows(importance: PerAgent, shares: Array, uploads: Stacked) ->
     below it that is in order.
     """
     unit, scale = trees.unit_rows(uploads)
-    scale = trees.times_power_of_two(scale, -trees.largest_exponent(scale))
+    scale = arithmetic.times_power_of_two(scale, -arithmetic.largest_exponent(scale))
     gram = scale[:, None] * scale * trees.gram(unit)
     inner = trees.dot(trees.dot(shares, gram), importance)
     squares = (trees.dot(shares, gram) * shares).sum(1)

@@ -3,7 +3,6 @@
 w_i  <-  w_i + dw_i
 """
 
-import jax
 import jax.numpy as jnp
 
 from fairjax import trees
@@ -30,8 +29,8 @@ def standalone() -> Mechanism:
 
     def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
         updates = trees.zero_broken(updates)
-        nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
+        nothing = trees.map_leaves(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)
         unknown = unjudged(trees.num_agents(updates))
         return Outcome(nothing, updates, unknown, unknown, unknown), state
 
-    return Mechanism(lambda num_agents: (), update)
+    return Mechanism(lambda num_agents: (), update, low_rank=True)

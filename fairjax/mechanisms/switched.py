@@ -34,7 +34,11 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
     places = range(len(mechanisms))
 
     def init(
-        num_agents: int, params: Params, units: Any = None, performance: Any = None
+        num_agents: int,
+        params: Params,
+        units: Any = None,
+        performance: Any = None,
+        factors: Any = None,
     ) -> tuple[Any, ...]:
         def begin(place: int) -> Any:
             def measure(on: str) -> PerAgent:  # only for the one that acts
@@ -42,7 +46,7 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
                 return lax.cond(number == place, lambda: performance(on), lambda: zeros)
 
             told = None if performance is None else measure
-            return mechanisms[place].init(num_agents, params, units, told)
+            return mechanisms[place].init(num_agents, params, units, told, factors)
 
         return tuple(jax.tree.map(jnp.asarray, begin(place)) for place in places)
 
@@ -68,13 +72,19 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
             return Plan()
 
         def fill(place: int) -> Plan:
-            participants, start = plan_of(place)
+            participants, start, factors, _ = plan_of(place)
+            if factors is not None:
+                raise ValueError(
+                    "`mechanisms` that act in turn must not plan `factors`, got "
+                    f"{mechanisms[place].name!r}."
+                )
             everybody = jnp.ones(len(context.shard_sizes), bool)
             return Plan(
                 everybody if participants is None else participants,
                 context.agents if start is None else start,
             )
 
-        return lax.switch(number, [functools.partial(fill, place) for place in places])
+        acting = lax.switch(number, [functools.partial(fill, place) for place in places])
+        return acting._replace(frozen=False)
 
     return Mechanism(init, update, plan)

@@ -31,6 +31,7 @@ class _Functions(NamedTuple):
     head: str | None = None
     statistics: Callable[..., Any] | None = None
     units: Callable[[Params], Units] | None = None
+    adapters: Any = None
 
 
 class Model(_Functions):
@@ -46,7 +47,8 @@ class Model(_Functions):
     statistics. Every agent keeps its own; they are never uploaded or judged.
 
     `units(params)` says which hidden units the network has, for mechanisms that pay sub-models; see
-    `fairjax.models.chain`.
+    `fairjax.models.chain`. `adapters` says what agents train by low-rank products; it
+    comes from `fairjax.models.lora`.
 
     Raises:
       ValueError: `init`, `apply`, `statistics` or `units` is not a function, or `head` is not a
@@ -71,6 +73,7 @@ class Model(_Functions):
         head: str | None = None,
         statistics: Callable[..., Any] | None = None,
         units: Callable[[Params], Units] | None = None,
+        adapters: Any = None,
     ) -> "Model":
         """Returns a model made of these functions."""
         checks.function("init", init, "init(key) -> params")
@@ -81,7 +84,7 @@ class Model(_Functions):
         )
         if head is not None:
             checks.kind("head", head, str, "an entry of the parameters' dict")
-        return super().__new__(cls, init, apply, head, statistics, units)
+        return super().__new__(cls, init, apply, head, statistics, units, adapters)
 
 
 class NeedsExample(NamedTuple):

@@ -66,7 +66,7 @@ def from_flax(
 
         is_module = isinstance(module, Module)
         made = nnx.from_nnx(module, head) if is_module else nnx.from_function(module, head)
-    return Model(*made[:-1], units)
+    return made._replace(units=units)
 
 
 def as_model(given: Any, data: Dataset) -> Model:

@@ -9,6 +9,7 @@ from fairjax import checks
 from fairjax.data import Dataset
 from fairjax.models.base import Model
 from fairjax.models.layers import conv_general_dilated
+from fairjax.models.minilm import minilm, minilm_tokenizer
 from fairjax.models.modules import from_flax
 from fairjax.models.networks import MLP, CifarCNN, MnistCNN, TextCNN
 from fairjax.models.units import chain
@@ -187,4 +188,6 @@ REGISTRY = {
     "mnist_cnn": mnist_cnn,
     "cifar_cnn": cifar_cnn,
     "text_cnn": _text_cnn_for,
+    "minilm": minilm,
 }
+TOKENIZERS = {"minilm": minilm_tokenizer}  # of networks that read sentences in tokens of their own

@@ -4,7 +4,8 @@
     fraction      f_i   =  tanh(beta r_i) / max_j tanh(beta r_j)
     reward        v_i   =  the floor(f_i D) largest entries of the aggregate
 
-`coefficients` has the first two, `masks` the last. In `submodels` a reward is a network without
+`coefficients` has the first two, `masks` the last. `triples` keeps singular triples in place of
+entries. In `submodels` a reward is a network without
 some of its hidden units.
 """
 
@@ -25,9 +26,10 @@ from fairjax.rewards.submodels import (
     nested_units,
     submodels,
 )
+from fairjax.rewards.triples import truncate
 
 __all__ = [
     "ALWAYS", "Units", "entries_held", "importance", "largest_entries",
     "mean_of_holders", "nested_units", "normalised", "recall", "reward_fractions", "settle",
-    "share_of_largest", "sparsify", "submodels",
+    "share_of_largest", "sparsify", "submodels", "truncate",
 ]  # fmt: skip

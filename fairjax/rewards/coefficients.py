@@ -5,7 +5,7 @@ An agent that is absent in a round keeps its importance; those present share wha
 
 import jax.numpy as jnp
 
-from fairjax import checks, inputs, trees
+from fairjax import arithmetic, checks, inputs
 from fairjax.types import PerAgent, Scalar
 
 
@@ -206,4 +206,4 @@ def clip_traced(value: Scalar, most: float) -> Scalar:
 def _scale_to_safe_unit(values: PerAgent) -> PerAgent:
     """Returns floating numbers, scaled so that sums and quotients of them do not overflow."""
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    return trees.times_power_of_two(values, -trees.largest_exponent(values))
+    return arithmetic.times_power_of_two(values, -arithmetic.largest_exponent(values))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax import checks, inputs, trees
+from fairjax import checks, inputs, lowrank, trees
 from fairjax.rewards.coefficients import check_one_per_agent, clip_traced
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
@@ -27,7 +27,7 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
     serves all agents.
 
     Args:
-      aggregate: leaves without the agent axis, D entries in all.
+      aggregate: leaves without the agent axis, D entries in all; a `LowRank` is multiplied out.
       fractions: `[N]` in [0, 1]. The product with D is computed in their dtype (float32
         at least); a fraction of 1 keeps all D. A traced fraction that is nan or negative
         counts as 0, one above 1 as 1.
@@ -51,19 +51,24 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
     checks.flag("live", live)
     aggregate = inputs.as_params("aggregate", aggregate)
     checks.finite("aggregate", aggregate)
+    aggregate = lowrank.dense(aggregate)
+    fractions = checked_fractions(fractions)
+    ranked: Any = trees.num_parameters(aggregate)
+    if live:
+        ranked = trees.sum_leaves(jnp.count_nonzero, aggregate)
+    kept = count_kept(fractions, ranked)
+    return _keep_largest(aggregate, kept)
+
+
+def checked_fractions(fractions: PerAgent) -> PerAgent:
+    """Returns fractions `[N]` of float32 at least; raises if known ones lie outside [0, 1]."""
     fractions = inputs.as_floating("fractions", fractions)
     fractions = fractions.astype(np.promote_types(fractions.dtype, np.float32))
     check_one_per_agent("fractions", fractions)
     known = np.asarray(fractions) if checks.is_known(fractions) else np.ones(1)
     if not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"`fractions` must lie in [0, 1], got fractions={fractions}.")
-    ranked: Any = trees.num_parameters(aggregate)
-    if ranked == 0:
-        raise ValueError("`aggregate` must hold at least one entry, got none.")
-    if live:
-        ranked = trees.sum_leaves(jnp.count_nonzero, aggregate)
-    kept = _count_kept(fractions, ranked)
-    return _keep_largest(aggregate, kept)
+    return fractions
 
 
 def largest_entries(tree: Params, fractions: PerAgent) -> Stacked:
@@ -80,10 +85,10 @@ def largest_entries(tree: Params, fractions: PerAgent) -> Stacked:
       >>> print(largest_entries(jnp.array([0.1, -3.0, 2.0]), jnp.array([0.4])))
       [[False  True False]]
     """
-    return _find_largest(tree, _count_kept(fractions, trees.num_parameters(tree)))
+    return find_largest(tree, count_kept(fractions, trees.num_parameters(tree)))
 
 
-def _count_kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
+def count_kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
     """Returns how many entries each agent keeps, `[N]` floor(f_i D), where D is `ranked`."""
     exact = isinstance(fractions, np.ndarray) and isinstance(ranked, int)  # in 64 bits too
     xp = np if exact else jnp
@@ -94,11 +99,12 @@ def _count_kept(fractions: PerAgent, ranked: Scalar) -> PerAgent:
 
 @jax.jit
 def _keep_largest(aggregate: Params, kept: PerAgent) -> Stacked:
-    masks = _find_largest(aggregate, kept)
+    masks = find_largest(aggregate, kept)
     return jax.tree.map(lambda mask, leaf: jnp.where(mask, leaf, 0), masks, aggregate)
 
 
-def _find_largest(aggregate: Params, kept: PerAgent) -> Stacked:
+def find_largest(aggregate: Params, kept: PerAgent) -> Stacked:
+    """Returns for every agent which entries are its `kept` largest: booleans `[N, ...]`."""
     leaves, structure = jax.tree.flatten(aggregate)
     magnitudes = jnp.concatenate([jnp.abs(leaf).reshape(-1) for leaf in leaves])
     size = len(magnitudes)

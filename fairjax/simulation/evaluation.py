@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from fairjax import trees
 from fairjax.data import Dataset, Shards
 from fairjax.models import Model, evaluator
-from fairjax.simulation.training import evaluation_batch, map_agents
+from fairjax.simulation.agents import evaluation_batch, examples, map_agents
+from fairjax.simulation.training import LocalTraining
 from fairjax.tasks import Task
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
@@ -90,3 +91,36 @@ def utility(
     """Returns the main metric of one model, negated if it is better when it is lower."""
     metric = dict(task.metrics)[task.main]
     return task.sign * metric(outputs(model, params, data, statistics), jnp.asarray(data.y))
+
+
+def mean_losses(
+    training: LocalTraining,
+    params: Stacked,
+    statistics: Any,
+    shards: Shards,
+    present: PerAgent | None,
+    agents_at_once: int,
+    mesh: Mesh | None = None,
+) -> PerAgent:
+    """Returns `[N]` means of the task's loss for agents' models on their own shards.
+
+    Agents that are not `present` have 0; None: all are.
+    """
+    batch_size = min(evaluation_batch(), shards.indices.shape[1])
+
+    def mean_loss(agent: Any, data: Dataset) -> Scalar:
+        own, statistics, rows, size = agent
+        rows = jnp.pad(rows, (0, -len(rows) % batch_size), mode="edge").reshape(-1, batch_size)
+
+        def batch_sum(number: Scalar, total: Scalar) -> Scalar:
+            x, y = examples(data, rows[number])
+            present = number * batch_size + jnp.arange(batch_size) < size
+            loss, _ = training.loss(own, x, y, present, None, statistics)
+            return total + loss * present.sum()
+
+        total = lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0)
+        return total / (size if present is None else jnp.maximum(size, 1))
+
+    sizes = shards.sizes if present is None else jnp.where(present, shards.sizes, 0)
+    agents = (params, statistics, shards.indices, sizes)
+    return map_agents(mean_loss, agents, shards.data, agents_at_once, mesh)

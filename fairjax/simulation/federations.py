@@ -19,8 +19,9 @@ from jax.sharding import Mesh
 from fairjax import checks
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
-from fairjax.mechanisms import Context, Mechanism, Plan
+from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, standalone
 from fairjax.simulation import each
+from fairjax.simulation.adapting import num_received
 from fairjax.simulation.behaviours import Behaviour, changing_uploads
 from fairjax.simulation.evaluation import measure_agents
 from fairjax.simulation.looking import make_context, own_losses, reached_alone, scores
@@ -105,6 +106,7 @@ class Federation(ByContents):
             local_epochs=self.training.local_epochs,
             batch_size=self.training.batch_size,
             learning_rate=self.rate_at(0),
+            ranks=self.training.ranks or 0,
         )
         state = first_state(
             key,
@@ -118,7 +120,7 @@ class Federation(ByContents):
             server_optimizer=self.server_optimizer,
             mesh=self.mesh,
         )
-        units = self.training.model.units
+        units, ranked = self.training.model.units, self.training.ranked
         state = placed(self.mesh, state)
 
         def alone(on: str) -> PerAgent:
@@ -127,7 +129,11 @@ class Federation(ByContents):
             return reached_alone(self, state, shards, test, on)
 
         mechanism = self.mechanism.init(
-            shards.num_agents, state.server, None if units is None else units(state.server), alone
+            shards.num_agents,
+            state.server,
+            None if units is None else units(state.server),
+            alone,
+            None if ranked is None else ranked.common(state.key, state.server),
         )
         return placed(self.mesh, state._replace(mechanism=mechanism))
 
@@ -215,8 +221,24 @@ class Federation(ByContents):
             excluded=~uploads.usable,
             broken=paid.broken,
             unchanged=trained.unchanged & ~changing_uploads(self.behaviours, num_agents),
+            **self._communicated(plan, uploads.updates, outcome, took_part),
         )
         return placed(self.mesh, after), record
+
+    def _communicated(
+        self, plan: Plan, uploads: Stacked, outcome: Outcome, took_part: PerAgent
+    ) -> dict[str, PerAgent]:
+        """Returns how many numbers agents upload and receive, if they train adapters."""
+        ranked = self.training.ranked
+        if ranked is None:
+            return {}
+        sent = ranked.num_uploaded(uploads, plan.frozen)
+        got = num_received(outcome.rewards, plan.frozen)
+        shares = self.mechanism.name != standalone.__name__
+        return {
+            "uploaded": jnp.where(took_part & shares, sent, 0),
+            "received": jnp.where(took_part & shares, got, 0),
+        }
 
     def plan(self, state: State, context: Context) -> Plan:
         """Returns what the mechanism decides before training; absent agents never take part."""

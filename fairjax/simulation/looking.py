@@ -15,10 +15,11 @@ from jax import lax
 from fairjax import checks
 from fairjax.data import Dataset, Shards
 from fairjax.mechanisms import MEASURED_ON, Context, standalone
+from fairjax.programs import jit_with_captured
 from fairjax.simulation import evaluation
-from fairjax.simulation.evaluation import mean_statistics
+from fairjax.simulation.agents import classes_held, examples, map_agents
+from fairjax.simulation.evaluation import mean_losses, mean_statistics
 from fairjax.simulation.states import State
-from fairjax.simulation.training import classes_held, examples, map_agents, mean_losses
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def make_context(
 ) -> Context:
     """Returns what the mechanism may look at."""
     model = federation.training.model
-    return Context(
+    context = Context(
         shard_sizes=jnp.asarray(shards.sizes),
         shard_classes=classes_held(shards),
         present=present,
@@ -45,6 +46,11 @@ def make_context(
         units=None if model.units is None else model.units(state.server),
         **scores(federation, state.statistics, state.joined, shards),
     )
+    ranked = federation.training.ranked
+    if ranked is None:
+        return context
+    ranks = (ranked.width,) * shards.num_agents if ranked.ranks is None else ranked.ranks
+    return context._replace(factors=ranked.common(state.key, state.server), ranks=ranks)
 
 
 def own_losses(
@@ -62,7 +68,7 @@ def own_losses(
 
 def scores(
     federation: "Federation", statistics: Any, joined: PerAgent | None, shards: Shards
-) -> dict[str, Callable[..., Any]]:
+) -> dict[str, Any]:
     """Returns functions that score parameters on held-out data, if there are any, by name."""
     if shards.validation is None:
         return {}
@@ -124,7 +130,8 @@ def reached_alone(
     )
     state = state._replace(mechanism=(), memory=None, server_optimizer=None)
     if checks.is_known(state.round):  # data are an argument of a compiled function
-        return jax.jit(functools.partial(_reach, alone))(state, shards, data)
+        compiled = jit_with_captured if federation.training.ranked else jax.jit
+        return compiled(functools.partial(_reach, alone))(state, shards, data)
     return _reach(alone, state, shards, data)
 
 

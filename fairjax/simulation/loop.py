@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax import checks, devices, trees
+from fairjax import checks, devices, lowrank, trees
 from fairjax.data import Dataset, Shards
+from fairjax.programs import jit_with_captured
 from fairjax.simulation.evaluation import mean_statistics
 from fairjax.simulation.federations import Federation
 from fairjax.simulation.memory import shapes, spare_maps
@@ -62,8 +63,9 @@ class Rounds(NamedTuple):
             )
         else:
             state = self.federation.go_on(self.state, self.shards, self.num_rounds)
-        names = self.federation.training.task.names
-        return Progress(state, jax.tree.map(np.asarray, no_rows(state, self.record_updates, names)))
+        training = self.federation.training
+        rows = no_rows(state, self.record_updates, training.task.names, bool(training.ranked))
+        return Progress(state, jax.tree.map(np.asarray, rows))
 
     def stages(self, start: Progress | None = None, spare: bool = False) -> Iterator[Progress]:
         """Yields the progress after every chunk of rounds.
@@ -144,7 +146,7 @@ def play(
     Returns:
       The state with the events to report, and the rows of the rounds.
     """
-    task = federation.training.task
+    task, adapters = federation.training.task, federation.training.model.adapters
     unknown = jnp.full(shards.num_agents, jnp.nan)
     not_measured = dict.fromkeys(task.names, jnp.append(unknown, jnp.nan))
 
@@ -180,7 +182,10 @@ def play(
             excluded=record.excluded,
             metrics={name: values[:-1] for name, values in paid.items()},
             servers=state.server if record_updates else None,
-            updates=record.uploads if record_updates else None,
+            updates=lowrank.dense(record.uploads) if record_updates else None,
+            uploaded=record.uploaded,
+            received=record.received,
+            network=None if adapters is None else jnp.asarray(adapters.network, jnp.int32),
         )
         counts = number < num_rounds
         events = trees.where(counts, events.after(record, number), events)
@@ -192,7 +197,7 @@ def play(
     def play_or_skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:
         return lax.cond(number <= num_rounds, one_round, skip, carry, number)
 
-    empty = no_rows(state, record_updates, task.names)
+    empty = no_rows(state, record_updates, task.names, adapters is not None)
     return lax.scan(play_or_skip, (state, Events.none()), first + jnp.arange(length))
 
 
@@ -208,7 +213,8 @@ def _compile_play(
     del arguments  # the shapes of the arguments: other shapes need another program
     spare_maps()
     program = functools.partial(play, federation, length, record_updates=record_updates)
-    return jax.jit(program, donate_argnums=0 if spare else ())
+    compiled = jit_with_captured if federation.training.ranked else jax.jit
+    return compiled(program, donate_argnums=(0,) if spare else ())
 
 
 def _append(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ def federation(
     schedule_counts: str | None = None,
     proximal: float = 0.0,
     reset_optimizers: bool = False,
+    ranks: Sequence[int] | None = None,
     server_optimizer: Any = None,
     task: Task | None = None,
     behaviours: Sequence[Behaviour] = (),
@@ -63,6 +64,9 @@ def federation(
       proximal: FedProx's mu, at least 0: mu / 2 |w - w_0|^2 is added to the loss, where w_0 are
         the parameters at the round's start (Li et al., MLSys 2020).
       reset_optimizers: every round begins with a fresh state of every agent's optimizer.
+      ranks: the ranks of all agents' adapters `[N]`, for a model that `fairjax.models.lora`
+        returns; None: that model's own rank. Agents with adapters begin every round with fresh
+        factors and a fresh optimizer state.
       server_optimizer: an optax optimizer for which the aggregate, negated, is the gradient, such
         as optax.sgd(1.0, momentum=0.9) (FedAvgM) or optax.adam(0.01) (FedAdam); everybody is paid
         its step. Only for mechanisms that pay everybody the aggregate: fedavg and qffl. None:
@@ -107,12 +111,18 @@ def federation(
         checks.choice("schedule_counts", schedule_counts, COUNTS)
     checks.at_least("proximal", proximal, 0)
     checks.flag("reset_optimizers", reset_optimizers)
+    ranks = _check_ranks(ranks, model)
     check_server_optimizer(server_optimizer, mechanism)
+    if server_optimizer is not None and model.adapters is not None:
+        raise ValueError(
+            "`server_optimizer` must be left out for a model with adapters, whose aggregate is a "
+            f"product, got {checks.shown(server_optimizer)}."
+        )
     task = CLASSIFICATION if task is None else task
     checks.kind("task", task, Task, "`fairjax.tasks.regression(train)`")
     optimizer_at, rate_at = by_rounds(optimizer, learning_rate)
     steps = (local_epochs, batch_size, decay_per, local_steps, schedule_counts)
-    more = (float(proximal), bool(reset_optimizers))
+    more = (float(proximal), bool(reset_optimizers), ranks)
     return Federation(
         training=LocalTraining(model, task, optimizer_at, *steps, *more),
         mechanism=mechanism,
@@ -123,6 +133,22 @@ def federation(
         group_size=agents_at_once,
         mesh=devices.checked(mesh),
     )
+
+
+def _check_ranks(ranks: Any, model: Model) -> tuple[int, ...] | None:
+    """Returns the ranks of agents' adapters, or raises."""
+    if ranks is None:
+        return None
+    if model.adapters is None:
+        raise ValueError(
+            "`ranks` must be left out for a model without adapters; "
+            f"`fairjax.models.lora(model, params)` gives it some. Got ranks={checks.shown(ranks)}."
+        )
+    if not checks.is_listing(ranks):
+        raise ValueError(
+            f"`ranks` must be one number for each agent, got ranks={checks.shown(ranks)}."
+        )
+    return each.checked("ranks", ranks, checks.count)
 
 
 def _check_upload_behaviours(behaviours: Any) -> tuple[Behaviour, ...]:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from fairjax import trees
 from fairjax.data import Shards
 from fairjax.models import initial
-from fairjax.simulation.training import LocalTraining, examples
+from fairjax.simulation.agents import examples
+from fairjax.simulation.training import LocalTraining
 
 MOST_MAPS = 30_000  # Linux silently kills a process that asks for more than 65,530
 

@@ -37,6 +37,10 @@ class History(NamedTuple):
       servers: the server's parameters at rounds' starts, leaves `[T, ...]`; None unless
         recorded.
       updates: the uploads, leaves `[T, N, ...]`; None unless recorded.
+      uploaded: `[T, N]` how many numbers agents uploaded; None unless they train adapters.
+      received: `[T, N]` how many numbers they received, likewise.
+      network: `[T]` how many parameters the whole network has, likewise: what an agent would upload
+        and receive if it trained all of them.
     """
 
     accuracies: PerRound
@@ -50,6 +54,9 @@ class History(NamedTuple):
     metrics: dict[str, PerRound] | None = None
     servers: Params | None = None
     updates: Stacked | None = None
+    uploaded: PerRound | None = None
+    received: PerRound | None = None
+    network: PerRound | None = None
 
 
 class Events(NamedTuple):
@@ -97,8 +104,17 @@ class Progress(NamedTuple):
         return len(self.rows.server_accuracies)
 
 
-def no_rows(state: State, record_updates: bool, metrics: Sequence[str]) -> History:
-    """Returns a history without rounds, in the shapes of a run that begins in `state`."""
+def no_rows(
+    state: State, record_updates: bool, metrics: Sequence[str], adapted: bool = False
+) -> History:
+    """Returns a history without rounds, in the shapes of a run that begins in `state`.
+
+    Args:
+      state: the state before the first round.
+      record_updates: whether uploads are kept.
+      metrics: names of the task's metrics.
+      adapted: whether agents train adapters.
+    """
 
     def no_entries(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), tree)
@@ -116,6 +132,9 @@ def no_rows(state: State, record_updates: bool, metrics: Sequence[str]) -> Histo
         metrics=dict.fromkeys(metrics, numbers),
         servers=no_entries(state.server) if record_updates else None,
         updates=no_entries(state.agents) if record_updates else None,
+        uploaded=numbers.astype(jnp.int32) if adapted else None,
+        received=numbers.astype(jnp.int32) if adapted else None,
+        network=jnp.zeros(0, jnp.int32) if adapted else None,
     )
 
 

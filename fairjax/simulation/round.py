@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from fairjax import trees
+from fairjax import lowrank, trees
 from fairjax.data import Shards
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.simulation.behaviours import Behaviour, Memory, change_uploads
@@ -29,7 +29,7 @@ class Trained(NamedTuple):
     Attributes:
       start: parameters from which agents trained, leaves `[N, ...]`.
       params: parameters after the local epochs.
-      updates: the difference.
+      updates: the difference, with `LowRank` nodes if agents train adapters.
       optimizer: optimizer states; an agent whose training diverged keeps its old state.
       statistics: the networks' statistics, or None; kept in the same way.
       finite: `[N]` booleans: the agent's update has no NaN or infinity.
@@ -94,18 +94,23 @@ def train(
         shards,
         round,
         participants=plan.participants,
+        factors=plan.factors,
+        frozen=plan.frozen,
         agents_at_once=agents_at_once,
         mesh=mesh,
     )
-    updates = jax.tree.map(jnp.subtract, trained.params, start)
+    params = trained.params
+    if training.ranked:
+        updates = training.ranked.updates(start, params)
+        params = jax.tree.map(jnp.add, start, lowrank.dense(updates))
+    else:
+        updates = jax.tree.map(jnp.subtract, params, start)
     finite = trees.finite_rows(updates)
-    unchanged = trees.rows_that(lambda leaf: leaf == 0, updates)
+    unchanged = trees.zero_rows(updates)
     # An agent whose training diverged starts the next round with the same state.
     optimizer, statistics = trees.where(finite, trained[1:], own[1:])
     took_part = True if plan.participants is None else plan.participants
-    return Trained(
-        start, trained.params, updates, optimizer, statistics, finite, unchanged & took_part
-    )
+    return Trained(start, params, updates, optimizer, statistics, finite, unchanged & took_part)
 
 
 def upload(
@@ -129,7 +134,8 @@ def upload(
       present: `[N]` booleans; absent agents upload zeros. None: all are there.
     """
     updates = uploads = trained.updates
-    if memory is not None:
+    if memory is not None:  # behaviours change entries
+        updates = lowrank.dense(updates)
         memory = memory.with_first(updates, round, present)
         uploads = change_uploads(key, updates, memory, round, behaviours, present)
     zeros = jax.tree.map(jnp.zeros_like, uploads)
@@ -169,7 +175,7 @@ def serve(optimizer: Any, outcome: Outcome, server: Params, state: Any) -> tuple
     Returns:
       The outcome and the optimizer's next state.
     """
-    gradient = jax.tree.map(jnp.negative, outcome.aggregate)
+    gradient = jax.tree.map(jnp.negative, lowrank.dense(outcome.aggregate))
     changes, state = optimizer.update(gradient, state, server)
     changes = jax.tree.map(lambda change, own: change.astype(own.dtype), changes, server)
     paid = trees.broadcast(len(outcome.fractions), changes)
@@ -183,10 +189,11 @@ def pay(
 
     Agents that are not `present` `[N]` keep theirs; None: all are there.
     """
-    agents = jax.tree.map(jnp.add, trained.start, outcome.rewards)
+    aggregate, rewards = lowrank.dense((outcome.aggregate, outcome.rewards))
+    agents = jax.tree.map(jnp.add, trained.start, rewards)
     if present is not None:
         agents = trees.where(present, agents, trained.start)
-    server = jax.tree.map(jnp.add, server, outcome.aggregate)
+    server = jax.tree.map(jnp.add, server, aggregate)
     # Ignore agents whose training already diverged: other parameters that are not finite come
     # from the mechanism.
     agents_fine = trees.finite_rows(agents) | ~trained.finite

@@ -73,6 +73,8 @@ class Record(NamedTuple):
       excluded: `[N]` booleans: the upload was dropped: not finite, or too large to add.
       broken: a boolean: the mechanism paid NaN or infinity.
       unchanged: `[N]` booleans: the agent trained and uploads honestly, but its update is zero.
+      uploaded: `[N]` how many numbers the agent uploaded; None unless agents train adapters.
+      received: `[N]` how many numbers it received, likewise.
     """
 
     trained: Stacked
@@ -85,6 +87,8 @@ class Record(NamedTuple):
     excluded: PerAgent
     broken: Scalar
     unchanged: PerAgent
+    uploaded: PerAgent | None = None
+    received: PerAgent | None = None
 
 
 def first_state(

@@ -9,6 +9,7 @@ same batch, in turn.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,10 +21,12 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from fairjax import devices
+from fairjax import trees
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.models import Model
+from fairjax.simulation.adapting import Ranked, only
+from fairjax.simulation.agents import examples, map_agents
 from fairjax.simulation.each import of_agent
 from fairjax.simulation.optimizers import hold_counts
 from fairjax.tasks import Task
@@ -49,6 +52,7 @@ class LocalTraining(ByContents):
       proximal: mu; mu / 2 |w - w_0|^2 is added to the loss, where w_0 are the parameters at the
         round's start.
       reset_optimizers: whether every round begins with a fresh optimizer state.
+      ranks: the ranks of all agents' adapters; None: that of the model.
     """
 
     model: Model
@@ -61,22 +65,42 @@ class LocalTraining(ByContents):
     schedule_counts: str | None = None
     proximal: float = 0.0
     reset_optimizers: bool = False
+    ranks: tuple[int, ...] | None = None
 
     def init(self, params: Params) -> Any:
-        """Returns the optimizer's state for one agent."""
-        return self.optimizer_at(0, 0).init(params)
+        """Returns the optimizer's state for one agent; none where every round begins anew."""
+        return () if self.ranked else self.optimizer_at(0, 0).init(params)
+
+    @property
+    def ranked(self) -> Ranked | None:
+        """The adapters that agents train, with their ranks; None: they train all parameters."""
+        adapters = self.model.adapters
+        return None if adapters is None else Ranked(adapters, self.ranks)
 
     @property
     def largest_batch(self) -> int:
         """The largest number of examples in a local step of an agent."""
         return int(np.max(self.batch_size))
 
-    def __call__(self, key: Key, own: "Own", shard: "Shard", round: Scalar) -> "Own":
-        """Returns what the agent holds after the local epochs of one round."""
+    def __call__(
+        self,
+        key: Key,
+        own: "Own",
+        shard: "Shard",
+        round: Scalar,
+        factors: Params | None = None,
+        frozen: bool = False,
+    ) -> "Own":
+        """Returns what the agent holds after the local epochs of one round.
+
+        If it trains adapters, these are its factors, see `fairjax.simulation.adapting`.
+        """
         params, optimizer_state, statistics = own
-        first = params
-        if self.reset_optimizers:
-            optimizer_state = self.init(params)
+        first, learned = params, None
+        if self.ranked:
+            params, learned = self.ranked.begin(key, first, shard.agent, factors, frozen)
+        if self.ranked or self.reset_optimizers:
+            optimizer_state = self.optimizer_at(0, 0).init(params)
         width = min(self.largest_batch, len(shard.rows))  # of arrays
         batch_size = jnp.minimum(of_agent(self.batch_size, shard.agent), width)
         local_epochs = of_agent(self.local_epochs, shard.agent)
@@ -100,10 +124,11 @@ class LocalTraining(ByContents):
                     taken = taken[places % jnp.maximum(present.sum(), 1)]
                 x, y = examples(shard.data, taken)
                 step_key = jax.random.fold_in(epoch_key, batch)
-                gradient, statistics = jax.grad(self.loss, has_aux=True)(
+                loss = functools.partial(self.adapted_loss, first, shard.agent)
+                gradient, statistics = jax.grad(loss if self.ranked else self.loss, has_aux=True)(
                     params, x, y, present, step_key, statistics
                 )
-                if self.proximal:
+                if self.proximal and not self.ranked:
                     gradient = jax.tree.map(
                         lambda slope, now, before: slope + self.proximal * (now - before),
                         gradient,
@@ -111,11 +136,32 @@ class LocalTraining(ByContents):
                         first,
                     )
                 changes, state = optimizer.update(gradient, state, params)
+                changes = only(learned, changes)
                 return Own(optax.apply_updates(params, changes), state, statistics)
 
             return lax.fori_loop(first_batch, num_batches, step, carry)
 
-        return lax.fori_loop(0, local_epochs, epoch, Own(params, optimizer_state, statistics))
+        after = lax.fori_loop(0, local_epochs, epoch, Own(params, optimizer_state, statistics))
+        return after._replace(optimizer=()) if self.ranked else after
+
+    def absent(self, own: "Own") -> "Own":
+        """Returns what an agent holds that does not train: its own, and products of zero."""
+        if not self.ranked:
+            return own
+        nothing = self.ranked.draw(jax.random.key(0), own.params)
+        return own._replace(params=nothing)
+
+    def adapted_loss(
+        self, held: Params, agent: Scalar, variables: Params, *batch: Any
+    ) -> tuple[Scalar, Any]:
+        """Returns `loss` as a function of the variables that an agent with adapters trains."""
+        ranked: Any = self.ranked
+        whole = ranked.whole(held, variables, agent)
+        loss, statistics = self.loss(whole, *batch)
+        if self.proximal:
+            change = jax.tree.map(jnp.subtract, whole, held)
+            loss += self.proximal / 2 * trees.sum_leaves(lambda leaf: (leaf**2).sum(), change)
+        return loss, statistics
 
     def loss(
         self,
@@ -174,6 +220,8 @@ def train_agents(
     round: Scalar,
     *,
     participants: PerAgent | None = None,
+    factors: Stacked | None = None,
+    frozen: bool = False,
     agents_at_once: int,
     mesh: Mesh | None = None,
 ) -> Own:
@@ -186,102 +234,33 @@ def train_agents(
       shards: who holds which data.
       round: number of the round, from 0.
       participants: `[N]` booleans, who trains; None: all.
+      factors: the first factors of adapters, leaves `[N, ...]`; None: drawn afresh.
+      frozen: whether the first of two given factors stays as it is.
       agents_at_once: how many agents are vectorised; groups take turns. A group takes
         as many steps as its longest shard needs.
       mesh: devices over which agents are spread.
     """
 
     def train_agent(agent: Any, shared: tuple[Dataset, Scalar]) -> Own:
-        key, own, rows, size, place = agent
+        key, own, factors, rows, size, place = agent
         data, round = shared
-        return training(key, own, Shard(data, rows, size, place), round)
+        return training(key, own, Shard(data, rows, size, place), round, factors, frozen)
 
     places = jnp.arange(shards.num_agents)
-    agents = (keys, own, shards.indices, shards.sizes, places)
+    agents = (keys, own, factors, shards.indices, shards.sizes, places)
     if participants is None:
         return map_agents(train_agent, agents, (shards.data, round), agents_at_once, mesh)
 
     def train_or_skip(agent: Any, shared: tuple[Dataset, Scalar]) -> Own:
         takes_part, (_, own, *_) = agent
-        return lax.cond(takes_part, lambda: train_agent(agent[1], shared), lambda: own)
+        return lax.cond(
+            takes_part, lambda: train_agent(agent[1], shared), lambda: training.absent(own)
+        )
 
     # Vectorised agents take as many steps as the largest of them, which must not be an absent one.
     sizes = jnp.where(participants, shards.sizes, 0)
     agents = (participants, (*agents[:-2], sizes, places))
     return map_agents(train_or_skip, agents, (shards.data, round), agents_at_once, mesh)
-
-
-def mean_losses(
-    training: LocalTraining,
-    params: Stacked,
-    statistics: Any,
-    shards: Shards,
-    present: PerAgent | None,
-    agents_at_once: int,
-    mesh: Mesh | None = None,
-) -> PerAgent:
-    """Returns `[N]` means of the task's loss for agents' models on their own shards.
-
-    Agents that are not `present` have 0; None: all are.
-    """
-    batch_size = min(evaluation_batch(), shards.indices.shape[1])
-
-    def mean_loss(agent: Any, data: Dataset) -> Scalar:
-        own, statistics, rows, size = agent
-        rows = jnp.pad(rows, (0, -len(rows) % batch_size), mode="edge").reshape(-1, batch_size)
-
-        def batch_sum(number: Scalar, total: Scalar) -> Scalar:
-            x, y = examples(data, rows[number])
-            present = number * batch_size + jnp.arange(batch_size) < size
-            loss, _ = training.loss(own, x, y, present, None, statistics)
-            return total + loss * present.sum()
-
-        total = lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0)
-        return total / (size if present is None else jnp.maximum(size, 1))
-
-    sizes = shards.sizes if present is None else jnp.where(present, shards.sizes, 0)
-    agents = (params, statistics, shards.indices, sizes)
-    return map_agents(mean_loss, agents, shards.data, agents_at_once, mesh)
-
-
-def classes_held(shards: Shards) -> PerAgent | None:
-    """Returns how many classes occur in each agent's shard, `[N]`; None if there are no classes."""
-    num_agents, width = shards.indices.shape
-    if shards.data.num_classes is None:
-        return None
-    held = jnp.zeros((num_agents, shards.data.num_classes), bool)
-    present = jnp.arange(width) < jnp.asarray(shards.sizes)[:, None]
-    labels = jnp.asarray(shards.data.y)[shards.indices]
-    return held.at[jnp.arange(num_agents)[:, None], labels].max(present).sum(1)
-
-
-def map_agents(
-    function: Callable[[Any, Any], Any],
-    agents: Any,
-    shared: Any,
-    agents_at_once: int,
-    mesh: Mesh | None = None,
-) -> Any:
-    """Maps `function(agent, shared)` over the leading axis of `agents`.
-
-    On every device of the mesh, `agents_at_once` entries are vectorised at a time.
-    """
-    batch_size = None if agents_at_once == 1 else agents_at_once
-
-    def local(agents: Any, shared: Any) -> Any:
-        return lax.map(lambda agent: function(agent, shared), agents, batch_size=batch_size)
-
-    return devices.map_shards(mesh, local, agents, shared)
-
-
-def evaluation_batch() -> int:
-    """Returns how many examples to evaluate at once; on a CPU, as many as its caches hold."""
-    return 100 if jax.default_backend() == "cpu" else 1000
-
-
-def examples(data: Dataset, rows: Array) -> tuple[Array, Array]:
-    """Returns the examples `[B, ...]` and their `y [B, ...]` of some rows."""
-    return jnp.asarray(data.x)[rows], jnp.asarray(data.y)[rows]
 
 
 def _shuffle(key: Key, shard: Shard, width: int) -> Array:

@@ -1,0 +1,52 @@
+"""Arithmetic: products at full precision, ratios, and exact powers of two."""
+
+import functools
+
+import jax.numpy as jnp
+from jax import lax
+
+from fairjax.types import Array
+
+dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+
+def ratio(values: Array | float, divisors: Array) -> Array:
+    """Returns values over divisors that are not negative; 0 where the divisor is zero."""
+    return jnp.where(divisors > 0, values / jnp.where(divisors > 0, divisors, 1), 0)
+
+
+def power_of_two(exponents: Array, dtype: jnp.dtype) -> Array:
+    """Returns 2^exponents; 0 where that is subnormal, the largest power where it overflows."""
+    limits = jnp.finfo(dtype)
+    exponents = jnp.clip(exponents, limits.minexp - 1, limits.maxexp - 1)
+    biased = exponents.astype(f"int{limits.bits}") + (limits.maxexp - 1)
+    return lax.bitcast_convert_type(biased << limits.nmant, dtype)
+
+
+def exponents_of(values: Array) -> Array:
+    """Returns whole numbers e with 2^e <= |value| < 2^(e+1); for 0, one below all others."""
+    limits = jnp.finfo(values.dtype)
+    return (magnitude_bits(values) >> limits.nmant).astype(jnp.int32) - (limits.maxexp - 1)
+
+
+def times_power_of_two(values: Array, exponents: Array) -> Array:
+    """Returns values times 2^exponents, even if the dtype cannot hold 2^exponents."""
+    half = exponents // 2
+    first, second = power_of_two(half, values.dtype), power_of_two(exponents - half, values.dtype)
+    return values * first * second
+
+
+def largest_exponent(values: Array) -> Array:
+    """Returns the exponent e of the largest magnitude, as in `exponents_of`; 0 if all are zero.
+
+    Numbers times 2^-e are safe to sum and to divide by. Compiled code divides by multiplying
+    with the inverse, which is 0 for numbers above 2^126.
+    """
+    largest = jnp.abs(values).max()
+    return jnp.where(largest > 0, exponents_of(largest), 0)
+
+
+def magnitude_bits(values: Array) -> Array:
+    """Returns the bits of magnitudes as whole numbers, which have the same order."""
+    integer = f"int{jnp.finfo(values.dtype).bits}"
+    return lax.bitcast_convert_type(jnp.abs(values), integer)

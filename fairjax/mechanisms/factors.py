@@ -1,0 +1,103 @@
+"""Factors: what mechanisms share that average the factors of adapters, not their products.
+
+B_t+1 = sum_i p_i B_i     A_t+1 = sum_i p_i A_i     model  w_0 + B_t A_t
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fairjax import checks, lowrank, trees
+from fairjax.lowrank import LowRank, is_low_rank
+from fairjax.mechanisms.base import Context, Outcome, Plan, start_at_server, unjudged
+from fairjax.types import Params, Stacked
+
+
+def begin(num_agents: int, factors: Params | None = None) -> Any:
+    """Returns the state before the first round: the common factors, or none if unknown."""
+    del num_agents
+    return () if factors is None else factors
+
+
+def start_at_server_factors(mechanism: str) -> Callable[[Any, Context], Plan]:
+    """Returns the plan by which all agents go on with the common factors, the mechanism's state.
+
+    Without adapters they train the server's model.
+    """
+
+    def plan(factors: Any, context: Context) -> Plan:
+        if context.factors is None:
+            return start_at_server(mechanism)(factors, context)
+        server, agents = (context.require(name, mechanism) for name in ("server", "agents"))
+        num = len(context.shard_sizes)
+        without = jax.tree.map(jnp.subtract, server, lowrank.dense(factors))
+        start = trees.broadcast(num, without)
+        if context.present is not None:
+            start = trees.where(context.present, start, agents)
+        return Plan(start=start, factors=trees.broadcast(num, factors))
+
+    return plan
+
+
+def check_factors(mechanism: str, updates: Stacked, context: Context) -> None:
+    """Raises where agents train adapters, but updates do not hold their factors."""
+    if context.factors is not None and not lowrank.holds_low_rank(updates):
+        raise ValueError(
+            f"`updates` of the mechanism {mechanism!r} must hold `fairjax.LowRank` nodes, whose "
+            "factors it averages, got only arrays. Agents that change their uploads change entries "
+            "of products, which have no factors: take `flora`."
+        )
+
+
+def mean_of_factors(updates: Stacked, context: Context) -> Params:
+    """Returns the means of both factors, each by itself, and of other leaves.
+
+    An agent's own columns are those below its rank; others count as zero.
+    """
+    shares = context.shares
+
+    def of_leaf(leaf: Any) -> Any:
+        if not is_low_rank(leaf):
+            return trees.weighted_sum(shares, leaf)
+        if context.ranks is not None:
+            own = jnp.arange(leaf.rank) < jnp.asarray(context.ranks)[:, None]  # [N, r]
+            b = jnp.where(own[:, None], leaf.b, 0)
+            leaf = LowRank(b, jnp.where(own[:, :, None], leaf.a, 0))
+        return LowRank(*(trees.weighted_sum(shares, factor) for factor in leaf))
+
+    return trees.map_leaves(of_leaf, trees.zero_broken(updates))
+
+
+def replaced(factors: Any, mean: Params, num_agents: int) -> tuple[Outcome, Any]:
+    """Returns the outcome of a round in which common factors are replaced, and the next ones.
+
+    Agents began without the product of the old ones, and receive that of the new ones.
+    """
+
+    def difference(new: Any, old: Any) -> Any:
+        if not is_low_rank(new):
+            return new
+        b = jnp.concatenate([new.b, -old.b], -1)
+        return LowRank(b, jnp.concatenate([new.a, old.a], -2))
+
+    aggregate, following = mean, factors
+    if factors != ():
+        aggregate = trees.map_leaves(difference, mean, factors)
+        following = trees.map_leaves(
+            lambda one: one if is_low_rank(one) else jnp.zeros_like(one), mean
+        )
+    paid = trees.broadcast(num_agents, mean)
+    unknown = unjudged(num_agents)
+    return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), following
+
+
+def check_equal_ranks(mechanism: str, context: Context) -> None:
+    """Raises unless all agents' adapters have one rank."""
+    if context.ranks is not None and len(set(context.ranks)) > 1:
+        raise ValueError(
+            f"`ranks` must be equal for the mechanism {mechanism!r}, which averages factors entry "
+            f"by entry, got ranks={checks.shown(context.ranks)}. Take `flora`, which adds products "
+            "of any ranks, or `zero_padding`."
+        )
