@@ -27,6 +27,7 @@ DATASETS = {"dataset": tuple(data.DATASETS)}  # names in `fairjax list`; TFDS ha
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
 METAVARS = {
     "gamma": "FLOAT|cosine[:START[:END]]", "participation": "INT|FLOAT", "metric": "NAME",
+    "ranks": "INT,INT,...",
 }  # fmt: skip
 
 

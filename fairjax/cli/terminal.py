@@ -1,6 +1,7 @@
 """Terminal: prints results as tables and sentences to standard output."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -80,6 +81,9 @@ def print_result(result: Result) -> None:
     }
     for one, values in result.other_metrics():
         columns[f"final {one.axis}"] = map(one.text, values)
+    for heading, name in (("sent %", "uploaded_share"), ("received %", "received_share")):
+        if name in result.communication:
+            columns[heading] = (f"{100 * share:.2g}" for share in result.communication[name])
     if (present == len(result.participants)).all():
         del columns["rounds"]
     print_table(title, list(columns), list(zip(*columns.values(), strict=True)), words=0)
@@ -87,6 +91,8 @@ def print_result(result: Result) -> None:
     figure = result.fairness_note or figure
     console.print(f"Fairness, correlation of alone and final: {figure}", highlight=False)
     console.print(describe_gain(result), highlight=False)
+    if result.communication:
+        console.print(describe_communication(result), highlight=False)
     dishonest = [
         f"{agent} {name}" for agent, name in enumerate(result.behaviours) if name != HONEST
     ]
@@ -114,6 +120,16 @@ def describe_gain(result: Result) -> str:
         loss = shown.change(losses[worst]).removeprefix("+")
         below = f"worse than alone: {(losses > 0).sum()}, most of all agent {worst}, by {loss}"
     return f"Gain over alone: {shown.change(gain)} on average; {below}"
+
+
+def describe_communication(result: Result) -> str:
+    """Returns a sentence on what agents send and receive in a round."""
+    sent, received = (result.communication[name].mean() for name in ("uploaded", "received"))
+    network: Any = result.history.network
+    return (
+        f"An agent sends {sent:,.0f} numbers a round and receives {received:,.0f} on average, of "
+        f"the network's {network[-1]:,}; % are shares of these"
+    )
 
 
 def print_over_seeds(comparison: Comparison) -> None:

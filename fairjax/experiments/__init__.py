@@ -24,8 +24,9 @@ from fairjax.experiments import factories, objects, records, references
 from fairjax.experiments.audit import Audit, audit
 from fairjax.experiments.bar import ProgressBar
 from fairjax.experiments.comparison import compare, load_comparison
-from fairjax.experiments.description import COEFFICIENTS, EACH, ONLY_PYTHON, OPTIMIZERS
+from fairjax.experiments.description import COEFFICIENTS, EACH, ONLY_PYTHON
 from fairjax.experiments.experiment import Experiment, load_run
+from fairjax.experiments.optimizers import OPTIMIZERS
 from fairjax.experiments.over_seeds import Comparison
 from fairjax.experiments.presets import PRESETS
 from fairjax.experiments.results import Result

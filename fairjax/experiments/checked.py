@@ -14,11 +14,11 @@ from fairjax.experiments.description import (
     EACH,
     FLOATS,
     MAPPINGS,
-    SERVER_OPTIMIZERS,
-    SERVER_RATES,
     Description,
 )
+from fairjax.experiments.optimizers import SERVER_OPTIMIZERS, SERVER_RATES
 from fairjax.mechanisms import Mechanism
+from fairjax.models import Model
 from fairjax.simulation import (
     check_fits,
     check_participation,
@@ -54,6 +54,7 @@ class Checked(Description):
             check = field.metadata.get("check")
             if check is not None and not (value is None and field.default is None):
                 check(field.name, value)
+        self._check_ranks()
         if isinstance(self.gamma, tuple):
             checks.lengths("gamma", self.gamma, self.rounds)
         for name in MAPPINGS:
@@ -114,6 +115,28 @@ class Checked(Description):
             if name in options and name in factories.takes(self.mechanism):
                 raise ValueError(f"`options` must not hold `{name}`, which is a field of its own.")
         return factories.make(self.mechanism, given, options)
+
+    def _check_ranks(self) -> None:
+        """Raises unless ranks are one number for each agent; the largest is the default rank."""
+        if self.ranks is None:
+            return
+        num_agents = self.num_agents if self.shards is None else self.shards.num_agents
+        ranks = self.ranks
+        if not isinstance(ranks, tuple) or len(ranks) != num_agents:
+            raise ValueError(
+                f"`ranks` must be one number for each of the {num_agents} agents, "
+                f"got ranks={checks.shown(ranks)}."
+            )
+        for agent, rank in enumerate(ranks):
+            checks.count(f"ranks[{agent}]", rank)
+        if self.lora_rank is None and not self.trains_adapters:
+            object.__setattr__(self, "lora_rank", max(ranks))
+
+    @property
+    def trains_adapters(self) -> bool:
+        """Whether agents train adapters, of `lora_rank` or of a model that has them already."""
+        adapted = isinstance(self.model, Model) and self.model.adapters is not None
+        return adapted or self.lora_rank is not None
 
     def _check_objects(self) -> None:
         """Raises if a field is given that an object sets already."""

@@ -1,7 +1,6 @@
 """Description: the fields of an experiment, what they may hold, and their checks."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,24 +10,16 @@ from fairjax import checks, data, models, tasks
 from fairjax.data import Dataset, Shards
 from fairjax.experiments import factories, fields, objects
 from fairjax.experiments.fields import describe_field
+from fairjax.experiments.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS
 from fairjax.experiments.presets import PRESETS
 from fairjax.mechanisms import Mechanism
 from fairjax.models import Model
 from fairjax.simulation import COUNTS
 from fairjax.tasks import Task
 
-OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
-# As in Reddi et al., Adaptive federated optimization, ICLR 2021.
-SERVER_OPTIMIZERS = {
-    "fedavgm": functools.partial(optax.sgd, momentum=0.9),
-    "fedadam": functools.partial(optax.adam, b1=0.9, b2=0.99, eps=1e-3),
-    "fedyogi": functools.partial(optax.yogi, b1=0.9, b2=0.99, eps=1e-3),
-}
-SERVER_RATES = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01}
 COEFFICIENTS = ("alpha", "beta", "gamma")  # fields for mechanisms that take them
-FLOATS = (
-    *COEFFICIENTS, "learning_rate", "learning_rate_decay", "proximal", "server_learning_rate",
-)  # fmt: skip
+RATES = ("learning_rate", "learning_rate_decay", "server_learning_rate")
+FLOATS = (*COEFFICIENTS, *RATES, "proximal")
 EACH = ("local_epochs", "batch_size", "learning_rate")  # fields that agents may differ in
 MAPPINGS = ("behaviours", "options")  # fields that are stored as pairs, so that they are hashable
 ONLY_PYTHON = "only Python"  # the group of fields without a flag
@@ -100,7 +91,7 @@ class Description:
         None,
         "training",
         checks.text,
-        "the metric that fairness and figures are about, as auc, r2 or mse; None: the task's own.",
+        "the metric that fairness is about, as auc, r2 or mse; None: the task's own.",
     )
     mechanism: str | Mechanism | Callable[..., Mechanism] = describe_field(
         "cgsv",
@@ -126,6 +117,16 @@ class Description:
         "drawn by the seed. Absent agents do not train or upload, and receive nothing; a returning "
         "agent trains the model that it holds, or the server's under fedavg and qffl; or, in "
         "Python, a table [T, N] of booleans; None: all agents.",
+    )
+    lora_rank: int | None = describe_field(
+        None,
+        "training",
+        checks.count,
+        "rank of adapters that agents train on a frozen network (the model's, or `params`), at "
+        "least 1; None: they train all parameters.",
+    )
+    ranks: tuple[int, ...] | None = describe_field(
+        None, "training", None, "agents' own ranks, as 16,8,4,4,2; None: `lora_rank` for all."
     )
     beta: float | None = describe_field(
         None,
@@ -266,8 +267,7 @@ class Description:
         "float32",
         "computing",
         fields.one_of(("float32", "bfloat16")),
-        'dtype that networks compute in, "float32" or "bfloat16". Parameters, updates and losses '
-        "stay float32.",
+        'dtype that networks compute in, "float32" or "bfloat16"; parameters stay float32.',
     )
     agents_at_once: int | None = describe_field(
         None,

@@ -113,6 +113,8 @@ def compare_over_seeds(
       watch: as in `sweep`.
     """
     together = tuple(one for name, one in experiments.items() if name != "standalone")
+    if any(one.trains_adapters for one in together):  # their plans differ in kind
+        together = ()
 
     def play(name: str, experiment: Experiment, alone: Sweep | None) -> Sweep:
         folder = None if out is None else out / name
@@ -156,7 +158,7 @@ def _sweep_one(
     experiment.warn_of_decay()
     on = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
     shards, test = load_shards(on)
-    number = together.index(experiment)
+    number = together.index(experiment) if together else 0
     history = play_points(on, [{}], shards, test, None, watch, together, number)
     experiments = tuple(one.resolved() for one in on)
     accuracies = accuracies_alone(experiments, alone)

@@ -17,6 +17,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.mechanisms import switched
+from fairjax.programs import jit_with_captured
 from fairjax.simulation import (
     Behaviour,
     Events,
@@ -150,7 +151,8 @@ def _program(
     """Returns `_play` compiled for experiments; the most recently used programs are cached."""
     del meant  # other parts need another program
     spare_maps()
-    return jax.jit(functools.partial(_play, experiment, together, manipulations))
+    compiled = jit_with_captured if experiment.trains_adapters else jax.jit
+    return compiled(functools.partial(_play, experiment, together, manipulations))
 
 
 def _play(

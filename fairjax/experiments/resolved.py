@@ -21,7 +21,7 @@ from fairjax.mechanisms import OURS, Mechanism
 LATER = (
     "shards", "schedule_counts", "participation", "proximal", "reset_optimizers",
     "server_optimizer", "server_learning_rate", "params",
-    "task", "metric",
+    "task", "metric", "lora_rank", "ranks",
 )  # fmt: skip
 VANISHED = 1e-3  # share of the learning rate; a smaller rate hardly changes models
 
@@ -41,7 +41,11 @@ class Resolved(Checked):
         Fields that are still None mean what their help says of None.
         """
         name = self.dataset if isinstance(self.dataset, str) else ""
-        chosen = settings(name, self.preset, self.rounds, self.num_decays)._asdict()
+        run = (self.preset, self.rounds, self.num_decays)
+        chosen = settings(name, *run)._asdict()
+        if self.trains_adapters:  # the paper trains no adapters
+            kept = ("model", "samples_per_agent", "eval_every")
+            chosen = {**settings("", *run)._asdict(), **{field: chosen[field] for field in kept}}
         cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
         if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
             chosen["model"] = "text_cnn"

@@ -116,6 +116,20 @@ class Result:
         present = self.history.participants
         return np.ones(self.history.excluded.shape, bool) if present is None else present
 
+    @property
+    def communication(self) -> dict[str, np.ndarray]:
+        """Means over rounds `[N]` of what agents communicate; empty unless they train adapters.
+
+        "uploaded" and "received" are in numbers; "uploaded_share" and "received_share" are shares
+        of the whole network, which agents communicate if they train all of its parameters.
+        """
+        if self.history.network is None:
+            return {}
+        names = ("uploaded", "received")
+        found = {name: np.mean(getattr(self.history, name), 0) for name in names}
+        network = self.history.network[-1]
+        return {**found, **{f"{name}_share": values / network for name, values in found.items()}}
+
     def latest(self, name: str) -> np.ndarray:
         """Returns `[N]` values of a field of the history in the last round of each agent.
 
@@ -229,5 +243,6 @@ class Result:
             "detection_auc": self.detection_auc,
             "rounds_present": self.participants.sum(0).tolist(),
             "rounds_excluded": self.history.excluded.sum(0).tolist(),
+            **{f"mean_{name}": one.tolist() for name, one in self.communication.items()},
             **{name: value for name, value in last._asdict().items() if value is not None},
         }

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from fairjax import data, models, tasks
 from fairjax.data import Dataset, Shards
 from fairjax.experiments import factories
-from fairjax.experiments.description import OPTIMIZERS
+from fairjax.experiments.optimizers import OPTIMIZERS
 from fairjax.experiments.resolved import Resolved
 from fairjax.simulation import (
     DATA,
@@ -50,7 +50,17 @@ class Setup(Resolved):
 
     def load(self) -> tuple[Dataset, Dataset]:
         """Returns training and test data."""
-        return data.load(self.dataset) if isinstance(self.dataset, str) else self.dataset
+        if not isinstance(self.dataset, str):
+            return self.dataset
+        tokenizer = models.TOKENIZERS.get(self.model) if isinstance(self.model, str) else None
+        if tokenizer is None:
+            return data.load(self.dataset)
+        if self.dataset not in data.SENTENCES:
+            raise ValueError(
+                f"`dataset` must be sentences for the model {self.model!r}, one of "
+                f"{', '.join(data.SENTENCES)}, got dataset={self.dataset!r}."
+            )
+        return data.load(self.dataset, tokenizer=tokenizer())
 
     def make_shards(self, loaded: tuple[Dataset, Dataset] | None = None) -> tuple[Shards, Dataset]:
         """Returns the shards and the test data.
@@ -90,7 +100,7 @@ class Setup(Resolved):
         Raises:
           ValueError: they do not fit the model or the mechanism.
         """
-        if self.params is None:
+        if self.params is None or self.lora_rank is not None:  # adapters begin at zero
             return None
         key, model = jax.random.key(self.seed), self.make_model(shards.data)
         own, server = given_params(key, model, shards, self.make_mechanism(), self.params.value)
@@ -200,6 +210,7 @@ class Setup(Resolved):
             schedule_counts=full.schedule_counts,
             proximal=full.proximal,
             reset_optimizers=full.reset_optimizers,
+            ranks=full.ranks,
             server_optimizer=full.make_server_optimizer(),
             participation=full.participation,
             agents_at_once=agents_at_once or full.agents_at_once,
@@ -212,5 +223,23 @@ class Setup(Resolved):
         model: Any = self.resolved().model
         if isinstance(model, str):
             model = models.REGISTRY[model]
-        model = models.as_model(model, data)
-        return models.computing_in(model, self.compute_dtype)
+        model = models.computing_in(models.as_model(model, data), self.compute_dtype)
+        if self.lora_rank is not None:
+            model = models.lora(model, self._frozen_params(model, data), self.lora_rank)
+        return model
+
+    def _frozen_params(self, model: models.Model, data: Dataset) -> Any:
+        """Returns the parameters below the adapters, the same for every seed.
+
+        Raises:
+          ValueError: `params` do not have the shapes of the model's.
+        """
+        drawn = models.initial_params(model, jax.random.key(0), data)
+        if self.params is None:
+            return drawn
+        wanted, found = jax.tree.map(np.shape, drawn), jax.tree.map(np.shape, self.params.value)
+        if wanted != found:
+            raise ValueError(
+                f"`params` must have the model's shapes {wanted} with `lora_rank`, got {found}."
+            )
+        return self.params.value

@@ -150,9 +150,32 @@ def _show_rewards(result: Result, out: Path) -> Section:
         ),
         page.agent_table(headings, len(result.shard_sizes), row),
         page.text(f"The server's own model ends at {server}{'%' * shown.in_percent}."),
+        *_show_communication(result),
         _draw_figures(result, captions, out),
     ]
     return Section("paid", "Who was paid", pieces)
+
+
+def _show_communication(result: Result) -> list[str]:
+    """Returns what agents with adapters send and receive in a round."""
+    found, network = result.communication, result.history.network
+    if network is None:
+        return []
+
+    def row(agent: int) -> tuple[str, ...]:
+        own = {name: values[agent] for name, values in found.items()}
+        return (
+            f"{own['uploaded']:,.0f}", f"{100 * own['uploaded_share']:.3g}",
+            f"{own['received']:,.0f}", f"{100 * own['received_share']:.3g}",
+        )  # fmt: skip
+
+    headings = ("numbers sent", "% of all", "numbers received", "% of all")
+    words = (
+        "Agents train low-rank adapters. What they send and receive in a round, on average, in "
+        f"numbers and as a share of the network's {network[-1]:,} parameters, which full "
+        "fine-tuning sends and receives."
+    )
+    return [page.text(words), page.agent_table(headings, len(result.shard_sizes), row)]
 
 
 def _draw_figures(result: Result, captions: Mapping[Callable, str], out: Path) -> str:

@@ -128,7 +128,7 @@ def _flag(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [flag]  # a flag that is off is its default, and not given
-    if name in EACH:
+    if name in (*EACH, "ranks"):
         return [flag, str(value) if np.ndim(value) == 0 else ",".join(map(str, value))]
     if isinstance(value, tuple):
         return [flag, *(f"{key}={_join_by_colon(entry)}" for key, entry in value)]

@@ -1,0 +1,341 @@
+"""Adapters: low-rank changes of a frozen network, from local training to the report."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import fairjax as fj
+from fairjax import lowrank
+from fairjax.cli import main
+
+FOUR = ("flora", "fedit", "zero_padding", "ffa_lora")
+
+
+@pytest.fixture(scope="module")
+def data():
+    train, test = fj.data.load("digits")
+    return fj.data.power_law(train, num_agents=4, seed=0, samples_per_agent=40), test
+
+
+@pytest.fixture(scope="module")
+def network(data):
+    model = fj.models.mlp(data[0].data, hidden=(16,))
+    return model, model.init(jax.random.key(5))
+
+
+def federation(network, mechanism="flora", optimizer=None, rank=4, alpha=None, **given):
+    if isinstance(mechanism, str):
+        mechanism = getattr(fj.mechanisms, mechanism)()
+    model = fj.models.lora(*network, rank=rank, alpha=alpha)
+    optimizer = optax.sgd(0.5) if optimizer is None else optimizer
+    return fj.federation(model=model, mechanism=mechanism, optimizer=optimizer, **given)
+
+
+def step(federation, shards, rounds=1, key=0):
+    state = federation.init(jax.random.key(key), shards)
+    for _ in range(rounds):
+        state, record = jax.jit(federation.step)(state, shards)
+    return state, record
+
+
+def test_an_adapted_model_begins_as_the_frozen_one(data, network):
+    shards, test = data
+    model, params = network
+    adapted = fj.models.lora(model, params, rank=3)
+    held = adapted.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, held) == {
+        "Dense_0": {"kernel": (64, 16)},
+        "head": {"kernel": (16, 10), "bias": (10,)},
+    }
+    np.testing.assert_array_equal(adapted.apply(held, test.x), model.apply(params, test.x))
+    assert adapted.head == "head"
+
+
+def test_any_pytree_of_parameters_can_be_adapted():
+    def apply(params, x, key=None):
+        return jnp.tanh(x @ params[0][0]) @ params[1]
+
+    model = fj.models.Model(init=lambda key: [[jnp.ones((4, 6))], jnp.ones((6, 3))], apply=apply)
+    adapted = fj.models.lora(model, model.init(None), rank=2, targets="^0/0$")
+    held = adapted.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, held) == {"0": {"0": (4, 6)}}
+    held = jax.tree.map(lambda leaf: leaf + 0.5, held)
+    x = jnp.ones((2, 4))
+    np.testing.assert_allclose(
+        adapted.apply(held, x), apply([[jnp.full((4, 6), 1.5)], jnp.ones((6, 3))], x), rtol=1e-6
+    )
+
+
+def test_attention_is_adapted_by_default_and_as_matrices():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.MultiHeadDotProductAttention(num_heads=4, name="attention")(x)
+            return nn.Dense(3, name="head")(x.mean(1))
+
+    x = jnp.ones((2, 5, 8))
+    model = fj.models.from_flax(Net(), x, head="head")
+    adapted = fj.models.lora(model, model.init(jax.random.key(0)), rank=2)
+    shapes = jax.tree.map(jnp.shape, adapted.init(jax.random.key(0)))
+    assert shapes["attention"] == {"query": {"kernel": (8, 8)}, "value": {"kernel": (8, 8)}}
+    assert adapted.apply(adapted.init(None), x).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rank": 0}, "`rank` must be"),
+        ({"alpha": 0.0}, "`alpha` must be a finite number above 0"),
+        ({"targets": "attention"}, "`targets` must match .* Paths: Dense_0/kernel, head/kernel"),
+        ({"targets": "("}, "`targets` must be a regular expression"),
+        ({"params": {"w": np.arange(3)}}, "`params` must hold arrays of floating numbers"),
+        ({"params": {"w": np.ones(3)}}, "`params` must have the model's shapes"),
+    ],
+)
+def test_wrong_arguments_are_refused(network, given, words):
+    model, params = network
+    with pytest.raises(ValueError, match=words):
+        fj.models.lora(**{"model": model, "params": params, **given})
+
+
+def test_ranks_need_adapters_and_one_number_each(data, network):
+    model, _ = network
+    parts = {"mechanism": fj.mechanisms.flora(), "optimizer": optax.sgd(0.1)}
+    with pytest.raises(ValueError, match="`ranks` must be left out for a model without adapters"):
+        fj.federation(model=model, ranks=(2, 2), **parts)
+    with pytest.raises(ValueError, match=r"`ranks\[1\]` must be"):
+        federation(network, ranks=(2, 0))
+    with pytest.raises(ValueError, match="`ranks` must be one number, or one for each of the 4"):
+        federation(network, ranks=(2, 1)).init(jax.random.key(0), data[0])
+    with pytest.raises(ValueError, match="`server_optimizer` must be left out for a model with"):
+        federation(network, server_optimizer=optax.sgd(1.0))
+    with pytest.raises(ValueError, match="`ranks` must be equal for the mechanism 'fedit'"):
+        step(federation(network, "fedit", ranks=(4, 4, 2, 2)), data[0])
+
+
+def test_local_training_is_that_of_the_factors(data, network):
+    shards = data[0]
+    model, params = network
+    fed = federation(network, rank=4, alpha=6.0, ranks=(4, 3, 2, 1), batch_size=64)
+    state, record = step(fed, shards)
+    adapted = fed.training.model
+    place = 1
+    b, a = (np.asarray(part[place]) for part in record.updates["Dense_0"]["kernel"])
+    scale = 6.0 / 3
+    own = jnp.asarray(b / scale)
+    rows = shards.indices[place, : int(shards.sizes[place])]
+    assert len(rows) <= 64  # one local step of SGD on all examples
+
+    def loss(factors, held):
+        kernel = params["Dense_0"]["kernel"] + scale * factors[0] @ factors[1]
+        whole = {**params, "Dense_0": {**params["Dense_0"], "kernel": kernel}, "head": held}
+        logits = model.apply(whole, shards.data.x[rows])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, shards.data.y[rows]).mean()
+
+    # After one step from A = 0, B is what was drawn.
+    slopes, head = jax.grad(loss, (0, 1))((own, jnp.zeros((4, 16))), params["head"])
+    np.testing.assert_allclose(a, -0.5 * slopes[1], atol=2e-6)
+    np.testing.assert_allclose(slopes[0], 0, atol=1e-7)
+    np.testing.assert_allclose(
+        record.updates["head"]["kernel"][place], -0.5 * head["kernel"], atol=2e-6
+    )
+    assert np.abs(own).max() <= 64**-0.5
+    assert jax.tree.structure(state.agents) == jax.tree.structure(adapted.init(None))
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.5), optax.adamw(0.01)])
+def test_columns_beyond_an_agents_rank_stay_zero(data, network, optimizer):
+    ranks = (4, 3, 2, 1)
+    _, record = step(federation(network, optimizer=optimizer, ranks=ranks, local_epochs=2), data[0])
+    update = record.updates["Dense_0"]["kernel"]
+    for agent, rank in enumerate(ranks):
+        assert not np.asarray(update.b[agent, :, rank:]).any()
+        assert not np.asarray(update.a[agent, rank:]).any()
+        assert (np.asarray(update.b[agent, :, :rank]) != 0).any(0).all()
+        assert (np.asarray(update.a[agent, :rank]) != 0).any(1).all()
+
+
+@pytest.mark.slow
+def test_factors_and_optimizers_begin_anew_in_every_round(data, network):
+    fed = federation(network, "standalone", optimizer=optax.adam(0.01))
+    state = fed.init(jax.random.key(0), data[0])
+    assert not jax.tree.leaves(state.optimizer)
+    first, one = jax.jit(fed.step)(state, data[0])
+    _, two = jax.jit(fed.step)(first, data[0])
+    assert not np.allclose(
+        one.updates["Dense_0"]["kernel"].b, two.updates["Dense_0"]["kernel"].b, atol=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_agents_hold_the_sum_of_what_they_were_paid(data, network):
+    fed = federation(network, "flora", optimizer=optax.adam(0.01), ranks=(4, 3, 2, 1))
+    state, total = fed.init(jax.random.key(0), data[0]), 0
+    shares = np.asarray(data[0].sizes) / np.sum(data[0].sizes)
+    for _ in range(3):
+        state, record = jax.jit(fed.step)(state, data[0])
+        dense = np.asarray(lowrank.dense(record.updates)["Dense_0"]["kernel"], np.float64)
+        total = total + np.tensordot(shares, dense, 1)
+    for agent in range(4):
+        np.testing.assert_allclose(state.agents["Dense_0"]["kernel"][agent], total, atol=1e-5)
+
+
+def test_averaged_factors_go_on_from_round_to_round(data, network):
+    fed = federation(network, "fedit", optimizer=optax.sgd(0.3))
+    state = fed.init(jax.random.key(0), data[0])
+    shares = jnp.asarray(data[0].sizes) / np.sum(data[0].sizes)
+    for _ in range(2):
+        state, record = jax.jit(fed.step)(state, data[0])
+        b, a = (jnp.tensordot(shares, one, 1) for one in record.updates["Dense_0"]["kernel"])
+        np.testing.assert_allclose(state.server["Dense_0"]["kernel"], b @ a, atol=1e-5)
+        np.testing.assert_allclose(state.mechanism["Dense_0"]["kernel"].b, b, atol=1e-6)
+
+
+def test_a_frozen_factor_is_the_same_for_all_and_ever(data, network):
+    fed = federation(network, "ffa_lora", ranks=(4, 3, 2, 1))
+    state = fed.init(jax.random.key(0), data[0])
+    seen = []
+    for _ in range(2):
+        state, record = jax.jit(fed.step)(state, data[0])
+        seen.append(np.asarray(record.updates["Dense_0"]["kernel"].b))
+    for agents in seen:
+        np.testing.assert_allclose(agents, np.broadcast_to(seen[0][0], agents.shape), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_is_communicated_is_counted(data, network):
+    ranks, head = (4, 3, 2, 1), 16 * 10 + 10
+    counts = {}
+    for name in ("flora", "zero_padding", "ffa_lora", "standalone"):
+        _, record = step(federation(network, name, ranks=ranks), data[0])
+        counts[name] = np.asarray(record.uploaded), np.asarray(record.received)
+    for name, width in (("flora", 64 + 16), ("zero_padding", 64 + 16), ("ffa_lora", 16)):
+        np.testing.assert_array_equal(
+            counts[name][0], [rank * width + head for rank in ranks], err_msg=name
+        )
+    down = {"flora": 10 * (64 + 16), "zero_padding": 4 * (64 + 16), "ffa_lora": 4 * 16}
+    for name, numbers in down.items():
+        # A product is sent as factors, or as a matrix where that is less.
+        assert (counts[name][1] <= min(numbers, 64 * 16) + head).all()
+        assert (counts[name][1] > min(numbers, 64 * 16)).all()
+    assert not np.any(counts["standalone"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(fj.mechanisms.OURS))
+def test_every_mechanism_plays_with_adapters(data, network, name):
+    shards, test = data
+    if name in ("fedsac", "fedrac"):  # sub-models of networks with units
+        with pytest.raises(ValueError, match="`units` must be those of the"):
+            step(federation(network, name, learning_rate=0.1, optimizer=optax.sgd), shards)
+        return
+    shards = dataclasses.replace(shards, validation=test)
+    fed = federation(network, name, learning_rate=0.1, optimizer=optax.sgd)
+    state, history = fj.run(jax.random.key(0), fed, shards, test, num_rounds=2, eval_every=2)
+    assert np.isfinite(history.accuracies[-1]).all()
+    assert np.shape(history.uploaded) == (2, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUR)
+def test_absent_agents_keep_what_they_hold(data, network, name):
+    shards, test = data
+    table = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 1, 1]], bool)
+    fed = federation(network, name, participation=table)
+    state, seen = fed.init(jax.random.key(0), shards), []
+    for row in table:
+        before = state.agents
+        state, record = jax.jit(fed.step)(state, shards)
+        seen.append(record)
+        for agent in np.flatnonzero(~row):
+            for old, new in zip(*map(jax.tree.leaves, (before, state.agents)), strict=True):
+                np.testing.assert_array_equal(old[agent], new[agent])
+        assert (np.asarray(record.uploaded) > 0).tolist() == row.tolist()
+        present = np.flatnonzero(row)
+        for leaf in jax.tree.leaves(state.agents):
+            for agent in present:
+                np.testing.assert_allclose(leaf[agent], leaf[present[0]], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_dishonest_uploads_change_products(data, network):
+    shards, test = data
+    behaviours = fj.simulation.assign({"sign_flip": 1}, num_agents=4, seed=1)
+    fed = federation(network, "cgsv", behaviours=behaviours)
+    _, record = step(fed, shards)
+    cheat = behaviours[0].agent
+    own = lowrank.dense(record.updates)["Dense_0"]["kernel"][cheat]
+    np.testing.assert_allclose(record.uploads["Dense_0"]["kernel"][cheat], -own, atol=1e-6)
+    with pytest.raises(ValueError, match="take `flora`"):
+        step(federation(network, "fedit", behaviours=behaviours), shards)
+
+
+@pytest.mark.slow
+def test_a_run_with_adapters_is_recorded_resumed_and_shown(tmp_path, capsys):
+    flags = "run --num-agents 3 --samples-per-agent 30 --rounds 3 --ranks 4,2,1 --mechanism cgsv"
+    out = str(tmp_path / "run")
+    main([*flags.split(), "--options", "mask=rank", "--out", out])
+    printed = capsys.readouterr().out
+    assert "sent %" in printed
+    assert "received %" in printed
+    result = fj.load_run(out)
+    assert result.experiment.ranks == (4, 2, 1)
+    assert result.experiment.resolved().lora_rank == 4
+    numbers = np.array([4, 2, 1]) * (64 + 64) + 650
+    np.testing.assert_array_equal(result.history.uploaded, [numbers] * 3)
+    np.testing.assert_allclose(result.communication["uploaded_share"], numbers / 4810)
+    summary = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert summary["mean_uploaded"] == numbers.tolist()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Agents train low-rank adapters" in page
+    assert "--ranks 4,2,1" in page
+    assert result.agent(0)["Dense_0"]["kernel"].shape == (64, 64)
+
+
+@pytest.mark.slow
+def test_given_parameters_are_the_frozen_network():
+    train, _ = fj.data.load("digits")
+    params = fj.models.mlp(train).init(jax.random.key(9))
+    fields = {"num_agents": 2, "samples_per_agent": 20, "rounds": 1, "lora_rank": 2}
+    result = fj.Experiment(params=params, mechanism="flora", **fields).run()
+    model = result.experiment.make_model(train)
+    x = train.x[:3]
+    np.testing.assert_array_equal(
+        model.apply(model.init(None), x), fj.models.mlp(train).apply(params, x)
+    )
+    with pytest.raises(ValueError, match="`params` must have the model's shapes"):
+        fj.Experiment(params={"w": np.ones(3)}, **fields).run()
+
+
+@pytest.mark.slow
+def test_many_seeds_of_adapters_are_one_table():
+    experiment = fj.Experiment(num_agents=2, samples_per_agent=20, rounds=2, lora_rank=2)
+    table = fj.compare(experiment, ["flora", "cgsv"], seeds=range(2)).table()
+    assert len(table.rows) == 2
+
+
+@pytest.mark.slow
+def test_an_experiment_takes_a_model_that_has_adapters_already():
+    train, _ = fj.data.load("digits")
+    model = fj.models.mlp(train)
+    adapted = fj.models.lora(model, model.init(jax.random.key(1)), rank=3)
+    fields = {"num_agents": 2, "samples_per_agent": 20, "rounds": 2, "ranks": (3, 1)}
+    experiment = fj.Experiment(model=adapted, mechanism="fedavg", **fields)
+    assert experiment.run().history.uploaded[0].tolist() == [3 * 128 + 650, 128 + 650]
+    names = ["zero_padding", "flora"]
+    assert len(fj.compare(experiment, names, seeds=range(2)).table().rows) == 2
+
+
+def test_wrong_ranks_of_an_experiment_are_refused():
+    with pytest.raises(ValueError, match="`ranks` must be one number for each of the 5 agents"):
+        fj.Experiment(ranks=(4, 2))
+    with pytest.raises(ValueError, match=r"`ranks\[0\]` must be"):
+        fj.Experiment(num_agents=1, ranks=(0,))
+    with pytest.raises(ValueError, match="`lora_rank` must be"):
+        fj.Experiment(lora_rank=0)
