@@ -202,6 +202,18 @@ def test_missing_weights_are_explained(tmp_path, monkeypatch):
         fj.models.minilm(train)
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, PIECES])
+def test_damaged_files_are_explained(tmp_path, name):
+    pytest.importorskip("tokenizers")
+    (tmp_path / name).write_bytes(b"{}")
+    train = fj.data.Dataset(np.ones((2, 3), np.int32), [0, 1], 2, vocabulary_size=30522)
+    read = functools.partial(fj.models.minilm, train) if name == WEIGHTS else None
+    with pytest.raises(ValueError, match=f"MiniLM's {name} must be"):
+        (read or fj.models.minilm_tokenizer)(folder=tmp_path)
+    with pytest.raises(ValueError, match="`folder`"):
+        fj.models.minilm(train, folder=[1])
+
+
 @published
 @pytest.mark.slow
 def test_a_folder_with_the_published_files_is_read(tmp_path):

@@ -233,6 +233,12 @@ def start_at_server(mechanism: str) -> Callable[[Any, Context], Plan]:
     return plan
 
 
+def pay_everybody(aggregate: Params, num_agents: int) -> Outcome:
+    """Returns the outcome of a mechanism that pays everybody the aggregate, and does not judge."""
+    paid, unknown = trees.broadcast(num_agents, aggregate), unjudged(num_agents)
+    return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents))
+
+
 def unjudged(num_agents: int) -> PerAgent:
     """Returns `[N]` nan: the answer of a mechanism that does not judge."""
     return jnp.full(num_agents, jnp.nan)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fairjax import checks, lowrank, trees
 from fairjax.lowrank import LowRank, is_low_rank
-from fairjax.mechanisms.base import Context, Outcome, Plan, start_at_server, unjudged
+from fairjax.mechanisms.base import Context, Outcome, Plan, pay_everybody, start_at_server
 from fairjax.types import Params, Stacked
 
 
@@ -88,9 +88,7 @@ def replaced(factors: Any, mean: Params, num_agents: int) -> tuple[Outcome, Any]
         following = trees.map_leaves(
             lambda one: one if is_low_rank(one) else jnp.zeros_like(one), mean
         )
-    paid = trees.broadcast(num_agents, mean)
-    unknown = unjudged(num_agents)
-    return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), following
+    return pay_everybody(mean, num_agents)._replace(aggregate=aggregate), following
 
 
 def check_equal_ranks(mechanism: str, context: Context) -> None:

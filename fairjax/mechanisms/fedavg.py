@@ -3,16 +3,14 @@
 w  <-  w + sum_i (n_i / sum_j n_j) dw_i
 """
 
-import jax.numpy as jnp
-
 from fairjax import trees
 from fairjax.mechanisms.base import (
     Context,
     Mechanism,
     Outcome,
+    pay_everybody,
     remembered,
     start_at_server,
-    unjudged,
 )
 from fairjax.types import Stacked
 
@@ -41,10 +39,7 @@ def fedavg() -> Mechanism:
     """
 
     def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
-        num_agents = trees.num_agents(updates)
         aggregate = trees.weighted_sum(context.shares, trees.zero_broken(updates))
-        paid = trees.broadcast(num_agents, aggregate)
-        unknown = unjudged(num_agents)
-        return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
+        return pay_everybody(aggregate, trees.num_agents(updates)), state
 
     return Mechanism(lambda num_agents: (), update, start_at_server("fedavg"), low_rank=True)

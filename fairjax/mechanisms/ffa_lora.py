@@ -6,8 +6,6 @@ sum_i p_i (B A_i)  =  B (sum_i p_i A_i),  w  <-  w + B (sum_i p_i A_i),  p_i = n
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
 from fairjax import trees
 from fairjax.lowrank import LowRank, is_low_rank
 from fairjax.mechanisms.base import (
@@ -15,9 +13,9 @@ from fairjax.mechanisms.base import (
     Mechanism,
     Outcome,
     Plan,
+    pay_everybody,
     remembered,
     start_at_server,
-    unjudged,
 )
 from fairjax.types import Stacked
 
@@ -44,7 +42,6 @@ def ffa_lora() -> Mechanism:
     """
 
     def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
-        num_agents = trees.num_agents(updates)
         updates = trees.zero_broken(updates)
         aggregate = trees.weighted_sum(context.shares, updates)
         if context.factors is not None:  # the same in fewer numbers
@@ -55,9 +52,7 @@ def ffa_lora() -> Mechanism:
                 return LowRank(common.b, trees.weighted_sum(context.shares, leaf.a))
 
             aggregate = trees.map_leaves(of_leaf, updates, context.factors, aggregate)
-        paid = trees.broadcast(num_agents, aggregate)
-        unknown = unjudged(num_agents)
-        return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
+        return pay_everybody(aggregate, trees.num_agents(updates)), state
 
     return Mechanism(lambda num_agents: (), update, start_at_server_with_frozen(), low_rank=True)
 

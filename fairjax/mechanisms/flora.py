@@ -4,16 +4,14 @@ B = [p_1 B_1 .. p_N B_N],  A = [A_1; ..; A_N],  B A = sum_i p_i B_i A_i
 w  <-  w + B A,  p_i = n_i / sum_j n_j
 """
 
-import jax.numpy as jnp
-
 from fairjax import trees
 from fairjax.mechanisms.base import (
     Context,
     Mechanism,
     Outcome,
+    pay_everybody,
     remembered,
     start_at_server,
-    unjudged,
 )
 from fairjax.types import Stacked
 
@@ -42,10 +40,7 @@ def flora() -> Mechanism:
     """
 
     def update(updates: Stacked, state: tuple, context: Context) -> tuple[Outcome, tuple]:
-        num_agents = trees.num_agents(updates)
         aggregate = trees.weighted_sum(context.shares, trees.zero_broken(updates))
-        paid = trees.broadcast(num_agents, aggregate)
-        unknown = unjudged(num_agents)
-        return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
+        return pay_everybody(aggregate, trees.num_agents(updates)), state
 
     return Mechanism(lambda num_agents: (), update, start_at_server("flora"), low_rank=True)

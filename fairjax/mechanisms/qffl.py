@@ -19,9 +19,9 @@ from fairjax.mechanisms.base import (
     Context,
     Mechanism,
     Outcome,
+    pay_everybody,
     remembered,
     start_at_server,
-    unjudged,
 )
 from fairjax.types import Scalar, Stacked
 
@@ -82,8 +82,6 @@ def qffl(*, q: Scalar = 0.1, smoothness: str = "learning_rate") -> Mechanism:
         longer = jnp.where(q * powers > 0, q * powers / losses * squares, 0)
         weights = powers / (longer + powers).sum()
         aggregate = trees.weighted_sum(weights, updates)
-        paid = trees.broadcast(num_agents, aggregate)
-        unknown = unjudged(num_agents)
-        return Outcome(aggregate, paid, unknown, unknown, jnp.ones(num_agents)), state
+        return pay_everybody(aggregate, num_agents), state
 
     return Mechanism(lambda num_agents: (), update, start_at_server("qffl"))

@@ -55,7 +55,7 @@ class Encoder(nn.Module):
             for name in names:
                 x = _Layer(*sizes, name=name)(x, row)
             return x
-        # All layers are one compiled loop, which takes a sixth of the time to compile.
+        # A loop over all layers, so that one layer is compiled and not all of them.
         own: Any = self.variables["params"]
         layers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(own[name] for name in names))
         layer = _Layer(*sizes, parent=None)  # pyright: ignore[reportCallIssue]

@@ -5,9 +5,11 @@ sentence  ->  pieces of words  ->  all-MiniLM-L6-v2  ->  mean over pieces  ->  l
 
 import functools
 import importlib.metadata
+import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,7 +58,7 @@ def minilm(train: Dataset, *, folder: str | os.PathLike | None = None) -> Model:
       Wang et al., MiniLM, NeurIPS 2020; Reimers and Gurevych, Sentence-BERT, EMNLP 2019.
     """
     checks.kind("train", train, Dataset, "`fairjax.data.load`")
-    folder = folder or os.environ.get(FOLDER)
+    folder = _chosen(folder)
     weights = published_weights(folder)
     size = len(weights["encoder"]["words"]["embedding"])
     if train.vocabulary_size != size or train.x.ndim != 2 or train.x.shape[1] > LONGEST:
@@ -94,7 +96,12 @@ def minilm_tokenizer(folder: str | os.PathLike | None = None) -> Tokenizer:
         import tokenizers
     except ImportError as error:
         raise ValueError(f"MiniLM needs `pip install 'fairjax[text]'`: {error}.") from error
-    made = tokenizers.Tokenizer.from_str(_read(folder or os.environ.get(FOLDER), PIECES).decode())
+    text = _read(_chosen(folder), PIECES).decode(errors="replace")
+    try:
+        json.loads(text)["model"]["vocab"]  # tokenizers raises plain exceptions
+        made = tokenizers.Tokenizer.from_str(text)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"MiniLM's {PIECES} must be a tokenizer: {error!s:.200}.") from error
     made.no_padding()
     made.enable_truncation(LONGEST)
 
@@ -105,11 +112,22 @@ def minilm_tokenizer(folder: str | os.PathLike | None = None) -> Tokenizer:
 
 
 @functools.lru_cache(maxsize=1)
-def published_weights(folder: str | os.PathLike | None = None) -> Mapping[str, Any]:
+def published_weights(folder: Path | None = None) -> Mapping[str, Any]:
     """Returns the published parameters, in the names and shapes of `Encoder`."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    found = load(_read(folder, WEIGHTS))
+    try:
+        return _as_encoder(load(_read(folder, WEIGHTS)))
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"MiniLM's {WEIGHTS} must be a safetensors file with its tensors, got one that fails: "
+            f"{type(error).__name__}: {error!s:.200}."
+        ) from error
+
+
+def _as_encoder(found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """Returns tensors by their published names as parameters."""
 
     def dense(name: str) -> dict[str, Array]:
         kernel = np.ascontiguousarray(found[f"{name}.weight"].T)
@@ -137,11 +155,17 @@ def published_weights(folder: str | os.PathLike | None = None) -> Mapping[str, A
     return {"encoder": {**embeddings, **layers}}
 
 
-def _read(folder: str | os.PathLike | None, name: str) -> bytes:
+def _chosen(folder: str | os.PathLike | None) -> Path | None:
+    """Returns the folder that is given, or that the environment names; None: the package."""
+    given = os.environ.get(FOLDER) if folder is None else folder
+    return None if given is None else checks.path("folder", given)
+
+
+def _read(folder: Path | None, name: str) -> bytes:
     """Returns one of the published files."""
     try:
         if folder is not None:
-            return (checks.path("folder", folder) / name).read_bytes()
+            return (folder / name).read_bytes()
         files = importlib.metadata.files(PACKAGE) or []
         archive = next(file for file in files if str(file) == ARCHIVE)
         with zipfile.ZipFile(str(archive.locate())) as opened:
