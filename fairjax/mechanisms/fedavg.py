@@ -31,6 +31,7 @@ def fedavg() -> Mechanism:
       decentralized data, AISTATS 2017.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> context = Context(shard_sizes=jnp.array([30, 10]))
       >>> outcome, _ = fedavg().update(jnp.array([[4.0, 0.0], [0.0, 4.0]]), (), context)
       >>> print(outcome.rewards)

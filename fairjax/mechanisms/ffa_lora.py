@@ -34,6 +34,7 @@ def ffa_lora() -> Mechanism:
       Sun et al., Improving LoRA in privacy-preserving federated learning, ICLR 2024.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> import fairjax as fj
       >>> updates = fj.LowRank(b=jnp.ones((2, 3, 1)), a=jnp.array([[[4.0, 0.0]], [[0.0, 4.0]]]))
       >>> outcome, _ = ffa_lora().update(updates, (), Context(shard_sizes=jnp.array([30, 10])))

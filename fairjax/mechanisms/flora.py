@@ -31,6 +31,7 @@ def flora() -> Mechanism:
       adaptations, NeurIPS 2024.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> import fairjax as fj
       >>> updates = fj.LowRank(b=jnp.ones((2, 3, 1)), a=jnp.array([[[4.0, 0.0]], [[0.0, 4.0]]]))
       >>> context = Context(shard_sizes=jnp.array([30, 10]))
