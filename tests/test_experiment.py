@@ -50,6 +50,14 @@ def test_open_fields_are_the_papers_settings_where_it_has_some():
 
 
 @pytest.mark.slow
+def test_a_pre_trained_network_is_trained_for_few_rounds_unless_the_run_says_how_many():
+    tuned = fj.Experiment(model="minilm", dataset="rt_polarity")
+    assert (tuned.rounds, tuned.local_epochs) == (3, 1)
+    assert dataclasses.replace(tuned, rounds=8, local_epochs=(2, 1, 1, 1, 1)).num_decays == 8
+    assert fj.Experiment(model="minilm", local_epochs={1: 4}).resolved().local_epochs[:2] == (1, 4)
+    assert (fj.Experiment().rounds, fj.Experiment().local_epochs) == (80, 3)
+
+
 def test_a_result_is_the_same_from_memory_from_a_run_and_from_disk(tmp_path):
     memory = SMALL.run()
     run = SMALL.run(tmp_path / "run")

@@ -36,7 +36,7 @@ def never():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["approximation", "altruism", "fairness", "free_riders", "rewards"]
+    "name", ["adapters", "approximation", "altruism", "fairness", "free_riders", "rewards"]
 )
 def test_a_study_leaves_a_table_a_text_and_a_figure(name, tmp_path):
     study = STUDIES[name]

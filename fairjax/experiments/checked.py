@@ -17,6 +17,7 @@ from fairjax.experiments.description import (
     Description,
 )
 from fairjax.experiments.optimizers import SERVER_OPTIMIZERS, SERVER_RATES
+from fairjax.experiments.presets import lengths
 from fairjax.mechanisms import Mechanism
 from fairjax.models import Model
 from fairjax.simulation import (
@@ -33,6 +34,9 @@ class Checked(Description):
     """A description that raises if it cannot be run."""
 
     def __post_init__(self):
+        for name, number in lengths(self.model).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, number)
         if callable(self.gamma):
             checks.count("rounds", self.rounds)
             object.__setattr__(self, "gamma", fields.table("gamma", self.gamma, self.rounds))

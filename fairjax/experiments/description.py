@@ -146,18 +146,18 @@ class Description:
         "a cosine over the run; or, in Python, an optax schedule, stored as its values `[T]`.",
     )
     rounds: int = describe_field(
-        80,
+        None,
         "training",
         checks.count,
         "number of rounds T, 1 to 1,000,000; a finished run goes on with more if `gamma` and "
-        "`learning_rate_decay`, which presets choose by T, stay the same.",
+        "`learning_rate_decay`, which presets choose by T, stay the same; None: 80, 3 for minilm.",
     )
     local_epochs: int | Mapping[int, int] | tuple[int | None, ...] = describe_field(
-        3,
+        None,
         "training",
         fields.each(checks.count),
         "passes over its shard that an agent makes per round, at least 1; one number, those of "
-        "all agents as 5,3,3, or those of some agents as 0=5,2=1.",
+        "all agents as 5,3,3, or those of some agents as 0=5,2=1; None: 3, 1 for minilm.",
     )
     batch_size: int | Mapping[int, int] | tuple[int | None, ...] | None = describe_field(
         None,

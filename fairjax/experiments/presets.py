@@ -16,13 +16,28 @@ better. Uploads of settled models no longer share a direction, so long runs end 
 The values were chosen on digits with a power law: 3 to 10 agents, 20 to 160 rounds, seeds 0 to 4.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from fairjax.data import DATASETS
 
 PRESETS = ("fairjax", "paper")
 LAST_RATE = 0.155  # share of the learning rate left after the last round
 FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0; Gamma_T for T up to SHORT_RUN
+
+
+LENGTHS = {"rounds": 80, "local_epochs": 3}
+PRETRAINED = {"minilm": {"rounds": 3, "local_epochs": 1}}  # fine-tuning, in minutes on two cores
+
+
+def lengths(model: Any) -> Mapping[str, int]:
+    """Returns how many rounds and local epochs a run has if it does not say.
+
+    Examples:
+      >>> lengths("mlp"), lengths("minilm")
+      ({'rounds': 80, 'local_epochs': 3}, {'rounds': 3, 'local_epochs': 1})
+    """
+    return PRETRAINED.get(model, LENGTHS) if isinstance(model, str) else LENGTHS
 
 
 class Settings(NamedTuple):

@@ -14,7 +14,7 @@ import optax
 from fairjax.experiments import factories, objects, references
 from fairjax.experiments.checked import Checked
 from fairjax.experiments.description import COEFFICIENTS, EACH, MAPPINGS
-from fairjax.experiments.presets import LAST_RATE, settings
+from fairjax.experiments.presets import LAST_RATE, lengths, settings
 from fairjax.mechanisms import OURS, Mechanism
 
 # Fields that older versions did not record; they are recorded if they are not the default.
@@ -32,7 +32,9 @@ class Resolved(Checked):
     @property
     def num_decays(self) -> int:
         """How often the learning rate decays in the whole run."""
-        most = max(np.ravel(_filled(self.local_epochs, type(self).local_epochs)).tolist())
+        most = max(
+            np.ravel(_filled(self.local_epochs, lengths(self.model)["local_epochs"])).tolist()
+        )
         return self.rounds * (most if self.decay_per == "epoch" else 1)
 
     def resolved(self) -> Self:
@@ -55,7 +57,7 @@ class Resolved(Checked):
         kept = () if is_ours else COEFFICIENTS
         if isinstance(self.optimizer, optax.GradientTransformation):
             kept = (*kept, "learning_rate", "learning_rate_decay")
-        each = {"local_epochs": type(self).local_epochs, **chosen}
+        each = {**lengths(self.model), **chosen}
         chosen = {
             name: value
             for name, value in chosen.items()

@@ -224,6 +224,32 @@ class Result:
     def _honest(self) -> np.ndarray:
         return np.array([name == HONEST for name in self.behaviours])
 
+    def figures(self) -> dict[str, float]:
+        """Returns the final figures by name, a row of a table.
+
+        Accuracies are in percent: best, mean and worst of the agents; mean and spread over agents
+        of the gain over standalone; the largest shortfall. Of metrics besides the main one there is
+        the mean.
+        """
+        shown = self.experiment.shown
+        figures = {
+            "fairness": self.fairness,
+            "fairness_trained": self.trained_fairness,
+            "rank_fairness": self.rank_fairness,
+        }
+        ends = zip(("best", "mean", "worst"), shown.ends(self.accuracies), strict=True)
+        figures |= {f"{end}_{shown.column}": float(shown.scaled(value)) for end, value in ends}
+        mean, spread = self.collaboration_gain
+        changes = {"gain": mean, "gain_spread": spread, "shortfall": self.shortfall.max()}
+        figures |= {
+            f"{name}_{shown.column}": float(shown.scaled(value)) for name, value in changes.items()
+        }
+        for one, values in self.other_metrics():
+            figures[f"mean_{one.name}{'_%' * one.in_percent}"] = float(one.scaled(values.mean()))
+        if set(self.behaviours) != {HONEST}:
+            figures["detection_auc"] = self.detection_auc
+        return figures
+
     def summary(self) -> dict[str, Any]:
         """Returns the final figures as JSON."""
         per_round = self.history._replace(servers=None, updates=None)

@@ -23,11 +23,7 @@ from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.points import play_points
 from fairjax.experiments.results import Result
-from fairjax.simulation import (
-    HONEST,
-    History,
-    names,
-)
+from fairjax.simulation import History, names
 from fairjax.tables import Table, spreads
 
 # What an undefined value means.
@@ -84,7 +80,7 @@ class Sweep:
         return [
             {
                 **{axis: getattr(one.experiment, axis) for axis in self.axes},
-                **_summarise_result(one),
+                **one.figures(),
             }
             for one in self
         ]
@@ -99,33 +95,6 @@ class Sweep:
         values = [name for name in rows[0] if name not in self.axes]
         apart = [name for name in self.axes[:-1] if name == "split" and len(self.axes) > 2]
         return spreads(rows, self.axes[:-1], values, apart=apart, words=WORDS)
-
-
-def _summarise_result(result: Result) -> dict[str, float]:
-    """Returns the figures of a run, by name.
-
-    Accuracies are in percent: best, mean and worst of the agents; mean and spread over agents of
-    the gain over standalone; the largest shortfall. Of metrics besides the main one there is the
-    mean.
-    """
-    shown = result.experiment.shown
-    figures = {
-        "fairness": result.fairness,
-        "fairness_trained": result.trained_fairness,
-        "rank_fairness": result.rank_fairness,
-    }
-    ends = zip(("best", "mean", "worst"), shown.ends(result.accuracies), strict=True)
-    figures |= {f"{end}_{shown.column}": float(shown.scaled(value)) for end, value in ends}
-    mean, spread = result.collaboration_gain
-    changes = {"gain": mean, "gain_spread": spread, "shortfall": result.shortfall.max()}
-    figures |= {
-        f"{name}_{shown.column}": float(shown.scaled(value)) for name, value in changes.items()
-    }
-    for one, values in result.other_metrics():
-        figures[f"mean_{one.name}{'_%' * one.in_percent}"] = float(one.scaled(values.mean()))
-    if set(result.behaviours) != {HONEST}:
-        figures["detection_auc"] = result.detection_auc
-    return figures
 
 
 def sweep(

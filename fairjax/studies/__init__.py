@@ -1,6 +1,7 @@
 """Studies: the paper's tables and figures, and further questions, each from one command."""
 
 from fairjax.studies import (
+    adapters,
     altruism,
     approximation,
     cost,
@@ -22,6 +23,7 @@ STUDIES = {
     "rewards": reward_quality.REWARDS,
     "when_fair": when_fair.WHEN_FAIR,
     "referee": referee.REFEREE,
+    "adapters": adapters.ADAPTERS,
 }
 
 __all__ = ["STUDIES", "Cell", "Report", "Study", "conduct"]
