@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import checks
-from fairjax.lowrank import is_low_rank
+from fairjax.lowrank import is_low_rank, with_one_rank
 from fairjax.types import Array, Params, PerAgent, Stacked
 
 
@@ -139,7 +139,7 @@ def as_changes(name: str, tree: Any, params: Params) -> Stacked:
     """
     wanted = jax.tree.structure(params)
     if is_sequence(tree) and len(tree) and _flatten(tree)[1] != wanted:
-        agents = [_flatten(agent) for agent in tree]
+        agents = [_flatten(agent) for agent in with_one_rank(tree)]
         if all(structure == wanted for _, structure in agents):
             columns = zip(*(leaves for leaves, _ in agents), strict=True)
             tree = wanted.unflatten([_stack(name, column) for column in columns])
@@ -186,12 +186,14 @@ def _as_array(name: str, value: Any) -> Array | np.ndarray:
 def _stack_entries(name: str, tree: Any, words: str) -> Any:
     """Stacks a list of pytrees with the same structure and shapes; returns others unchanged.
 
+    `LowRank` nodes may differ in rank.
+
     Raises if all leaves of such a list have the same leading size, since the entries can then
     be agents or layers.
     """
     if not is_sequence(tree) or _holds_numbers(tree):
         return tree
-    entries = [_flatten(entry) for entry in tree]
+    entries = [_flatten(entry) for entry in with_one_rank(tree)]
     if any(structure != entries[0][1] for _, structure in entries):
         return tree
     arrays = [[as_numbers(name, leaf) for leaf in leaves] for leaves, _ in entries]

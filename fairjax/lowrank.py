@@ -9,10 +9,12 @@ of a pytree like leaves `[N, ..., m, n]`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fairjax.arithmetic import dot, exponents_of, ratio, times_power_of_two
@@ -85,6 +87,37 @@ def dense(tree: Any) -> Any:
 def holds_low_rank(tree: Any) -> bool:
     """Says whether a pytree has a `LowRank` node."""
     return any(map(is_low_rank, jax.tree.leaves(tree, is_leaf=is_low_rank)))
+
+
+def with_one_rank(trees: Sequence[Any]) -> list[Any]:
+    """Returns pytrees whose `LowRank` nodes have one rank: zero columns and rows are added.
+
+    Pytrees of different structures stay as they are.
+
+    Examples:
+      >>> one, two = (LowRank(jnp.ones((3, r)), jnp.ones((r, 4))) for r in (1, 2))
+      >>> [node.rank for node in with_one_rank([one, two])]
+      [2, 2]
+    """
+    if len({jax.tree.structure(tree, is_leaf=is_low_rank) for tree in trees}) != 1:
+        return list(trees)
+
+    def rank(*nodes: Any) -> int:
+        own = [np.shape(node.b)[-1] for node in nodes if is_low_rank(node) and np.ndim(node.b) > 1]
+        return max(own) if len(own) == len(nodes) else 0
+
+    ranks = jax.tree.map(rank, *trees, is_leaf=is_low_rank)
+    return [jax.tree.map(_with_rank, tree, ranks, is_leaf=is_low_rank) for tree in trees]
+
+
+def _with_rank(node: Any, rank: int) -> Any:
+    """Returns a `LowRank` with zeros for the columns that it lacks; others as they are."""
+    if not is_low_rank(node) or not rank:
+        return node
+    b, a = map(jnp.asarray, node)
+    sides = [(0, 0)] * (b.ndim - 2)
+    more = (0, rank - b.shape[-1])
+    return LowRank(jnp.pad(b, [*sides, (0, 0), more]), jnp.pad(a, [*sides, more, (0, 0)]))
 
 
 def orthonormal(stack: LowRank) -> LowRank:

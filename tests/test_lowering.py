@@ -63,6 +63,15 @@ def test_every_way_to_judge_and_to_mask(contribution, mask, platform):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mechanism", ["cgsv", "accounts", "flora", "fedit", "zero_padding"])
+def test_a_round_with_adapters(mechanism, platform):
+    ranks = (4, 4, 4) if mechanism == "fedit" else (2, 4, 8)
+    options = {"mask": "rank"} if mechanism == "cgsv" else {}
+    experiment = dataclasses.replace(SMALL.with_mechanism(mechanism), options=options, ranks=ranks)
+    lower_round(experiment, platform)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mnist_cnn", "cifar_cnn", "text_cnn"])
 def test_a_round_of_every_network_in_both_precisions(model, platform):
     rng = np.random.default_rng(0)

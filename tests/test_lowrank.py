@@ -157,6 +157,19 @@ def test_uploads_that_cancel_are_worth_nothing():
     assert not np.asarray(fj.contributions.cosine_shapley(opposed)).any()
 
 
+def test_a_list_of_agents_may_hold_unequal_ranks():
+    nodes = [draw(seed, 1, 6, 9, rank) for seed, rank in enumerate((1, 4, 2))]
+    agents = [
+        {"w": fj.LowRank(b=node.b[0], a=node.a[0]), "bias": jnp.full(3, seed + 1.0)}
+        for seed, node in enumerate(nodes)
+    ]
+    found = fj.contributions.cosine(agents)
+    dense = [{**agent, "w": agent["w"].dense()} for agent in agents]
+    np.testing.assert_allclose(found, fj.contributions.cosine(dense), rtol=1e-5)
+    with pytest.raises(ValueError, match="`updates`"):
+        fj.contributions.cosine([agents[0], {**agents[1], "w": jnp.ones((6, 8))}])
+
+
 def test_factors_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"`updates` must hold `LowRank` nodes .* \(3, 5, 2\)"):
         fj.contributions.cosine(fj.LowRank(b=np.ones((3, 5, 2)), a=np.ones((3, 4, 6))))
