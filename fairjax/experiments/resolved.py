@@ -14,7 +14,7 @@ import optax
 from fairjax.experiments import factories, objects, references
 from fairjax.experiments.checked import Checked
 from fairjax.experiments.description import COEFFICIENTS, EACH, MAPPINGS
-from fairjax.experiments.presets import LAST_RATE, lengths, settings
+from fairjax.experiments.presets import ADAPTED, LAST_RATE, lengths, settings
 from fairjax.mechanisms import OURS, Mechanism
 
 # Fields that older versions did not record; they are recorded if they are not the default.
@@ -48,6 +48,7 @@ class Resolved(Checked):
         if self.trains_adapters:  # the paper trains no adapters
             kept = ("model", "samples_per_agent", "eval_every")
             chosen = {**settings("", *run)._asdict(), **{field: chosen[field] for field in kept}}
+            chosen |= ADAPTED.get(self.model, {}) if isinstance(self.model, str) else {}
         cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
         if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
             chosen["model"] = "text_cnn"

@@ -36,7 +36,7 @@ class Variant(NamedTuple):
     @property
     def name(self) -> str:
         """A name for tables."""
-        how = {None: "no adapters", "equal": "equal", "unequal": "unequal"}[self.ranks]
+        how = "no adapters" if self.ranks is None else f"{self.ranks} ranks"
         paid = ", paid in ranks" if self.options else ""
         return f"{self.mechanism}{paid}, {how}"
 
