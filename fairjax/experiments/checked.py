@@ -78,7 +78,8 @@ class Checked(Description):
         """Returns the fields that differ from their defaults."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for field in dataclasses.fields(self):
-            if given[field.name] is field.default or given[field.name] == field.default:
+            default = lengths(self.model).get(field.name, field.default)
+            if given[field.name] is default or given[field.name] == default:
                 del given[field.name]
             elif field.name in objects.FIELDS and objects.is_object(given[field.name]):
                 given[field.name] = fields.Written(f"<{self.label(field.name)}>")
