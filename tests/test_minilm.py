@@ -1,5 +1,6 @@
 """MiniLM: the published encoder in Flax, and adapters on top of it."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -247,6 +248,28 @@ def test_adapters_on_minilm_play_from_an_experiment(tmp_path):
     np.testing.assert_array_equal(
         fj.load_run(tmp_path / "run", experiment).accuracies, result.accuracies
     )
+
+
+@published
+@pytest.mark.slow
+def test_a_sweep_has_the_sentences_in_the_tokens_of_minilm(tmp_path, monkeypatch):
+    for ending, words in (("pos", "a fine warm film"), ("neg", "a dull cold film")):
+        lines = "".join(f"{words} , number {number} .\n" for number in range(20))
+        (tmp_path / f"rt-polarity.{ending}").write_text(lines)
+    monkeypatch.setenv("FAIRJAX_TEXT_DIR", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    experiment = fj.Experiment(
+        dataset="rt_polarity",
+        model="minilm",
+        lora_rank=1,
+        num_agents=2,
+        rounds=1,
+        mechanism="flora",
+    )
+    swept = fj.sweep(experiment, seeds=[0])
+    run = dataclasses.replace(experiment, seed=0).run()
+    np.testing.assert_allclose(swept[0].accuracies, run.accuracies, atol=0.26)
+    assert swept[0].shard_sizes.tolist() == run.shard_sizes.tolist()
 
 
 def test_a_program_takes_large_arrays_as_arguments():

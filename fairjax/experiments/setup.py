@@ -52,15 +52,20 @@ class Setup(Resolved):
         """Returns training and test data."""
         if not isinstance(self.dataset, str):
             return self.dataset
-        tokenizer = models.TOKENIZERS.get(self.model) if isinstance(self.model, str) else None
-        if tokenizer is None:
+        if self._tokenized_for is None:
             return data.load(self.dataset)
         if self.dataset not in data.SENTENCES:
             raise ValueError(
                 f"`dataset` must be sentences for the model {self.model!r}, one of "
                 f"{', '.join(data.SENTENCES)}, got dataset={self.dataset!r}."
             )
-        return data.load(self.dataset, tokenizer=tokenizer())
+        tokenizer = models.TOKENIZERS[self._tokenized_for]()
+        return data.load(self.dataset, tokenizer=tokenizer)
+
+    @property
+    def _tokenized_for(self) -> str | None:
+        """The name of the model if it has its own tokens, else None."""
+        return next((name for name in models.TOKENIZERS if name == self.model), None)
 
     def make_shards(self, loaded: tuple[Dataset, Dataset] | None = None) -> tuple[Shards, Dataset]:
         """Returns the shards and the test data.
@@ -110,6 +115,7 @@ class Setup(Resolved):
         """Returns an experiment with only the fields that determine the shards."""
         return type(self)(
             dataset=self.dataset,
+            model=self._tokenized_for,
             shards=self.shards,
             split=self.split,
             num_agents=self.num_agents,

@@ -172,7 +172,8 @@ def _play(experiment: Experiment, seeds: tuple[int, ...]) -> Sequence[Result]:
     if not isinstance(experiment.model, str):
         swept = sweep(experiment, seeds=seeds, standalone=alone)
         return [swept[point] for point in range(len(swept))]
-    runs = [dataclasses.replace(experiment, seed=seed) for seed in seeds]  # too large for one
+    # Sentences take turns in a sweep, too, and here their lengths are known when it is compiled.
+    runs = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
     return [run.run(standalone=one) for run, one in zip(runs, alone, strict=True)]
 
 
