@@ -271,9 +271,9 @@ ADAPTERS = Study(
     remarks=f"Ranks are {EQUAL} for all (equal), or {', '.join(map(str, UNEQUAL[10]))} for ten "
     f"agents and {', '.join(map(str, UNEQUAL[5]))} for five (unequal), the largest for the agent "
     "with most examples or classes; their mean is the same. `sent_%` and `received_%` are numbers "
-    "per agent and round, as a share of the whole network. The common model is the server's: the "
-    "frozen network with all that was aggregated. On digits the frozen perceptron knows only the "
-    "digits 0 to 4, from a tenth of the data; on sentences it is "
-    "MiniLM. Fairness is the correlation of standalone and final accuracies, where agents "
-    "alone train adapters of the same ranks.",
+    "per agent and round, as a share of the whole network; masked rewards without adapters are not "
+    "counted. The common model is the server's: the frozen network with all that was aggregated. "
+    "On digits the frozen perceptron knows only the digits 0 to 4, from a tenth of the data; on "
+    "sentences it is MiniLM. Fairness is the correlation of standalone and final accuracies, where "
+    "agents alone train adapters of the same ranks.",
 )
