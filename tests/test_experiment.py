@@ -49,7 +49,6 @@ def test_open_fields_are_the_papers_settings_where_it_has_some():
     assert fj.Experiment(dataset="mnist", mechanism="fedavg").resolved().gamma is None
 
 
-@pytest.mark.slow
 def test_a_pre_trained_network_is_trained_for_few_rounds_unless_the_run_says_how_many():
     tuned = fj.Experiment(model="minilm", dataset="rt_polarity")
     assert (tuned.rounds, tuned.local_epochs) == (3, 1)
@@ -59,6 +58,7 @@ def test_a_pre_trained_network_is_trained_for_few_rounds_unless_the_run_says_how
     assert (fj.Experiment().rounds, fj.Experiment().local_epochs) == (80, 3)
 
 
+@pytest.mark.slow
 def test_a_result_is_the_same_from_memory_from_a_run_and_from_disk(tmp_path):
     memory = SMALL.run()
     run = SMALL.run(tmp_path / "run")
