@@ -26,7 +26,7 @@ from fairjax.experiments import ONLY_PYTHON, Experiment, objects
 DATASETS = {"dataset": tuple(data.DATASETS)}  # names in `fairjax list`; TFDS has more
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
 METAVARS = {
-    "gamma": "FLOAT|cosine[:START[:END]]", "participation": "INT|FLOAT", "metric": "NAME",
+    "gamma": "FLOAT|median|cosine[:START[:END]]", "participation": "INT|FLOAT", "metric": "NAME",
     "ranks": "INT,INT,...",
 }  # fmt: skip
 

@@ -142,8 +142,8 @@ class Description:
         None,
         "mechanism",
         None,
-        'length that uploads are rescaled to, above 0; or "cosine:START:END", which follows half '
-        "a cosine over the run; or, in Python, an optax schedule, stored as its values `[T]`.",
+        'length that uploads are rescaled to, above 0; "cosine:START:END", half a cosine over the '
+        'run; "median" of the round\'s uploads; or, in Python, a schedule, stored as values `[T]`.',
     )
     rounds: int = describe_field(
         None,

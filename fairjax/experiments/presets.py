@@ -26,8 +26,12 @@ LAST_RATE = 0.155  # share of the learning rate left after the last round
 FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0; Gamma_T for T up to SHORT_RUN
 
 LENGTHS = {"rounds": 80, "local_epochs": 3}
-PRETRAINED = {"minilm": {"rounds": 3, "local_epochs": 1}}  # fine-tuning needs few
-ADAPTED = {"minilm": {"learning_rate": 2e-3}}  # of adapters; chosen on MR, one agent, seed 0
+# Fine-tuning needs few rounds. The rates, of all parameters and of adapters, were chosen on MR, one
+# agent, seed 0. How long uploads are depends on how many sentences an agent has, and on the rank of
+# its adapters; so their length is the round's median.
+PRETRAINED = {"minilm": {"rounds": 3, "local_epochs": 1}}
+TUNED = {"minilm": {"learning_rate": 1e-4, "batch_size": 16, "gamma": "median"}}
+ADAPTED = {"minilm": {**TUNED["minilm"], "learning_rate": 2e-3}}
 
 
 def lengths(model: Any) -> Mapping[str, int]:
@@ -38,6 +42,17 @@ def lengths(model: Any) -> Mapping[str, int]:
       ({'rounds': 80, 'local_epochs': 3}, {'rounds': 3, 'local_epochs': 1})
     """
     return PRETRAINED.get(model, LENGTHS) if isinstance(model, str) else LENGTHS
+
+
+def tuning(model: Any, adapters: bool) -> Mapping[str, Any] | None:
+    """Returns values for a network that is fine-tuned; None: it is trained from its start.
+
+    Examples:
+      >>> tuning("minilm", adapters=True)["learning_rate"], tuning("mlp", adapters=False)
+      (0.002, None)
+    """
+    name = model if isinstance(model, str) else ""
+    return ADAPTED.get(name, {}) if adapters else TUNED.get(name)
 
 
 class Settings(NamedTuple):

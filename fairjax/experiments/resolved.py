@@ -14,7 +14,7 @@ import optax
 from fairjax.experiments import factories, objects, references
 from fairjax.experiments.checked import Checked
 from fairjax.experiments.description import COEFFICIENTS, EACH, MAPPINGS
-from fairjax.experiments.presets import ADAPTED, LAST_RATE, lengths, settings
+from fairjax.experiments.presets import LAST_RATE, lengths, settings, tuning
 from fairjax.mechanisms import OURS, Mechanism
 
 # Fields that older versions did not record; they are recorded if they are not the default.
@@ -45,11 +45,12 @@ class Resolved(Checked):
         name = self.dataset if isinstance(self.dataset, str) else ""
         run = (self.preset, self.rounds, self.num_decays)
         chosen = settings(name, *run)._asdict()
-        if self.trains_adapters:  # the paper trains no adapters
+        tuned = tuning(self.model, self.trains_adapters)
+        if tuned is not None:  # the paper fine-tunes no network
             kept = ("model", "samples_per_agent", "eval_every")
             chosen = {**settings("", *run)._asdict(), **{field: chosen[field] for field in kept}}
-            chosen |= ADAPTED.get(self.model, {}) if isinstance(self.model, str) else {}
         cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
+        chosen |= tuned or {}
         if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
             chosen["model"] = "text_cnn"
         takes = factories.takes(self.mechanism)

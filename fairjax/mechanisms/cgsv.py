@@ -42,8 +42,9 @@ def cgsv(
       alpha: memory of the importance coefficients, in [0, 1]. May be traced.
       beta: altruism degree, above 0. May be traced.
       gamma: length of every upload, above 0, in the parameters' unit. May be traced; or a
-        function of the round, such as an optax schedule; or "cosine:START:END", half a
-        cosine over the run, so that the model settles in the last rounds. END defaults to 0.
+        function of the round, such as an optax schedule; "cosine:START:END", half a
+        cosine over the run, so that the model settles in the last rounds (END defaults to 0); or
+        "median", the median length of the round's updates.
       contribution: "cosine", the paper's approximation psi; "shapley", exact, for at
         most 25 agents; "gram", sampled, for any number, with the round's key; or "mean_field".
       mask: "model" ranks all D entries together; "leaf" ranks every tensor separately; "rank"
@@ -83,7 +84,7 @@ def cgsv(
     ) -> tuple[Outcome, PerAgent]:
         weights = first_round_shares(importance, context)
         # Sum the updates directly: rescaled uploads would take another N D numbers.
-        aggregate = _aggregate(updates, weights, length_at(gamma, context))
+        aggregate = _aggregate(updates, weights, length_at(gamma, context, updates))
         judged = contributions.measure(
             contribution, updates, weights, at_one_length=True, key=context.key
         )

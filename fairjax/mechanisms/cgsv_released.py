@@ -62,7 +62,7 @@ def cgsv_released(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, gamma: Length = G
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
-        uploads = _rescale(updates, length_at(gamma, context))
+        uploads = _rescale(updates, length_at(gamma, context, updates))
         weights = first_round_shares(importance, context)
         aggregate = trees.weighted_sum(weights, uploads)
         judged = contributions.measure("cosine", uploads, weights)

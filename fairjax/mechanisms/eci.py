@@ -84,7 +84,7 @@ def eci(
             key = context.require("key", "eci")
             values = contributions.gtg_shapley(key, *scored, num_permutations=num_permutations)
         judged = rewards.normalised(jnp.maximum(values, 0))
-        uploads = trees.with_length(updates, length_at(gamma, context))
+        uploads = trees.with_length(updates, length_at(gamma, context, updates))
         aggregate = trees.weighted_sum(first_round_shares(importance, context), uploads)
         importance = rewards.importance(importance, judged, alpha, present=context.present)
         fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)

@@ -76,7 +76,7 @@ def fedave(*, alpha: Scalar = 0.95, beta: Scalar = 5.0, gamma: Length = GAMMA) -
         utility = context.require("utility", "fedave")
         losses, agents = (context.require(name, "fedave") for name in ("example_losses", "agents"))
         updates = trees.zero_broken(updates)
-        uploads = trees.with_length(updates, length_at(gamma, context))
+        uploads = trees.with_length(updates, length_at(gamma, context, updates))
         aggregate = trees.weighted_sum(context.shares, uploads)
         trained = jax.tree.map(jnp.add, agents, updates)
         likeness = rewards.share_of_largest(

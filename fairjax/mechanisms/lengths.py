@@ -3,48 +3,65 @@
     constant    a number
     schedule    a function of the round, such as an optax schedule
     "cosine"    Gamma_t = Gamma_T + (Gamma_0 - Gamma_T) (1 + cos(pi t / T)) / 2
+    "median"    the median length of the round's uploads
 
-With uploads of fixed length a model never settles; see `fairjax.experiments.presets`.
+With uploads of fixed length a model never settles; see `fairjax.experiments.presets`. The median
+follows the scale of what agents train, and shrinks with their learning rate.
 """
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from fairjax import checks
+from fairjax import checks, trees
 from fairjax.mechanisms.base import Context
-from fairjax.types import PerAgent, Scalar
+from fairjax.types import PerAgent, Scalar, Stacked
 
 GAMMA = 0.5  # the length of uploads on MNIST in the paper
 Length = Scalar | Callable[[Scalar], Scalar] | str  # see `length_at`
 
 
 def check_length(name: str, length: Length) -> None:
-    """Raises unless a length is a number above 0, a function of the round, or a cosine."""
+    """Raises unless a length is a number above 0, a function, a cosine or the median."""
     if isinstance(length, str):
-        _parse_cosine(name, length)
+        if length != "median":
+            _parse_cosine(name, length)
     elif not callable(length):
         checks.above(name, length, 0)
 
 
-def length_at(length: Length, context: Context) -> Scalar:
+def length_at(length: Length, context: Context, updates: Stacked | None = None) -> Scalar:
     """Returns the length of uploads in the context's round.
 
     Args:
-      length: a number; a function of the round, such as an optax schedule; or "cosine",
+      length: a number; a function of the round, such as an optax schedule; "cosine",
         "cosine:START" or "cosine:START:END", half a cosine over the run from its start (`GAMMA`,
-        or the number) to its end (0, or the number). If the number of rounds is unknown,
-        the length stays at its start.
+        or the number) to its end (0, or the number); or "median", of the lengths of uploads that
+        are not zero. If the number of rounds is unknown, a cosine stays at its start.
       context: the round's context.
+      updates: the round's uploads, leaves `[N, ...]`; needed for the median only.
+
+    Raises:
+      ValueError: the length is the median of updates that are not given.
     """
     if callable(length):
         return length(context.round)
     if not isinstance(length, str):
         return length
+    if length == "median":
+        if updates is None:
+            raise ValueError('`updates` must be the uploads for the length "median", got None.')
+        return median_length(upload_lengths(updates))
     played = context.round / jnp.maximum(context.num_rounds, 1)
     played = jnp.where(jnp.asarray(context.num_rounds) > 0, jnp.minimum(played, 1), 0)
     start, end = _parse_cosine("gamma", length)
     return end + (start - end) * (1 + jnp.cos(jnp.pi * played)) / 2
+
+
+def upload_lengths(updates: Stacked) -> PerAgent:
+    """Returns the lengths `[N]` of uploads, at most a quarter of the largest number."""
+    lengths = trees.in_safe_units(lambda rows, units, norms: units * norms, updates)
+    return jnp.minimum(lengths, jnp.finfo(lengths.dtype).max / 4)
 
 
 def median_length(lengths: PerAgent) -> Scalar:
@@ -62,8 +79,9 @@ def _parse_cosine(name: str, text: str) -> tuple[float, float]:
         start, end = -1.0, -1.0
     if shape != "cosine" or not (start > 0 and end >= 0):
         raise ValueError(
-            f'`{name}` must be a number above 0, a function of the round, "cosine", "cosine:START" '
-            f'or "cosine:START:END" with START above 0 and END at least 0, got {name}={text!r}.'
+            f'`{name}` must be a number above 0, a function of the round, "median", "cosine", '
+            f'"cosine:START" or "cosine:START:END" with START above 0 and END at least 0, '
+            f"got {name}={text!r}."
         )
     checks.above(name, start, 0)
     checks.at_least(name, end, 0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fairjax import arithmetic, checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, shares_of_present
-from fairjax.mechanisms.lengths import median_length
+from fairjax.mechanisms.lengths import median_length, upload_lengths
 from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 
@@ -120,8 +120,7 @@ def proportional(
 
 def _cut_long_updates(updates: Stacked, longest: Scalar) -> Stacked:
     """Cuts updates to `longest` times the median length of those that are not zero."""
-    lengths = trees.in_safe_units(lambda rows, units, norms: units * norms, updates)
-    return trees.at_most_length(updates, longest * median_length(lengths))
+    return trees.at_most_length(updates, longest * median_length(upload_lengths(updates)))
 
 
 def _choose_share_rows(importance: PerAgent, shares: Array, uploads: Stacked) -> PerAgent:

@@ -74,7 +74,7 @@ def rr(
     ) -> tuple[Outcome, tuple[PerAgent, PerAgent]]:
         reputation, reputable = state
         updates = trees.zero_broken(updates)
-        uploads = trees.at_most_length(updates, length_at(gamma, context))
+        uploads = trees.at_most_length(updates, length_at(gamma, context, updates))
         among = None if context.present is None else reputable & context.present
         there = reputable if among is None else among
         weights = jnp.where(there, first_round_shares(reputation, context), 0)
