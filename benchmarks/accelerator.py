@@ -36,7 +36,7 @@ PARTS = {
         "--num-agents 5 --samples 120 --evaluated 1000 --repeats 3", "--num-agents 10 100"
     ),
     "scaling": Part(
-        "--cnn-agents 10 --mlp-agents 100 1000 --parameters 100000 1000000 --devices 1",
+        "--cnn-agents 10 --mlp-agents 100 1000 --parameters 10x100000 100x1000000 --devices 1",
         "--cnn-agents 10 100 1000 --devices 1",
     ),
     "shapley": Part("--draws 2", ""),

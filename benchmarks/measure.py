@@ -67,6 +67,19 @@ def gemm_peak(size: int = 2048) -> float:
     return 2 * size**3 / min(times(lambda: product(matrix, matrix)).later)
 
 
+def stream_rate(size: int = 2**26) -> float:
+    """Returns the bytes per second of x + 1 on a large array, read and written; best of five."""
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = jax.numpy.zeros(size)
+
+    def call() -> jax.Array:
+        nonlocal x
+        x = add(x)
+        return x
+
+    return 8 * size / min(times(call).later)
+
+
 def flops_per_image() -> int:
     """Returns the useful FLOPs of the paper's MNIST network, forward and backward, for one image.
 

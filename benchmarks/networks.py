@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from measure import flops_per_image, gemm_peak, report, times
+from measure import flops_per_image, gemm_peak, report, stream_rate
 from peer_processes import PeerProcess, Row, play_in_turn
 from peer_programs.work import HIDDEN, IMAGES, NUM_TOKENS, NUM_WORDS, Work
 from peers import shards_of
@@ -206,19 +205,6 @@ def bytes_of(work: Work) -> float:
     params: Any = jax.eval_shape(first, jax.random.key(0))
     numbers = trees.num_parameters(params) * (8 if is_text(work.network) else 4)
     return 4 * (numbers + work.batch_size * math.prod(x.shape[1:]))
-
-
-def stream_rate(size: int = 2**26) -> float:
-    """Returns the bytes per second of x + 1 on a large array, read and written; best of five."""
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)
-    x = jnp.zeros(size)
-
-    def call() -> jax.Array:
-        nonlocal x
-        x = add(x)
-        return x
-
-    return 8 * size / min(times(call).later)
 
 
 if __name__ == "__main__":

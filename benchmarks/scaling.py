@@ -2,7 +2,9 @@
 
     agents       rounds of CGSV, 60 random examples per agent, one local epoch: the paper's MNIST
                  network to 1,000 agents, a perceptron to 10,000
-    parameters   the server step alone: judge N uploads of D numbers, pay, add
+    parameters   the server step alone: judge N uploads of D numbers, pay, add. "Floor" is its time
+                 over that of one read of the uploads and one read and write of the agents'
+                 parameters at the rate of x + 1; "beside" is its peak memory beyond both, in N D
     devices      the paper's network, 600 examples per agent; a CPU is split into devices
 
 Every row is measured in a process of its own. It gives the peak memory: of the process on a CPU,
@@ -21,15 +23,17 @@ import jax
 import numpy as np
 import optax
 import tyro
-from measure import report, times
+from measure import report, stream_rate, times
 
 import fairjax as fj
 from fairjax import devices as meshes
 from fairjax import trees
+from fairjax.contributions import MAX_EXACT_AGENTS
 from fairjax.data import Dataset, Shards
 from fairjax.mechanisms.base import Context
 
 QUESTIONS = ("agents", "parameters", "devices")
+SERVERS = ("10x100000", "20x10000000", "100x1000000", "100x10000000", "1000x100000")
 Row = dict[str, Any]
 
 
@@ -37,7 +41,7 @@ def main(
     questions: tuple[str, ...] = QUESTIONS,
     cnn_agents: tuple[int, ...] = (1, 10, 50, 200, 1000),
     mlp_agents: tuple[int, ...] = (10, 100, 1000, 10_000),
-    parameters: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000),
+    parameters: tuple[str, ...] = SERVERS,
     devices: tuple[int, ...] = (1, 2),
     rounds: int = 3,
     tiny: bool = False,
@@ -50,7 +54,7 @@ def main(
       questions: any of agents, parameters and devices.
       cnn_agents: numbers of agents with the paper's network.
       mlp_agents: numbers of agents with a perceptron.
-      parameters: sizes D of an upload of each of ten agents.
+      parameters: numbers of agents and sizes of an upload, each as "NxD".
       devices: numbers of devices.
       rounds: how many count, after one that compiles.
       tiny: the smallest sizes, in seconds.
@@ -58,7 +62,7 @@ def main(
       json: the file for the numbers; by default one in runs/benchmarks/.
     """
     if tiny:
-        cnn_agents, mlp_agents, parameters, devices, rounds = (1,), (2,), (1000,), (2,), 2
+        cnn_agents, mlp_agents, parameters, devices, rounds = (1,), (2,), ("2x1000",), (2,), 2
     examples = 32 if tiny else 600
     work = {
         "agents": [
@@ -66,7 +70,12 @@ def main(
             for model, numbers in (("mnist_cnn", cnn_agents), ("mlp", mlp_agents))
             for number in numbers
         ],
-        "parameters": [(server_row, 10, size, seed) for size in parameters],
+        "parameters": [
+            (server_row, contribution, *map(int, sizes.split("x")), seed)
+            for sizes in parameters
+            for contribution in ("cosine", "mean_field", "shapley")
+            if contribution != "shapley" or int(sizes.split("x")[0]) <= MAX_EXACT_AGENTS
+        ],
         "devices": [
             (agents_row, "mnist_cnn", 8, examples, number, rounds, seed) for number in devices
         ],
@@ -116,12 +125,14 @@ def agents_row(
     }
 
 
-def server_row(num_agents: int, size: int, seed: int) -> Row:
-    """Returns the time of the server step on random uploads, and the peak memory."""
-    mechanism = fj.mechanisms.cgsv()
-    uploads = jax.random.normal(jax.random.key(seed), (num_agents, size))
+def server_row(contribution: str, num_agents: int, size: int, seed: int) -> Row:
+    """Returns the time and the peak memory of the server step on random uploads."""
+    mechanism = fj.mechanisms.cgsv(contribution=contribution)
+    draw = jax.jit(lambda keys: jax.lax.map(lambda key: jax.random.normal(key, (size,)), keys))
+    uploads = jax.block_until_ready(draw(jax.random.split(jax.random.key(seed), num_agents)))
     agents, importance = jax.numpy.zeros((num_agents, size)), mechanism.init(num_agents)
     context = Context(shard_sizes=np.arange(1, num_agents + 1))
+    before, numbers = peak_memory(), num_agents * size
 
     def server_step(agents: Any, uploads: Any, importance: Any) -> tuple[Any, Any]:
         outcome, importance = mechanism.update(uploads, importance, context)
@@ -135,15 +146,18 @@ def server_row(num_agents: int, size: int, seed: int) -> Row:
         return agents
 
     taken = times(call)
+    peak = peak_memory()
     return {
-        "model": "none",
+        "model": contribution,
         "N": num_agents,
         "D": size,
         "devices": 1,
         "seconds": taken.median,
         "ms per agent": 1e3 * taken.median / num_agents,
         "first s": taken.first,
-        "peak GiB": peak_memory(),
+        "peak GiB": peak,
+        "beside": (peak - before) * 2**30 / (4 * numbers),
+        "floor": taken.median * stream_rate() / (12 * numbers),
     }
 
 
