@@ -54,7 +54,7 @@ def test_a_pre_trained_network_is_trained_for_few_rounds_unless_the_run_says_how
     assert (tuned.rounds, tuned.local_epochs) == (3, 1)
     assert dataclasses.replace(tuned, rounds=8, local_epochs=(2, 1, 1, 1, 1)).num_decays == 8
     assert fj.Experiment(model="minilm", local_epochs={1: 4}).resolved().local_epochs[:2] == (1, 4)
-    assert (tuned.resolved().learning_rate, tuned.resolved().optimizer) == (1e-4, "adam")
+    assert (tuned.resolved().learning_rate, tuned.resolved().optimizer) == (3e-5, "adam")
     adapted = dataclasses.replace(tuned, lora_rank=8)
     assert (adapted.resolved().learning_rate, adapted.resolved().gamma) == (0.002, "median")
     assert dataclasses.replace(adapted, gamma="cosine").resolved().gamma == "cosine:2.5:0.3"

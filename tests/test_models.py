@@ -188,9 +188,9 @@ def test_progress_with_an_nnx_module_survives_a_checkpoint(digits, tmp_path):
     rounds = simulation.Rounds(jax.random.key(0), federation, shards, test, num_rounds=1)
     *_, last = rounds.stages()
     like = rounds.beginning()
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(last)
-        loaded = checkpoints.load(like)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(last)
+    loaded = checkpoints.load(like)
     for saved, found in ((last.state.agents, loaded.state.agents), (last.rows, loaded.rows)):
         assert jax.tree.structure(saved) == jax.tree.structure(found)
         np.testing.assert_array_equal(leaves(saved), leaves(found))

@@ -247,16 +247,16 @@ def test_a_checkpoint_without_room_leaves_the_one_before_and_prints_nothing(
     progress, tmp_path, capfd
 ):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with checkpoints.Checkpoints(tmp_path) as saved:
-        saved.save(progress)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-        try:
-            with pytest.raises(OSError, match="File too large: .*checkpoint"):
-                saved.save(progress)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert saved.load(progress).num_rounds == 1
-        saved.save(progress)
+    saved = checkpoints.Checkpoints(tmp_path)
+    saved.save(progress)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: .*checkpoint"):
+            saved.save(progress)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert saved.load(progress).num_rounds == 1
+    saved.save(progress)
     assert steps(tmp_path) == [1]
     assert capfd.readouterr() == ("", "")
 
@@ -271,9 +271,18 @@ def test_a_signal_during_a_checkpoint_takes_effect_when_it_is_whole(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with checkpoints.Checkpoints(tmp_path) as saved, pytest.raises(KeyboardInterrupt):
-        saved.save(progress)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.Checkpoints(tmp_path).save(progress)
     assert steps(tmp_path) == [1]
+
+
+@pytest.mark.slow
+def test_an_array_of_more_than_a_gigabyte_is_saved(progress, tmp_path):
+    state = progress.state._replace(mechanism=jax.numpy.zeros((5, 2**26)))  # 1.3 GB
+    large = progress._replace(state=state)
+    saved = checkpoints.Checkpoints(tmp_path)
+    saved.save(large)
+    assert saved.load(large).state.mechanism.shape == (5, 2**26)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

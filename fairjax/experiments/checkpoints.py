@@ -12,6 +12,7 @@ files.
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -36,28 +37,10 @@ PART_BYTES = 2**26
 
 
 class Checkpoints:
-    """The last checkpoints of a run under `out`.
-
-    Use as a context manager; `save` returns once the checkpoint is complete.
-    """
+    """The last checkpoints of a run under `out`; `save` returns once a checkpoint is complete."""
 
     def __init__(self, out: Path):
         self._folder = (out / records.CHECKPOINT).resolve()
-        import orbax.checkpoint as ocp
-
-        # One folder per array takes half the time of a database for states of usual sizes.
-        # Arrays are copied and written in parts: a state of gigabytes needs no second one.
-        self._orbax = ocp.Checkpointer(
-            ocp.PyTreeCheckpointHandler(
-                use_ocdbt=False, save_concurrent_gb=1, save_device_host_concurrent_gb=1
-            )
-        )
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._orbax.close()
 
     def save(self, progress: Progress) -> None:
         """Saves the progress of a run, and keeps the previous checkpoint.
@@ -72,11 +55,11 @@ class Checkpoints:
 
         with _delay_signals():
             try:
-                with _silence_orbax():
+                saved = _as_dicts(progress)
+                with _silence_orbax(), _open_orbax(saved) as orbax:
                     self._keep_only(map(str, self.rounds()))
-                    saved = _as_dicts(progress)
                     parts = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PART_BYTES), saved)
-                    self._orbax.save(partial, args=ocp.args.PyTreeSave(saved, save_args=parts))
+                    orbax.save(partial, args=ocp.args.PyTreeSave(saved, save_args=parts))
                 self._commit(partial, progress.num_rounds)
             except (OSError, ValueError) as error:
                 with contextlib.suppress(OSError):
@@ -177,8 +160,8 @@ class Checkpoints:
         target = {**target, "rows": rows}
         how = ocp.checkpoint_utils.construct_restore_args(target)
         try:
-            with _silence_orbax():
-                saved = self._orbax.restore(folder, ocp.args.PyTreeRestore(target, how))
+            with _silence_orbax(), _open_orbax({}) as orbax:
+                saved = orbax.restore(folder, ocp.args.PyTreeRestore(target, how))
         except (OSError, ValueError, KeyError, TypeError):
             return None  # complete, but written by another version of fairjax
         key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
@@ -190,6 +173,21 @@ class Checkpoints:
             **rows,
         }
         return Progress(state, History(**rows))
+
+
+def _open_orbax(saved: Any) -> Any:
+    """Returns Orbax's checkpointer for arrays, as a context manager."""
+    import orbax.checkpoint as ocp
+
+    # Arrays are copied and written in parts: a state of gigabytes needs no second one.
+    # Orbax refuses an array that is larger than what it may copy at a time.
+    sizes = [leaf.nbytes for leaf in jax.tree.leaves(saved)]
+    gigabytes = math.ceil(max(sizes, default=1) / 1e9)
+    # One folder per array takes half the time of a database for states of usual sizes.
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=False, save_concurrent_gb=gigabytes, save_device_host_concurrent_gb=gigabytes
+    )
+    return ocp.Checkpointer(handler)
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

@@ -31,8 +31,7 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
     shards, test = experiment.make_shards()
     federation = experiment.federation(shards, record.get("agents_at_once"))
     beginning = run_of(experiment, federation, shards, test).rounds.beginning(measured=False)
-    with Checkpoints(out) as checkpoints:
-        last = checkpoints.final(beginning, experiment.rounds + 1)
+    last = Checkpoints(out).final(beginning, experiment.rounds + 1)
     history = _history(out, experiment, beginning, last)
     state = None if last is None else last.state
     try:

@@ -49,21 +49,21 @@ class Run(NamedTuple):
         if out is None:
             *_, last = self._stages(None, clock, tracker, watch)
             return last
-        with Checkpoints(out) as checkpoints:
-            with clock.part("records"):
-                start = progress = self._resume(checkpoints, resume)
-            saved = time.monotonic()
-            for progress in self._stages(start, clock, tracker, watch):
-                finished = progress.num_rounds > self.rounds.num_rounds
-                # All processes save together; the clock of the first one decides when.
-                due = multihost_utils.broadcast_one_to_all(
-                    time.monotonic() - saved > CHECKPOINT_SECONDS
-                )
-                if finished or due:
-                    with clock.part("records"):
-                        checkpoints.save(progress)
-                    records.write_json(out / records.TIME, clock.seconds())
-                    saved = time.monotonic()
+        checkpoints = Checkpoints(out)
+        with clock.part("records"):
+            start = progress = self._resume(checkpoints, resume)
+        saved = time.monotonic()
+        for progress in self._stages(start, clock, tracker, watch):
+            finished = progress.num_rounds > self.rounds.num_rounds
+            # All processes save together; the clock of the first one decides when.
+            due = multihost_utils.broadcast_one_to_all(
+                time.monotonic() - saved > CHECKPOINT_SECONDS
+            )
+            if finished or due:
+                with clock.part("records"):
+                    checkpoints.save(progress)
+                records.write_json(out / records.TIME, clock.seconds())
+                saved = time.monotonic()
         assert progress is not None  # a run has a round to play, or has been played
         return progress
 

@@ -30,7 +30,7 @@ LENGTHS = {"rounds": 80, "local_epochs": 3}
 # agent, seed 0. How long uploads are depends on how many sentences an agent has, and on the rank of
 # its adapters; so their length is the round's median.
 PRETRAINED = {"minilm": {"rounds": 3, "local_epochs": 1}}
-TUNED = {"minilm": {"learning_rate": 1e-4, "batch_size": 16, "gamma": "median"}}
+TUNED = {"minilm": {"learning_rate": 3e-5, "batch_size": 16, "gamma": "median"}}
 ADAPTED = {"minilm": {**TUNED["minilm"], "learning_rate": 2e-3}}
 
 
