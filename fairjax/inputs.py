@@ -123,11 +123,11 @@ def check_factors(name: str, tree: Any, num_axes: int = 2) -> None:
     """
     for node in filter(is_low_rank, jax.tree.leaves(tree, is_leaf=is_low_rank)):
         b, a = np.shape(node.b), np.shape(node.a)
-        if len(b) < num_axes or b[:-2] != a[:-2] or b[-1] != a[-2]:
+        if len(b) < num_axes or b[:-2] != a[:-2] or b[-1] != a[-2] or b[-1] == 0:
             first = "N, ..., " if num_axes > 2 else "..., "
             raise ValueError(
                 f"`{name}` must hold `LowRank` nodes with b [{first}m, r] and a [{first}r, n], "
-                f"got b of shape {b} and a of shape {a}."
+                f"r at least 1, got b of shape {b} and a of shape {a}."
             )
 
 

@@ -197,6 +197,42 @@ def test_averaged_factors_go_on_from_round_to_round(data, network):
         np.testing.assert_allclose(state.mechanism["Dense_0"]["kernel"].b, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["fedit", "zero_padding"])
+@pytest.mark.parametrize("broken", [1, 2])
+def test_an_excluded_agent_does_not_shrink_averaged_factors(name, broken):
+    rng = np.random.default_rng(0)
+    b, a, old_b, old_a = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((2, 6, 2), (2, 2, 5), (6, 2), (2, 5))
+    )
+    mechanism = getattr(fj.mechanisms, name)()
+    old = fj.LowRank(old_b, old_a)
+    updates = fj.LowRank(b.at[:broken].set(jnp.nan), a)
+    context = fj.mechanisms.Context(
+        shard_sizes=jnp.array([30, 10]), ranks=(2, 2), factors=fj.LowRank(old_b, old_a)
+    )
+    _, state = mechanism.update(updates, old, context)
+    kept = 1.0 if broken == 2 else 0.75
+    sent = jnp.zeros(()) if broken == 2 else 0.25
+    np.testing.assert_allclose(state.b, kept * old_b + sent * b[1], atol=1e-6)
+    np.testing.assert_allclose(state.a, kept * old_a + sent * a[1], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_ranks_that_a_mechanism_refuses_are_refused_before_agents_train_alone(capsys, tmp_path):
+    played = []
+    experiment = fj.Experiment(
+        dataset="blobs", model="mlp", num_agents=3, rounds=2, ranks=(4, 2, 1), mechanism="fedit"
+    )
+    with pytest.raises(ValueError, match="`ranks` must be equal for the mechanism 'fedit'"):
+        experiment.run(watch=lambda *call: played.append(call))
+    assert not played
+    command = "run --dataset blobs --model mlp --num-agents 3 --rounds 2 --mechanism fedit"
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--ranks", "4,2,1", "--out", str(tmp_path)])
+    assert "JAX" not in capsys.readouterr().err
+
+
 def test_a_frozen_factor_is_the_same_for_all_and_ever(data, network):
     fed = federation(network, "ffa_lora", ranks=(4, 3, 2, 1))
     state = fed.init(jax.random.key(0), data[0])

@@ -27,6 +27,8 @@ def same(left, right):
         {"eval_every": 3, "metric": "auc"},
         {"participation": 2, "behaviours": {"free_rider_stale": 1}},
         {"mechanism": "standalone", "gamma": None},
+        {"mechanism": "fedit", "gamma": None, "model": "mlp", "lora_rank": 2},
+        {"gamma": "median"},
         {"gamma": lambda round: 1 / (1 + round)},
     ],
 )

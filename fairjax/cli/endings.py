@@ -134,7 +134,8 @@ def _describe(error: OSError) -> str:
 
 
 def _add_notes(sentence: str, error: BaseException) -> str:
-    return " ".join([sentence, *getattr(error, "__notes__", ())])
+    notes = [note for note in getattr(error, "__notes__", ()) if "JAX" not in note]
+    return " ".join([sentence, *notes])
 
 
 def _drop_output() -> None:

@@ -152,6 +152,8 @@ class Experiment(Setup):
         record["agents_at_once"] = federation.agents_at_once(shards)
         if out is not None:
             records.write_json(out / records.EXPERIMENT, record)
+        if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
+            simulation.follows_length(federation, shards, test)
         alone = None if standalone is None else standalone.accuracies
         if self.mechanism != "standalone" and alone is None:
             below = None if out is None else out / "standalone"

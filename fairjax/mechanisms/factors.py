@@ -3,6 +3,7 @@
 B_t+1 = sum_i p_i B_i     A_t+1 = sum_i p_i A_i     model  w_0 + B_t A_t
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from fairjax import checks, lowrank, trees
 from fairjax.lowrank import LowRank, is_low_rank
 from fairjax.mechanisms.base import Context, Outcome, Plan, pay_everybody, start_at_server
-from fairjax.types import Params, Stacked
+from fairjax.types import Params, PerAgent, Stacked
 
 
 def begin(num_agents: int, factors: Params | None = None) -> Any:
@@ -51,12 +52,14 @@ def check_factors(mechanism: str, updates: Stacked, context: Context) -> None:
         )
 
 
-def mean_of_factors(updates: Stacked, context: Context) -> Params:
+def mean_of_factors(updates: Stacked, factors: Any, context: Context) -> Params:
     """Returns the means of both factors, each by itself, and of other leaves.
 
-    An agent's own columns are those below its rank; others count as zero.
+    An agent's own columns are those below its rank; others count as zero. An agent that uploads
+    only zeros, as one whose upload is excluded, counts with the old `factors`, if they are known.
     """
-    shares = context.shares
+    updates, shares = trees.zero_broken(updates), context.shares
+    lost = jnp.where(_uploads_nothing(updates), shares, 0).sum()
 
     def of_leaf(leaf: Any) -> Any:
         if not is_low_rank(leaf):
@@ -67,7 +70,17 @@ def mean_of_factors(updates: Stacked, context: Context) -> Params:
             leaf = LowRank(b, jnp.where(own[:, :, None], leaf.a, 0))
         return LowRank(*(trees.weighted_sum(shares, factor) for factor in leaf))
 
-    return trees.map_leaves(of_leaf, trees.zero_broken(updates))
+    def with_old(mean: Any, old: Any) -> Any:
+        return LowRank(mean.b + lost * old.b, mean.a + lost * old.a) if is_low_rank(mean) else mean
+
+    mean = trees.map_leaves(of_leaf, updates)
+    return mean if factors == () else trees.map_leaves(with_old, mean, factors)
+
+
+def _uploads_nothing(updates: Stacked) -> PerAgent:
+    """Returns `[N]` booleans: all factors, and all entries of other leaves, are zero."""
+    rows = [trees.rows(leaf == 0).all(1) for leaf in jax.tree.leaves(updates)]
+    return functools.reduce(jnp.logical_and, rows)
 
 
 def replaced(factors: Any, mean: Params, num_agents: int) -> tuple[Outcome, Any]:

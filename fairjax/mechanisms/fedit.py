@@ -38,7 +38,7 @@ def fedit() -> Mechanism:
     def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
         factors.check_factors("fedit", updates, context)
         factors.check_equal_ranks("fedit", context)
-        mean = factors.mean_of_factors(updates, context)
+        mean = factors.mean_of_factors(updates, state, context)
         return factors.replaced(state, mean, trees.num_agents(updates))
 
     return Mechanism(factors.begin, update, factors.start_at_server_factors("fedit"), low_rank=True)

@@ -37,7 +37,7 @@ def zero_padding() -> Mechanism:
 
     def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
         factors.check_factors("zero_padding", updates, context)
-        mean = factors.mean_of_factors(updates, context)
+        mean = factors.mean_of_factors(updates, state, context)
         return factors.replaced(state, mean, trees.num_agents(updates))
 
     plan = factors.start_at_server_factors("zero_padding")

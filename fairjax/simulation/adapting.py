@@ -63,14 +63,17 @@ class Ranked(NamedTuple):
           frozen: whether the first of two given factors stays as it is.
         """
         if given is None:
-            return self.draw(key, held, agent), None
+            variables = self.draw(key, held, agent)
+            if self.ranks is None:
+                return variables, None
+        else:
+
+            def unscale(one: Any) -> Any:
+                return LowRank(one.b / self.scale(agent), one.a) if is_low_rank(one) else one
+
+            variables = with_factors(trees.map_leaves(unscale, given), held)
         own = jnp.arange(self.width) < self.rank(agent)
         may = LowRank(own & (not frozen), own[:, None])
-
-        def unscale(one: Any) -> Any:
-            return LowRank(one.b / self.scale(agent), one.a) if is_low_rank(one) else one
-
-        variables = with_factors(trees.map_leaves(unscale, given), held)
         learned = trees.map_leaves(lambda one: may if is_low_rank(one) else True, variables)
         return variables, learned
 
@@ -98,14 +101,14 @@ class Ranked(NamedTuple):
         )
 
     def num_uploaded(self, updates: Stacked, frozen: bool) -> PerAgent:
-        """Returns `[N]` how many numbers agents upload: their factors, and other leaves whole."""
+        """Returns `[N]` how many numbers agents upload: factors or products, and other leaves."""
         ranks = self.rank(jnp.arange(trees.num_agents(updates)))
 
         def of_leaf(leaf: Any) -> Any:
             if not is_low_rank(leaf):
                 return leaf[0].size
             *_, m, n = leaf.shape
-            return ranks * (n if frozen else m + n)
+            return jnp.minimum(ranks * (n if frozen else m + n), m * n)
 
         counted = trees.sum_leaves(of_leaf, updates)
         return jnp.broadcast_to(jnp.asarray(counted, jnp.int32), trees.num_agents(updates))

@@ -151,15 +151,23 @@ def _reach(federation: "Federation", state: State, shards: Shards, data: Dataset
 
 
 def follows_length(federation: "Federation", shards: Shards, test: Dataset | None = None) -> bool:
-    """Says whether the mechanism's numbers depend on the number of rounds of the whole run."""
+    """Says whether the mechanism's numbers depend on the number of rounds of the whole run.
+
+    Raises:
+      ValueError: the mechanism does not take what agents upload.
+    """
+    ranked = federation.training.ranked
 
     def play(num_rounds: Scalar, shards: Shards) -> Any:
         state = federation.init(jax.random.key(0), shards, None, num_rounds, test)
         absence = federation.participation is not None
         present = jnp.ones(shards.num_agents, bool) if absence else None
         context = make_context(federation, state, shards, state.key, present)
-        plan = federation.plan(state, context)
-        return plan, federation.mechanism.update(state.agents, state.mechanism, context)
+        plan, uploads = federation.plan(state, context), state.agents
+        if ranked and state.memory is None:
+            draw = jax.vmap(functools.partial(ranked.draw, state.key))
+            uploads = ranked.updates(uploads, draw(uploads, jnp.arange(shards.num_agents)))
+        return plan, federation.mechanism.update(uploads, state.mechanism, context)
 
     traced = jax.make_jaxpr(play)(1, shards).jaxpr
     following = {traced.invars[0]}
