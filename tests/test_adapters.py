@@ -149,7 +149,10 @@ def test_local_training_is_that_of_the_factors(data, network):
     assert jax.tree.structure(state.agents) == jax.tree.structure(adapted.init(None))
 
 
-@pytest.mark.parametrize("optimizer", [optax.sgd(0.5), optax.adamw(0.01)])
+OPTIMIZERS = [optax.sgd(0.5), optax.adamw(0.01), optax.noisy_sgd(0.01, key=0)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_columns_beyond_an_agents_rank_stay_zero(data, network, optimizer):
     ranks = (4, 3, 2, 1)
     _, record = step(federation(network, optimizer=optimizer, ranks=ranks, local_epochs=2), data[0])

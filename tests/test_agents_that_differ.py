@@ -127,6 +127,9 @@ def test_a_federation_takes_learning_rates_of_agents():
     np.testing.assert_allclose(fed.rates(2), [0.1, 0.2, 0.4])
     _, history = fj.run(jax.random.key(0), fed, shards, test, num_rounds=2)
     assert np.isfinite(history.accuracies).all()
+    for gamma in ("median", lambda round: 1.0):
+        with pytest.raises(ValueError, match="`gamma` must be numbers in a sweep"):
+            fj.sweep(fj.Experiment(), gamma=[gamma])
     with pytest.raises(ValueError, match="`learning_rate` must be numbers in a sweep"):
         fj.sweep(experiment(), learning_rate=[(0.1, 0.2, 0.3)])
 

@@ -104,6 +104,13 @@ def test_every_behaviour_but_collusion_is_a_manipulation():
             },
             "`manipulations` must fit the experiment, got 'sybil'",
         ),
+        (
+            {
+                "experiment": dataclasses.replace(BASE, ranks=(2, 1, 1)),
+                "manipulations": ["sybil"],
+            },
+            "`manipulations` must fit the experiment, got 'sybil'",
+        ),
         ({"agents": [3]}, "`agents` must be at most 2, got agents=3"),
         ({"agents": [1, 1]}, "`agents`"),
         ({"seeds": []}, "`seeds`"),

@@ -173,6 +173,9 @@ def test_a_list_of_agents_may_hold_unequal_ranks():
 def test_factors_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"`updates` must hold `LowRank` nodes .* \(3, 5, 2\)"):
         fj.contributions.cosine(fj.LowRank(b=np.ones((3, 5, 2)), a=np.ones((3, 4, 6))))
+    none = fj.LowRank(b=np.ones((3, 5, 0)), a=np.ones((3, 0, 6)))
+    with pytest.raises(ValueError, match="`updates` must hold `LowRank` nodes .* r at least 1"):
+        fj.contributions.cosine({"w": none, "bias": np.ones((3, 2))})
     with pytest.raises(ValueError, match="`aggregate` must hold `LowRank` nodes"):
         fj.rewards.truncate(fj.LowRank(b=np.ones((5, 2)), a=np.ones((4, 6))), np.ones(2))
 

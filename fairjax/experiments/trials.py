@@ -125,7 +125,7 @@ def fits(name: str, experiment: Experiment, shards: Sequence[Shards]) -> bool:
     """Says whether a manipulation is possible with the data and fields of an experiment."""
     num_classes = shards[0].data.num_classes
     if name == "sybil":
-        given = (getattr(experiment, field) for field in (*EACH, "participation"))
+        given = (getattr(experiment, field) for field in (*EACH, "participation", "ranks"))
         common = experiment.params is None and not any(map(np.ndim, given))
         return common and all(int(np.min(one.sizes)) > 1 for one in shards)
     if name == "feature_noise":
