@@ -100,7 +100,7 @@ FULL = [
         for split in SPLITS
     ),
     Setting("rt_polarity", "power_law", (2, 4), ON_MR, SEEDS[:3], SENTENCES, 500.0),
-    Setting("sst_fine", "class_imbalance", (2, 4), ON_SST, SEEDS[:3], SENTENCES, 500.0),
+    Setting("sst_fine", "class_imbalance", (2, 4, 8), ON_SST, SEEDS[:3], SENTENCES, 500.0),
 ]
 
 
@@ -235,6 +235,9 @@ def draw(found: Mapping[str, Table]) -> Figure:
             for variant in (variant for variant in COMMON if variant.name in mine):
                 _draw_rounds(left, variant, mine[variant.name])
             left.set(title=setting, xscale="log", xlabel="round", ylabel="common model (%)")
+            rounds = sorted({number for row in mine.values() for number in _over(row)})
+            left.set_xticks(rounds, map(str, rounds))
+            left.minorticks_off()
             judged = [variant.name for variant in PAID if variant.name in mine]
             for place, name in enumerate(judged):
                 how = {"color": "#0072b2", "marker": "o", "markersize": 4}
@@ -242,7 +245,8 @@ def draw(found: Mapping[str, Table]) -> Figure:
             right.set(xlabel="fairness")
             correlation_axis(right, WORDS["fairness"])
             name_lines(right, judged)
-        for variant in COMMON:
+        shown = {row["variant"] for row in whole.rows}
+        for variant in (variant for variant in COMMON if variant.name in shown):
             axes[0, 0].plot([], [], _dashes(variant), color=COLOURS[variant.mechanism],
                             label=variant.name)  # fmt: skip
         name_series(figure, ncols=4)
@@ -250,11 +254,16 @@ def draw(found: Mapping[str, Table]) -> Figure:
 
 
 def _draw_rounds(axis: Any, variant: Variant, row: Mapping[str, Any]) -> None:
-    over = {int(name.split()[1]): value for name, value in row.items()
-            if name.startswith("round ") and isinstance(value, Spread) and value.num}  # fmt: skip
+    over = _over(row)
     how = {"color": COLOURS[variant.mechanism], "linestyle": _dashes(variant)}
     means = [spread.mean for spread in over.values()]
     axis.errorbar(list(over), means, [spread.std for spread in over.values()], **how)
+
+
+def _over(row: Mapping[str, Any]) -> dict[int, Spread]:
+    """Returns the accuracies of a variant's common model by round."""
+    return {int(name.split()[1]): value for name, value in row.items()
+            if name.startswith("round ") and isinstance(value, Spread) and value.num}  # fmt: skip
 
 
 def _dashes(variant: Variant) -> str:
