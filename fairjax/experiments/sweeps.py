@@ -191,13 +191,13 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
     def check(value: Any) -> None:
         if value is None:
             raise ValueError(f"`{name}` must be values of the field `{field}`, got None too.")
+        dataclasses.replace(experiment, **{field: value})
         no_number = checks.is_listing(value) or isinstance(value, str | Mapping) or callable(value)
         if field in COEFFICIENTS and no_number:
             raise ValueError(
                 f"`{name}` must be numbers in a sweep, got {checks.shown(value)}. Give a schedule, "
                 "or agents' own, to the experiment."
             )
-        dataclasses.replace(experiment, **{field: value})
 
     return fields.different(name, given, "values", check)
 
