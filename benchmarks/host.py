@@ -147,7 +147,8 @@ def kind_of(frames: list[FrameType]) -> str:
     files = [frame.f_code.co_filename for frame in frames]
     if any(part in file for file in files for part in COMPILING):
         return "compiling"
-    return "device" if files[-1].endswith(WAITING) else "host"
+    own = [file for file in files if "/fairjax/" in file]
+    return "device" if own and own[-1].endswith(WAITING) else "host"
 
 
 def named(frame: FrameType) -> str:
