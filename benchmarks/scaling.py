@@ -28,11 +28,11 @@ from measure import report, stream_rate, times
 import fairjax as fj
 from fairjax import devices as meshes
 from fairjax import trees
-from fairjax.contributions import MAX_EXACT_AGENTS
 from fairjax.data import Dataset, Shards
 from fairjax.mechanisms.base import Context
 
 QUESTIONS = ("agents", "parameters", "devices")
+EXACT = 25  # most agents that are judged by exact values
 SERVERS = ("10x100000", "20x10000000", "100x1000000", "100x10000000", "1000x100000")
 Row = dict[str, Any]
 
@@ -74,7 +74,7 @@ def main(
             (server_row, contribution, *map(int, sizes.split("x")), seed)
             for sizes in parameters
             for contribution in ("cosine", "mean_field", "shapley")
-            if contribution != "shapley" or int(sizes.split("x")[0]) <= MAX_EXACT_AGENTS
+            if contribution != "shapley" or int(sizes.split("x")[0]) <= EXACT
         ],
         "devices": [
             (agents_row, "mnist_cnn", 8, examples, number, rounds, seed) for number in devices
