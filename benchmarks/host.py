@@ -28,6 +28,7 @@ import fairjax as fj
 from fairjax.data import Dataset
 
 Row = dict[str, Any]
+OURS = str(Path(fj.__file__).parent)
 # They call the program of a chunk of rounds, and read its events and rows.
 WAITING = ("simulation/loop.py", "simulation/progress.py")
 COMPILING = ("jax/_src/compiler.py", "jax/_src/interpreters/", "jax/_src/stages.py")
@@ -129,7 +130,7 @@ class Sampler:
             kind = kind_of(frames)
             self.counts[kind] += 1
             if kind == "host":
-                own = [frame for frame in frames if "/fairjax/" in frame.f_code.co_filename]
+                own = [frame for frame in frames if frame.f_code.co_filename.startswith(OURS)]
                 self.functions[" > ".join(named(frame) for frame in own[-3:])] += 1
 
 
@@ -147,7 +148,7 @@ def kind_of(frames: list[FrameType]) -> str:
     files = [frame.f_code.co_filename for frame in frames]
     if any(part in file for file in files for part in COMPILING):
         return "compiling"
-    own = [file for file in files if "/fairjax/" in file]
+    own = [file for file in files if file.startswith(OURS)]
     return "device" if own and own[-1].endswith(WAITING) else "host"
 
 
