@@ -13,8 +13,9 @@ from flax import linen as nn
 import fairjax as fj
 from fairjax import lowrank
 from fairjax.cli import main
+from fairjax.studies import STUDIES
 
-FOUR = ("flora", "fedit", "zero_padding", "ffa_lora")
+FOUR = fj.mechanisms.FOR_ADAPTERS
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,21 @@ def test_an_adapted_model_begins_as_the_frozen_one(data, network):
     }
     np.testing.assert_array_equal(adapted.apply(held, test.x), model.apply(params, test.x))
     assert adapted.head == "head"
+
+
+def test_without_adapters_all_four_are_fedavg_and_no_study_repeats_it(data, network):
+    shards, _ = data
+    plain = {"model": network[0], "optimizer": optax.sgd(0.5)}
+    ends = []
+    for name in ("fedavg", *FOUR):
+        made = fj.federation(mechanism=getattr(fj.mechanisms, name)(), **plain)
+        ends.append(step(made, shards, rounds=2)[0].agents)
+    for end in ends[1:]:
+        jax.tree.map(np.testing.assert_array_equal, end, ends[0])
+    for name, study in STUDIES.items():
+        cells = [cell for quick in (True, False) for cell in study.cells(quick)]
+        found = {cell.experiment.mechanism for cell in cells if cell.experiment is not None}
+        assert name == "adapters" or not found & set(FOUR)
 
 
 def test_any_pytree_of_parameters_can_be_adapted():

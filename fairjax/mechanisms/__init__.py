@@ -61,6 +61,7 @@ REGISTRY = {
 }
 
 OURS = frozenset(REGISTRY)
+FOR_ADAPTERS = ("flora", "fedit", "zero_padding", "ffa_lora")  # without adapters: `fedavg`
 
 
 def register(name: str, factory: Callable[..., Mechanism]) -> None:
@@ -89,6 +90,7 @@ def register(name: str, factory: Callable[..., Mechanism]) -> None:
 
 
 __all__ = [
+    "FOR_ADAPTERS",
     "MAX_EXACT_AGENTS",
     "MEASURED_ON",
     "OURS",

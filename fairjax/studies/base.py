@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from fairjax import mechanisms
 from fairjax.experiments import Experiment, records, sweep
 from fairjax.figures import write
 from fairjax.files import replacing
@@ -43,6 +44,11 @@ class Cell(NamedTuple):
         """The name of the cell's file, which its settings determine."""
         text = json.dumps(self.settings, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+
+
+def compared_mechanisms() -> list[str]:
+    """Returns the mechanisms that differ from each other where nobody trains adapters."""
+    return [name for name in mechanisms.REGISTRY if name not in mechanisms.FOR_ADAPTERS]
 
 
 class Study(NamedTuple):

@@ -9,11 +9,10 @@ import jax
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from fairjax import mechanisms
 from fairjax.experiments import Experiment
 from fairjax.figures import name_lines, styled
 from fairjax.mechanisms import MAX_EXACT_AGENTS
-from fairjax.studies.base import Cell, Rows, Study
+from fairjax.studies.base import Cell, Rows, Study, compared_mechanisms
 from fairjax.tables import Table, spreads
 
 REPEATS = 5
@@ -23,7 +22,7 @@ def cells(quick: bool) -> list[Cell]:
     """Returns a cell for every mechanism and number of agents."""
     made = []
     for num_agents in (5,) if quick else (5, 10, 20):
-        for name in mechanisms.REGISTRY:
+        for name in compared_mechanisms():
             experiment = Experiment(
                 dataset="digits" if quick else "mnist", num_agents=num_agents
             ).with_mechanism(name)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from fairjax import mechanisms
 from fairjax.experiments import WORDS, Experiment, Sweep, sweep
 from fairjax.figures import (
     ASIDE,
@@ -22,7 +21,7 @@ from fairjax.figures import (
     name_series,
     styled,
 )
-from fairjax.studies.base import SEEDS, Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study, compared_mechanisms
 from fairjax.tables import Table, spreads
 
 IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)
@@ -76,7 +75,7 @@ def cells(quick: bool) -> list[Cell]:
     made = []
     for setting in QUICK if quick else PAPER:
         for splits in [setting.splits] if quick else [(split,) for split in setting.splits]:
-            for name in mechanisms.REGISTRY:
+            for name in compared_mechanisms():
                 made.append(_make_cell(setting, name, tuple(splits), quick))
     return made
 

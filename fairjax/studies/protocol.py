@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import optax
 
-from fairjax import mechanisms, models
+from fairjax import models
 from fairjax.data import Dataset
+from fairjax.studies.base import compared_mechanisms
 
 SPLITS = ("power_law", "class_imbalance")
 READINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,7 +20,7 @@ READINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "fedsac, b 3": ("fedsac", {"b": 3.0}),
     "iafl, held-out": ("iafl", {"performance": "held_out"}),
 }
-VARIANTS = {name: (name, {}) for name in mechanisms.REGISTRY} | READINGS
+VARIANTS = {name: (name, {}) for name in compared_mechanisms()} | READINGS
 BY_CLASSES = {"threshold": 1 / 6, "richness": "classes"}  # CFFL as published, class imbalance
 # Coefficients as published, where a preset would choose CGSV's.
 COEFFICIENTS = {"fedave": {"alpha": 0.95, "gamma": 0.5}}
