@@ -3,11 +3,12 @@
     gram          G_ij = <u_i, u_j>
     weighted sum  u_N  = sum_i r_i u_i
 
-Every sum over agents or parameters is a matrix product at full precision: on a
-CPU it is many times faster than a reduction over the leading axis, and on an
-accelerator the default precision would round the inputs.
+Every sum over agents or parameters is a matrix product at full precision, in blocks of columns
+(`fairjax.blocks`): on a CPU it is many times faster than a reduction over the leading axis, and
+on an accelerator the default precision would round the inputs.
 
-A `LowRank` node is a leaf whose entries are never computed; see `fairjax.lowrank`.
+A `LowRank` node is a leaf whose entries are never computed; see `fairjax.lowrank`. Nor are those
+of a node `InUnits`, which stands for rows in other units.
 """
 
 import functools
@@ -19,20 +20,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fairjax import lowrank
-from fairjax.arithmetic import (
-    dot,
-    exponents_of,
-    magnitude_bits,
-    power_of_two,
-    ratio,
-    times_power_of_two,
-)
+from fairjax import blocks, lowrank, rowwise
+from fairjax.arithmetic import power_of_two, ratio
+from fairjax.blocks import InUnits
 from fairjax.lowrank import LowRank, is_low_rank, orthonormal
 from fairjax.types import Array, Params, PerAgent, Stacked
 
-map_leaves = functools.partial(jax.tree.map, is_leaf=is_low_rank)
-leaves = functools.partial(jax.tree.leaves, is_leaf=is_low_rank)
+
+def _is_leaf(node: Any) -> bool:
+    return isinstance(node, LowRank | InUnits)
+
+
+map_leaves = functools.partial(jax.tree.map, is_leaf=_is_leaf)
+leaves = functools.partial(jax.tree.leaves, is_leaf=_is_leaf)
 
 
 def num_agents(stacked: Stacked) -> int:
@@ -43,16 +43,6 @@ def num_agents(stacked: Stacked) -> int:
 def num_parameters(tree: Params) -> int:
     """Returns D, the number of entries of a pytree without the agent axis."""
     return sum(leaf.size for leaf in leaves(tree))
-
-
-def rows(leaf: Array) -> Array:
-    """Returns a leaf `[N, ...]` as a matrix `[N, d]`."""
-    return leaf.reshape(leaf.shape[0], -1)
-
-
-def summable_rows(leaf: Array) -> Array:
-    """Returns a leaf `[N, ...]` as a matrix `[N, d]` of float32 at least, for sums."""
-    return rows(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def per_agent(values: PerAgent, leaf: Array) -> Array:
@@ -71,8 +61,7 @@ def inner_products(stacked: Stacked, tree: Params) -> PerAgent:
     def of_leaf(leaf: Any, one: Any) -> PerAgent:
         if is_low_rank(leaf):
             return lowrank.inner_products(leaf, one)
-        one = one.dense() if is_low_rank(one) else one
-        return dot(summable_rows(leaf), one.reshape(-1))
+        return blocks.inner_products(leaf, one.dense() if is_low_rank(one) else one)
 
     return sum_leaves(of_leaf, stacked, tree)
 
@@ -81,8 +70,7 @@ def gram(stacked: Stacked) -> Array:
     """Returns the `[N, N]` inner products between agents."""
 
     def of_leaf(leaf: Any) -> Array:
-        own = None if is_low_rank(leaf) else summable_rows(leaf)
-        return lowrank.gram(leaf) if own is None else dot(own, own.T)
+        return lowrank.gram(leaf) if is_low_rank(leaf) else blocks.gram(leaf)
 
     return sum_leaves(of_leaf, stacked)
 
@@ -98,8 +86,8 @@ def weighted_sum(weights: Array, stacked: Stacked) -> Any:
     def of_leaf(leaf: Any) -> Any:
         if is_low_rank(leaf):
             return lowrank.weighted_sum(weights, leaf)
-        total = dot(weights, rows(leaf))
-        return total.reshape(*weights.shape[:-1], *leaf.shape[1:]).astype(leaf.dtype)
+        total = blocks.weighted_sum(weights, leaf)
+        return total.reshape(*weights.shape[:-1], *leaf.shape[1:])
 
     return map_leaves(of_leaf, stacked)
 
@@ -110,6 +98,7 @@ def scaled(factors: PerAgent, stacked: Stacked) -> Stacked:
     def of_leaf(leaf: Any) -> Any:
         if is_low_rank(leaf):
             return lowrank.scaled(factors, leaf)
+        leaf = leaf.dense() if isinstance(leaf, InUnits) else leaf
         own = (leaf * per_agent(factors, leaf)).astype(leaf.dtype)
         return jnp.where(per_agent(factors != 0, leaf), own, 0)
 
@@ -121,54 +110,9 @@ def where(which: Array, chosen: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(per_agent(which, a), a, b), chosen, other)
 
 
-def finite_rows(stacked: Stacked) -> PerAgent:
-    """Returns `[N]` booleans: all entries, or factors, of the agent's row are finite.
-
-    On a CPU this takes a tenth of the time of a maximum.
-    """
-    found = [rows(jnp.isfinite(leaf)).all(1) for leaf in jax.tree.leaves(stacked)]
-    return functools.reduce(jnp.logical_and, found)
-
-
-def zero_rows(stacked: Stacked) -> PerAgent:
-    """Returns `[N]` booleans: the agent's row is exactly zero."""
-
-    def of_leaf(leaf: Any) -> PerAgent:
-        if is_low_rank(leaf):
-            return zero_rows(leaf.b) | zero_rows(leaf.a)
-        return rows(leaf == 0).all(1)
-
-    return functools.reduce(jnp.logical_and, map(of_leaf, leaves(stacked)))
-
-
-def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
-    """Returns `[N]` booleans: the agent's row is finite, and small enough to be added.
-
-    A row is small enough if N such rows sum to at most an eighth of the dtype's largest number.
-    Once a parameter exceeds that eighth, no row is addable any more. So a sum of uploads never
-    overflows, nor does its sum with parameters, nor a difference of two such sums, in any
-    number of rounds.
-
-    Args:
-      stacked: leaves `[N, ...]`, the uploads.
-      held: a pytree of all parameters to which rows may be added. Parameters that are not
-        finite are ignored.
-    """
-    most = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 8
-    each = most / num_agents(stacked)
-
-    def small(leaf: Any) -> PerAgent:
-        low_rank = is_low_rank(leaf)
-        return lowrank.small(leaf, each) if low_rank else rows(jnp.abs(leaf) <= each).all(1)
-
-    full = [((jnp.abs(leaf) > most) & jnp.isfinite(leaf)).any() for leaf in jax.tree.leaves(held)]
-    fits = functools.reduce(jnp.logical_and, map(small, leaves(stacked)))
-    return fits & ~functools.reduce(jnp.logical_or, full)
-
-
 def zero_broken(stacked: Stacked) -> Stacked:
     """Returns the stacked tree with the rows that hold NaN or infinity set to zero."""
-    return scaled(finite_rows(stacked).astype(jnp.float32), stacked)
+    return scaled(rowwise.finite_rows(stacked).astype(jnp.float32), stacked)
 
 
 def row_units(stacked: Stacked) -> PerAgent:
@@ -180,7 +124,7 @@ def row_units(stacked: Stacked) -> PerAgent:
 
     def unit(leaf: Array) -> PerAgent:
         # Bits are ordered like magnitudes, NaN above infinity and subnormals above 0.
-        largest = rows(magnitude_bits(leaf)).max(1, initial=0)
+        largest = blocks.largest_bits(leaf)
         limits = jnp.finfo(leaf.dtype)
         exponents = (largest >> limits.nmant) - (limits.maxexp - 1)
         units = power_of_two(jnp.maximum(exponents, limits.minexp), leaf.dtype)
@@ -190,8 +134,8 @@ def row_units(stacked: Stacked) -> PerAgent:
     return functools.reduce(jnp.maximum, map(unit, jax.tree.leaves(stacked)))
 
 
-def unit_rows(stacked: Stacked) -> tuple[Stacked, PerAgent]:
-    """Returns rows divided by powers of two, and these powers `[N]`.
+def in_units(stacked: Stacked) -> tuple[Stacked, PerAgent]:
+    """Returns rows over powers of two, and these powers `[N]`; large leaves as `InUnits`.
 
     The largest entry of a returned row is in [1, 2), or below 1 if the input's largest entry is
     subnormal. Sums of squares neither overflow nor vanish, whatever the scale of the input.
@@ -204,25 +148,24 @@ def unit_rows(stacked: Stacked) -> tuple[Stacked, PerAgent]:
 
     def divide(leaf: Any) -> Any:
         if is_low_rank(leaf):
-            return LowRank(leaf.b, divide(leaf.a))
-        limits = jnp.finfo(leaf.dtype)
-        exponents = per_agent(-exponents_of(units), leaf)
-        # A CPU treats subnormal numbers as 0 in sums and products, so read their bits instead.
-        steps = magnitude_bits(leaf).astype(leaf.dtype) * limits.eps
-        low = steps * power_of_two(exponents + limits.minexp, leaf.dtype)
-        low = jnp.where(jnp.signbit(leaf), -low, low)
-        high = times_power_of_two(leaf, exponents)
-        own = jnp.where(exponents_of(leaf) < limits.minexp, low, high)
-        return jnp.where(per_agent(units > 0, leaf), own, 0)
+            return LowRank(leaf.b, InUnits(leaf.a, units).dense())
+        node = InUnits(leaf, units)
+        return node if leaf.size > blocks.CPU_BLOCK else node.dense()
 
     return map_leaves(divide, stacked), units
+
+
+def unit_rows(stacked: Stacked) -> tuple[Stacked, PerAgent]:
+    """Returns the same as `in_units`, with rows that are computed: N D more numbers."""
+    rows, units = in_units(stacked)
+    return map_leaves(lambda leaf: leaf.dense() if isinstance(leaf, InUnits) else leaf, rows), units
 
 
 def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacked: Stacked) -> Any:
     """Returns `function(rows, units, norms)` of rows whose squares neither overflow nor vanish.
 
     Agent i's row is rows_i times units_i, and norms_i is the length of rows_i. Rows of ordinary
-    length pass unchanged, with units of 1; otherwise all rows are rescaled by `unit_rows`.
+    length pass unchanged, with units of 1; otherwise all rows come from `in_units`.
 
     Args:
       function: takes rows, leaves `[N, ...]`, their units `[N]` and norms `[N]`.
@@ -238,7 +181,7 @@ def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacke
         return function(stacked, jnp.ones_like(squares), jnp.sqrt(squares))
 
     def in_own_units(stacked: Stacked, squares: PerAgent) -> Any:
-        rows, units = unit_rows(stacked)
+        rows, units = in_units(stacked)
         return function(rows, units, jnp.sqrt(_squares(rows)))
 
     return lax.cond(ordinary.all(), in_unit_one, in_own_units, stacked, squares)
@@ -289,8 +232,6 @@ def _squares(canonical: Stacked) -> PerAgent:
     """Returns `[N]` squared lengths of rows in the form of `_canonical`."""
 
     def of_leaf(leaf: Any) -> PerAgent:
-        if is_low_rank(leaf):
-            return lowrank.squared_norms(leaf)
-        return jnp.square(summable_rows(leaf)).sum(1)
+        return (lowrank if is_low_rank(leaf) else blocks).squared_norms(leaf)
 
     return sum_leaves(of_leaf, canonical)

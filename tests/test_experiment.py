@@ -126,7 +126,7 @@ def test_a_run_that_is_not_finished_or_not_there_is_not_loaded(tmp_path):
 SCRIPT = """
 import sys, time, fairjax as fj
 import fairjax.experiments.playing
-fairjax.experiments.playing.CHECKPOINT_SECONDS = 0.0
+fairjax.experiments.playing.CHECKPOINT_SECONDS = 0.0, 0.0
 slow = float(sys.argv[2])
 fj.Experiment(num_agents=3, rounds=200, model="logistic", samples_per_agent=20, eval_every=25).run(
     sys.argv[1], watch=lambda name, done, total: time.sleep(slow)

@@ -22,6 +22,7 @@ from test_mechanisms import (
 )  # fmt: skip
 
 import fairjax as fj
+from fairjax import rowwise
 from fairjax.mechanisms import REGISTRY, Context
 from fairjax.simulation import Behaviour
 
@@ -131,7 +132,7 @@ def test_a_huge_upload_ends_no_run_and_one_that_cannot_be_added_is_excluded(name
 )
 def test_rows_can_be_added_up_to_an_eighth_of_the_largest_number(rows, held, expected):
     stacked = {"w": jnp.asarray(rows, getattr(rows, "dtype", jnp.float32))[:, None]}
-    found = fj.trees.addable_rows(stacked, {"w": jnp.asarray(held, stacked["w"].dtype)})
+    found = rowwise.addable_rows(stacked, {"w": jnp.asarray(held, stacked["w"].dtype)})
     assert found.tolist() == expected
 
 

@@ -232,7 +232,7 @@ SCRIPT = """
 import sys
 import fairjax.experiments.playing
 import test_objects
-fairjax.experiments.playing.CHECKPOINT_SECONDS = 0.0
+fairjax.experiments.playing.CHECKPOINT_SECONDS = 0.0, 0.0
 test_objects.own_experiment(rounds=200, mechanism="rr").run(sys.argv[1])
 """
 

@@ -42,7 +42,7 @@ def runs(tmp_path_factory):
     """The directories of a finished run, and of one that was stopped with two checkpoints."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairjax.experiments.playing.CHECKPOINT_SECONDS", 0.0)
+        patch.setattr("fairjax.experiments.playing.CHECKPOINT_SECONDS", (0.0, 0.0))
         SMALL.run(folder / "finished")
         with pytest.raises(StoppedError):
             SMALL.run(folder / "stopped", watch=stop)

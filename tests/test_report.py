@@ -265,7 +265,7 @@ def test_a_run_that_goes_on_adds_up_its_time(tmp_path):
 
     out = tmp_path / "run"
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("fairjax.experiments.playing.CHECKPOINT_SECONDS", 0.0)
+    monkey.setattr("fairjax.experiments.playing.CHECKPOINT_SECONDS", (0.0, 0.0))
     with pytest.raises(KeyboardInterrupt):
         SMALL.run(out, watch=stop)
     before = records.read_times(out)

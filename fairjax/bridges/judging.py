@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import trees
+from fairjax import rowwise, trees
 from fairjax.mechanisms import Context, Mechanism, checked_answer
 from fairjax.types import Params, PerAgent, PerRound, Scalar, Stacked
 
@@ -55,7 +55,7 @@ def play(
     updates = jax.tree.map(jnp.subtract, trained, state.agents)
     held = {"server": state.server, "agents": state.agents}
     context = Context(shard_sizes=state.num_examples, round=number - 1, **held)
-    addable = trees.addable_rows(updates, (state.agents, state.server))
+    addable = rowwise.addable_rows(updates, (state.agents, state.server))
     uploads = trees.scaled(addable.astype(jnp.float32), updates)
     answer = mechanism.update(uploads, state.mechanism, context)
     outcome, after = checked_answer(answer, updates, state.mechanism, mechanism.name)

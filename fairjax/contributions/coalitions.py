@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import arithmetic, checks, inputs, trees
+from fairjax import arithmetic, checks, inputs
 from fairjax.types import Array, PerAgent, PerCoalition, Scalar
 
 # Bounds permutations times agents, since the values of all permutations are kept in memory.
@@ -145,8 +145,8 @@ def _sum_by_member(table: PerCoalition) -> PerAgent:
     num_agents = _count_agents(table)
     low = num_agents // 2
     square = table.reshape(-1, 2**low)
-    by_last = trees.dot(square.sum(1), members(num_agents - low, table.dtype))
-    by_first = trees.dot(square.sum(0), members(low, table.dtype))
+    by_last = arithmetic.dot(square.sum(1), members(num_agents - low, table.dtype))
+    by_first = arithmetic.dot(square.sum(0), members(low, table.dtype))
     return jnp.concatenate([by_first, by_last])
 
 

@@ -174,9 +174,9 @@ def coalition_cosines(products: Products, members: Array) -> Array:
     """
     gram: Any = products.gram
     members = members.astype(gram.dtype)
-    squares = (trees.dot(members, gram) * members).sum(1)
-    squares = above_rounding(squares, trees.dot(members, products.squares), len(gram))
-    cosines = cosine_of(trees.dot(members, products.with_aggregate), squares, products.total)
+    squares = (arithmetic.dot(members, gram) * members).sum(1)
+    squares = above_rounding(squares, arithmetic.dot(members, products.squares), len(gram))
+    cosines = cosine_of(arithmetic.dot(members, products.with_aggregate), squares, products.total)
     return jnp.where(members.all(1), everybody(products), cosines)
 
 
@@ -194,12 +194,14 @@ def all_cosines(products: Products) -> PerCoalition:
     last = coalitions.members(num_agents - low, gram.dtype)
 
     def sums(values: PerAgent) -> Array:
-        return jnp.add.outer(trees.dot(last, values[low:]), trees.dot(first, values[:low]))
+        return jnp.add.outer(
+            arithmetic.dot(last, values[low:]), arithmetic.dot(first, values[:low])
+        )
 
     def within(members: Array, block: Array) -> Array:
-        return (trees.dot(members, block) * members).sum(1)
+        return (arithmetic.dot(members, block) * members).sum(1)
 
-    between = trees.dot(trees.dot(last, gram[low:, :low]), first.T)
+    between = arithmetic.dot(arithmetic.dot(last, gram[low:, :low]), first.T)
     squares = jnp.add.outer(within(last, gram[low:, low:]), within(first, gram[:low, :low]))
     squares = above_rounding(squares + 2 * between, sums(products.squares), num_agents)
     cosines = cosine_of(sums(products.with_aggregate), squares, products.total)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks, trees
+from fairjax import arithmetic, checks, trees
 from fairjax.contributions import coalitions
 from fairjax.contributions.gram import (
     Products,
@@ -234,7 +234,7 @@ def _contrast_windows(products: Products, orders: Array, slopes: Array) -> Array
     def contrast(found: Array, windows: Windows, slope: Array) -> tuple[Array, None]:
         size = windows.size
         rest = windows.cosines - jnp.tensordot(slope, windows.terms, 1)
-        with_agent = trees.dot(rest, (distances < size).astype(rest.dtype))
+        with_agent = arithmetic.dot(rest, (distances < size).astype(rest.dtype))
         difference = num_agents * with_agent - size * rest.sum(1, keepdims=True)
         difference = difference / (size * (num_agents - size))
         return found + jnp.where(size > 2, difference, 0), None

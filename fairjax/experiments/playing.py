@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from jax.experimental import multihost_utils
 
 from fairjax import simulation
@@ -17,7 +18,8 @@ from fairjax.experiments.longer import prolonged
 from fairjax.experiments.tracking import Tracker
 from fairjax.simulation import Progress, Rounds
 
-CHECKPOINT_SECONDS = 2.0
+CHECKPOINT_SECONDS = 2.0, 600.0  # the shortest and longest time between checkpoints
+CHECKPOINT_SHARE = 0.01  # between those, the share of the time that writing them takes
 
 WATCHES = "watch(name, rounds played, their number)"
 Watcher = Callable[[str, int, int], None]  # name of the run, rounds played, rounds in all
@@ -52,18 +54,18 @@ class Run(NamedTuple):
         checkpoints = Checkpoints(out)
         with clock.part("records"):
             start = progress = self._resume(checkpoints, resume)
-        saved = time.monotonic()
+        saved, pause = time.monotonic(), CHECKPOINT_SECONDS[0]
         for progress in self._stages(start, clock, tracker, watch):
             finished = progress.num_rounds > self.rounds.num_rounds
             # All processes save together; the clock of the first one decides when.
-            due = multihost_utils.broadcast_one_to_all(
-                time.monotonic() - saved > CHECKPOINT_SECONDS
-            )
+            due = multihost_utils.broadcast_one_to_all(time.monotonic() - saved > pause)
             if finished or due:
+                began = time.monotonic()
                 with clock.part("records"):
                     checkpoints.save(progress)
                 records.write_json(out / records.TIME, clock.seconds())
                 saved = time.monotonic()
+                pause = np.clip((saved - began) / CHECKPOINT_SHARE, *CHECKPOINT_SECONDS)
         assert progress is not None  # a run has a round to play, or has been played
         return progress
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fairjax import checks, lowrank, rewards, trees
+from fairjax import arithmetic, checks, lowrank, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, shares_of_present
 from fairjax.mechanisms.lengths import median_length
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
@@ -201,7 +201,7 @@ def _verified_products(held: Accounts, lengths: PerAgent, cosines: Array) -> Arr
 
     def step(_: int, quality: PerAgent) -> PerAgent:
         squares = quality**2
-        found = trees.ratio(trees.dot(agreement, quality), squares.sum() - squares)
+        found = trees.ratio(arithmetic.dot(agreement, quality), squares.sum() - squares)
         return jnp.clip(quality / 2 + found / 2, 0, 0.99)
 
     quality = jax.lax.fori_loop(0, STEPS, step, jnp.full(len(lengths), 0.5))
@@ -220,7 +220,7 @@ def _principal(given: Array) -> PerAgent:
     taken = taken * jnp.minimum(1, trees.ratio(LONGEST * median_length(rows), rows))[:, None]
 
     def step(_: int, standing: PerAgent) -> PerAgent:
-        found = trees.dot(standing, taken)
+        found = arithmetic.dot(standing, taken)
         return jnp.where(
             found.sum() > 0, standing / 2 + trees.ratio(found, found.sum()) / 2, standing
         )

@@ -5,7 +5,7 @@
     update(updates, state, context)  -> (Outcome, state)
 
 All are pure functions, traced into the compiled round. The federation gives finite
-`updates` (a row that cannot be added arrives as zeros, see `trees.addable_rows`) and adds
+`updates` (a row that cannot be added arrives as zeros, see `rowwise.addable_rows`) and adds
 `rewards` to the parameters from which agents trained: their own at the round's start,
 unless a plan gives others.
 """

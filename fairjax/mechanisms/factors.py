@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fairjax import checks, lowrank, trees
+from fairjax import blocks, checks, lowrank, trees
 from fairjax.lowrank import LowRank, is_low_rank
 from fairjax.mechanisms.base import Context, Outcome, Plan, pay_everybody, start_at_server
 from fairjax.types import Params, PerAgent, Stacked
@@ -79,7 +79,7 @@ def mean_of_factors(updates: Stacked, factors: Any, context: Context) -> Params:
 
 def _uploads_nothing(updates: Stacked) -> PerAgent:
     """Returns `[N]` booleans: all factors, and all entries of other leaves, are zero."""
-    rows = [trees.rows(leaf == 0).all(1) for leaf in jax.tree.leaves(updates)]
+    rows = [blocks.rows(leaf == 0).all(1) for leaf in jax.tree.leaves(updates)]
     return functools.reduce(jnp.logical_and, rows)
 
 

@@ -15,7 +15,7 @@ moves towards it whatever its data are: it catches up. That part of its update i
 import jax
 import jax.numpy as jnp
 
-from fairjax import checks, contributions, rewards, trees
+from fairjax import blocks, checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, shares_of_present
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
@@ -94,7 +94,7 @@ def _without_part_along(updates: Stacked, directions: Stacked) -> Stacked:
     rows, units = trees.unit_rows(updates)
 
     def inner(row: Array, one: Array) -> PerAgent:
-        return (trees.summable_rows(row) * trees.summable_rows(one)).sum(1)
+        return (blocks.summable_rows(row) * blocks.summable_rows(one)).sum(1)
 
     along = jnp.maximum(trees.sum_leaves(inner, rows, ahead), 0)
     left = jax.tree.map(lambda row, part: row - part, rows, trees.scaled(along, ahead))

@@ -131,12 +131,12 @@ def _choose_share_rows(importance: PerAgent, shares: Array, uploads: Stacked) ->
     aggregate, or at a larger cosine to it. It is paid by the shares of the most important agent
     below it that is in order.
     """
-    unit, scale = trees.unit_rows(uploads)
+    unit, scale = trees.in_units(uploads)
     scale = arithmetic.times_power_of_two(scale, -arithmetic.largest_exponent(scale))
     gram = scale[:, None] * scale * trees.gram(unit)
-    inner = trees.dot(trees.dot(shares, gram), importance)
-    squares = (trees.dot(shares, gram) * shares).sum(1)
-    total = trees.dot(trees.dot(importance, gram), importance)
+    inner = arithmetic.dot(arithmetic.dot(shares, gram), importance)
+    squares = (arithmetic.dot(shares, gram) * shares).sum(1)
+    total = arithmetic.dot(arithmetic.dot(importance, gram), importance)
     lengths = jnp.sqrt(jnp.maximum(squares * total, 0))
     cosines = jnp.where(lengths > 0, inner / jnp.where(lengths > 0, lengths, 1), 0)
     distances = squares - 2 * inner

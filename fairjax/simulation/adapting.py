@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fairjax import trees
+from fairjax import blocks, trees
 from fairjax.lowrank import LowRank, is_low_rank
 from fairjax.models import Adapters, changes, joined, with_factors
 from fairjax.simulation.each import of_agent
@@ -131,7 +131,7 @@ def num_received(rewards: Stacked, frozen: bool) -> PerAgent:
 
     def of_leaf(leaf: Any) -> PerAgent:
         if not is_low_rank(leaf):
-            return trees.rows(leaf != 0).sum(1)
+            return blocks.rows(leaf != 0).sum(1)
         *_, m, n = leaf.shape
         live = ((leaf.b != 0).any(-2) & (leaf.a != 0).any(-1)).reshape(leaf.shape[0], -1)
         return jnp.minimum(live.sum(1) * (n if frozen else m + n), leaf.size // leaf.shape[0])

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from fairjax import lowrank, trees
+from fairjax import lowrank, rowwise, trees
 from fairjax.data import Shards
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.simulation.behaviours import Behaviour, Memory, change_uploads
@@ -105,8 +105,8 @@ def train(
         params = jax.tree.map(jnp.add, start, lowrank.dense(updates))
     else:
         updates = jax.tree.map(jnp.subtract, params, start)
-    finite = trees.finite_rows(updates)
-    unchanged = trees.zero_rows(updates)
+    finite = rowwise.finite_rows(updates)
+    unchanged = rowwise.zero_rows(updates)
     # An agent whose training diverged starts the next round with the same state.
     optimizer, statistics = trees.where(finite, trained[1:], own[1:])
     took_part = True if plan.participants is None else plan.participants
@@ -141,7 +141,7 @@ def upload(
     zeros = jax.tree.map(jnp.zeros_like, uploads)
     if present is not None:
         uploads = trees.where(present, uploads, zeros)
-    usable = trees.addable_rows(uploads, (trained.start, server))
+    usable = rowwise.addable_rows(uploads, (trained.start, server))
     return Uploads(trees.where(usable, uploads, zeros), usable, memory)
 
 
@@ -196,6 +196,6 @@ def pay(
     server = jax.tree.map(jnp.add, server, aggregate)
     # Ignore agents whose training already diverged: other parameters that are not finite come
     # from the mechanism.
-    agents_fine = trees.finite_rows(agents) | ~trained.finite
-    server_fine = trees.finite_rows(trees.broadcast(1, server)) | ~trained.finite.all()
+    agents_fine = rowwise.finite_rows(agents) | ~trained.finite
+    server_fine = rowwise.finite_rows(trees.broadcast(1, server)) | ~trained.finite.all()
     return Paid(agents, server, ~(agents_fine.all() & server_fine.all()))

@@ -1,0 +1,169 @@
+"""Blocks: products of stacked rows, a block of columns at a time.
+
+    Gram matrix     sum over blocks of X X^T
+    inner products  sum over blocks of X v
+    weighted sum    w X, block after block
+
+A block stays in the caches of a CPU while it is multiplied with itself, which takes a third of the
+time. Rows of a small dtype, or in units of their own, are converted in blocks: no product makes
+another copy of N D numbers.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from fairjax.arithmetic import dot, exponents_of, magnitude_bits, power_of_two, times_power_of_two
+from fairjax.types import Array, PerAgent
+
+CPU_BLOCK = 2**18  # numbers of a block: as many as a core's cache holds
+BLOCK = 2**26  # on an accelerator: so many that a block keeps all of it busy
+
+
+class InUnits(NamedTuple):
+    """A leaf `[N, ...]` whose rows are read over powers of two, and never all at once.
+
+    It stands in place of such a leaf; `fairjax.trees` takes both.
+
+    Attributes:
+      leaf: `[N, ...]`.
+      units: `[N]` powers of two; a row of unit 0 is read as zeros.
+    """
+
+    leaf: Array
+    units: PerAgent
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the leaf."""
+        return self.leaf.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the leaf."""
+        return self.leaf.dtype
+
+    def dense(self) -> Array:
+        """Returns the rows over their units, which is exact: `[N, ...]`."""
+        leaf = self.leaf
+        limits = jnp.finfo(leaf.dtype)
+        units = self.units.reshape(self.units.shape + (1,) * (leaf.ndim - 1))
+        exponents = -exponents_of(units)
+        # A CPU treats subnormal numbers as 0 in sums and products, so read their bits instead.
+        steps = magnitude_bits(leaf).astype(leaf.dtype) * limits.eps
+        low = steps * power_of_two(exponents + limits.minexp, leaf.dtype)
+        low = jnp.where(jnp.signbit(leaf), -low, low)
+        high = times_power_of_two(leaf, exponents)
+        own = jnp.where(exponents_of(leaf) < limits.minexp, low, high)
+        return jnp.where(units > 0, own, 0)
+
+
+Leaf = Array | InUnits
+
+
+def rows(leaf: Array) -> Array:
+    """Returns a leaf `[N, ...]` as a matrix `[N, d]`."""
+    return leaf.reshape(leaf.shape[0], -1)
+
+
+def summable_rows(leaf: Array) -> Array:
+    """Returns a leaf `[N, ...]` as a matrix `[N, d]` of float32 at least, for sums."""
+    return rows(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def largest_bits(leaf: Array) -> PerAgent:
+    """Returns `[N]` bits of each row's largest magnitude, NaN above infinity; 0 without entries."""
+
+    def larger(block: Array, start: Any, found: PerAgent) -> PerAgent:
+        return jnp.maximum(found, magnitude_bits(block).max(1))
+
+    none = jnp.zeros(leaf.shape[0], f"int{jnp.finfo(leaf.dtype).bits}")
+    return _fold(leaf, larger, none, convert=rows)
+
+
+def squared_norms(leaf: Leaf) -> PerAgent:
+    """Returns `[N]` squared lengths."""
+    if not isinstance(leaf, InUnits):  # the compiler makes no copy
+        return jnp.square(summable_rows(leaf)).sum(1)
+    return _fold(leaf, lambda block, start, total: total + jnp.square(block).sum(1), _zeros(leaf))
+
+
+def gram(leaf: Leaf) -> Array:
+    """Returns the `[N, N]` inner products of rows."""
+    zeros = _zeros(leaf, leaf.shape[0])
+    return _fold(leaf, lambda block, start, total: total + dot(block, block.T), zeros)
+
+
+def inner_products(leaf: Leaf, one: Array) -> PerAgent:
+    """Returns `[N]` inner products of rows with one `[...]`."""
+    one = one.reshape(-1)
+    if not isinstance(leaf, InUnits) and _is_summable(leaf):
+        return dot(rows(leaf), one)
+
+    def add(block: Array, start: Any, total: PerAgent) -> PerAgent:
+        return total + dot(block, lax.dynamic_slice_in_dim(one, start, block.shape[1]))
+
+    return _fold(leaf, add, _zeros(leaf))
+
+
+def weighted_sum(weights: Array, leaf: Leaf) -> Array:
+    """Returns the sum of rows with weights `[N]`, or `[M, N]` for M sums: `[..., d]`."""
+    if not isinstance(leaf, InUnits) and _is_summable(leaf):
+        return dot(weights, rows(leaf)).astype(leaf.dtype)
+
+    def put(block: Array, start: Any, sums: Array) -> Array:
+        own = dot(weights, block).astype(sums.dtype)
+        return lax.dynamic_update_slice_in_dim(sums, own, start, -1)
+
+    return _fold(leaf, put, _no_sums(weights, leaf))
+
+
+def _is_summable(leaf: Array) -> bool:
+    return jnp.finfo(leaf.dtype).bits >= 32
+
+
+def _zeros(leaf: Leaf, *more: int) -> Array:
+    return jnp.zeros((leaf.shape[0], *more), jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def _no_sums(weights: Array, leaf: Leaf) -> Array:
+    return jnp.zeros((*weights.shape[:-1], math.prod(leaf.shape[1:])), leaf.dtype)
+
+
+def _fold(
+    leaf: Leaf,
+    body: Callable[[Array, Any, Any], Any],
+    carry: Any,
+    convert: Callable[[Array], Array] = summable_rows,
+) -> Any:
+    """Returns the last of `carry = body(block [N, columns], first column, carry)`."""
+    num, size = leaf.shape[0], math.prod(leaf.shape[1:])
+    stack = leaf._replace(leaf=rows(leaf.leaf)) if isinstance(leaf, InUnits) else rows(leaf)
+
+    def read(start: Any, columns: int) -> Array:
+        if not isinstance(stack, InUnits):
+            return convert(lax.dynamic_slice_in_dim(stack, start, columns, 1))
+        block = lax.dynamic_slice_in_dim(stack.leaf, start, columns, 1)
+        return convert(stack._replace(leaf=block).dense())
+
+    def fold(numbers: int, carry: Any) -> Any:
+        columns = min(max(numbers // num, 1), size)
+        whole = size // columns if columns else 0
+
+        def step(number: Any, carry: Any) -> Any:
+            start = number * columns
+            return body(read(start, columns), start, carry)
+
+        carry = step(0, carry) if whole == 1 else lax.fori_loop(0, whole, step, carry)
+        rest = size - whole * columns
+        return body(read(whole * columns, rest), whole * columns, carry) if rest else carry
+
+    if num * size <= CPU_BLOCK:
+        return fold(CPU_BLOCK, carry)
+    return lax.platform_dependent(
+        carry, cpu=functools.partial(fold, CPU_BLOCK), default=functools.partial(fold, BLOCK)
+    )

@@ -1,0 +1,99 @@
+"""Blocks: products of stacked rows without another copy of the stack."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fairjax as fj
+from fairjax import blocks, rowwise, trees
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 64)
+
+
+@pytest.mark.parametrize("columns", [1, 21, 22, 40, 150, 0])
+@pytest.mark.parametrize("dtype", ["float32", ml_dtypes.bfloat16])
+def test_products_of_blocks_are_those_of_the_whole(small_blocks, columns, dtype):
+    rng = np.random.default_rng(columns)
+    x = rng.normal(size=(3, columns, 1)).astype(dtype)
+    units = np.array([1.0, 0.25, 4.0], np.float32)
+    weights = rng.normal(size=(2, 3)).astype(np.float32)
+    one = rng.normal(size=columns).astype(np.float32)
+    scaled = blocks.InUnits(jnp.asarray(x), jnp.asarray(units))
+    whole = x.reshape(3, -1).astype(np.float64)
+    error = {"rtol": 1e-2 if dtype != "float32" else 1e-5, "atol": 1e-4}
+    for leaf, rows in ((jnp.asarray(x), whole), (scaled, whole / units[:, None])):
+        np.testing.assert_allclose(blocks.squared_norms(leaf), (rows**2).sum(1), **error)
+        np.testing.assert_allclose(blocks.gram(leaf), rows @ rows.T, **error)
+        np.testing.assert_allclose(blocks.inner_products(leaf, one), rows @ one, **error)
+        sums = blocks.weighted_sum(weights, leaf)
+        assert sums.dtype == x.dtype
+        np.testing.assert_allclose(
+            np.asarray(sums, np.float64), weights @ rows, **error | {"atol": 0.1}
+        )
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        fj.contributions.cosine,
+        fj.contributions.cosine_shapley,
+        fj.contributions.mean_field_cosine_shapley,
+        lambda updates: trees.weighted_sum(jnp.ones(8), updates)[:1],
+        lambda updates: fj.mechanisms.cgsv().update(
+            updates, jnp.ones(8) / 8, fj.mechanisms.Context(shard_sizes=jnp.ones(8))
+        )[1],
+    ],
+)
+def test_judging_makes_no_second_copy_of_the_uploads(judge):
+    uploads = jax.ShapeDtypeStruct((8, 2**20), "float32")
+    plan = jax.jit(judge).lower(uploads).compile().memory_analysis()
+    assert plan.temp_size_in_bytes < 0.5 * 4 * 8 * 2**20
+
+
+def test_rows_of_extraordinary_length_are_judged_in_blocks(small_blocks):
+    x = np.random.default_rng(0).normal(size=(4, 90)).astype(np.float32)
+    powers = np.array([-100.0, 70.0, 0.0, 30.0])
+    scaled = x * np.exp2(powers)[:, None].astype(np.float32)
+    weights = np.exp2(-powers.astype(np.float32))
+    np.testing.assert_allclose(
+        fj.contributions.cosine_shapley(scaled, weights), fj.contributions.cosine_shapley(x), 1e-5
+    )
+
+
+@pytest.mark.parametrize("block", [0, 2**18])
+@pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16])
+def test_rows_are_told_apart_as_by_looking_at_every_entry(monkeypatch, block, dtype):
+    monkeypatch.setattr(blocks, "CPU_BLOCK", block)
+    limits = ml_dtypes.finfo(dtype)
+    ends = [
+        1,
+        0,
+        -0.0,
+        np.nan,
+        np.inf,
+        -np.inf,
+        float(limits.max),
+        float(limits.smallest_subnormal),
+    ]
+    each = float(limits.max) / 8 / len(ends)
+    ends += [each * 0.9, -each * 1.1]
+    each = float(limits.max) / 8 / len(ends)
+    x = np.zeros((len(ends), 3), np.float64)
+    x[:, 1] = ends
+    x = {"a": x.astype(dtype), "b": np.zeros((len(ends), 2, 2), dtype)}
+    wide = x["a"].astype(np.float64)
+    np.testing.assert_array_equal(jax.jit(rowwise.finite_rows)(x), np.isfinite(wide).all(1))
+    np.testing.assert_array_equal(jax.jit(rowwise.zero_rows)(x), (wide == 0).all(1))
+    addable = (np.abs(wide) <= each).all(1)
+    for held, room in ((1.0, True), (np.nan, True), (limits.max / 2, False)):
+        held = {"w": np.full((2, 2), held, dtype), "scale": np.ones((), dtype)}
+        found = jax.jit(rowwise.addable_rows)(x, held)
+        np.testing.assert_array_equal(found, addable & room)
+    fine = {"a": np.ones((4, 3), dtype)}
+    for function in (rowwise.finite_rows, lambda rows: ~rowwise.zero_rows(rows)):
+        assert jax.jit(function)(fine).all()
