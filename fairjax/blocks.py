@@ -115,11 +115,13 @@ def weighted_sum(weights: Array, leaf: Leaf) -> Array:
     if not isinstance(leaf, InUnits) and _is_summable(leaf):
         return dot(weights, rows(leaf)).astype(leaf.dtype)
 
-    def put(block: Array, start: Any, sums: Array) -> Array:
+    def add(block: Array, start: Any, sums: Array) -> Array:
         own = dot(weights, block).astype(sums.dtype)
+        own += lax.dynamic_slice_in_dim(sums, start, block.shape[1], -1)
         return lax.dynamic_update_slice_in_dim(sums, own, start, -1)
 
-    return _fold(leaf, put, _no_sums(weights, leaf))
+    zeros = jnp.zeros((*weights.shape[:-1], math.prod(leaf.shape[1:])), leaf.dtype)
+    return _fold(leaf, add, zeros)
 
 
 def _is_summable(leaf: Array) -> bool:
@@ -130,17 +132,16 @@ def _zeros(leaf: Leaf, *more: int) -> Array:
     return jnp.zeros((leaf.shape[0], *more), jnp.promote_types(leaf.dtype, jnp.float32))
 
 
-def _no_sums(weights: Array, leaf: Leaf) -> Array:
-    return jnp.zeros((*weights.shape[:-1], math.prod(leaf.shape[1:])), leaf.dtype)
-
-
 def _fold(
     leaf: Leaf,
     body: Callable[[Array, Any, Any], Any],
     carry: Any,
     convert: Callable[[Array], Array] = summable_rows,
 ) -> Any:
-    """Returns the last of `carry = body(block [N, columns], first column, carry)`."""
+    """Returns the last of `carry = body(block [N, columns], first column, carry)`.
+
+    The last block may begin before the end of the one before it, with zeros for what was read.
+    """
     num, size = leaf.shape[0], math.prod(leaf.shape[1:])
     stack = leaf._replace(leaf=rows(leaf.leaf)) if isinstance(leaf, InUnits) else rows(leaf)
 
@@ -152,15 +153,15 @@ def _fold(
 
     def fold(numbers: int, carry: Any) -> Any:
         columns = min(max(numbers // num, 1), size)
-        whole = size // columns if columns else 0
+        if columns == size:
+            return body(read(0, size), 0, carry) if size else carry
 
         def step(number: Any, carry: Any) -> Any:
-            start = number * columns
-            return body(read(start, columns), start, carry)
+            start = jnp.minimum(number * columns, size - columns)
+            new = start + jnp.arange(columns) >= number * columns
+            return body(jnp.where(new, read(start, columns), 0), start, carry)
 
-        carry = step(0, carry) if whole == 1 else lax.fori_loop(0, whole, step, carry)
-        rest = size - whole * columns
-        return body(read(whole * columns, rest), whole * columns, carry) if rest else carry
+        return lax.fori_loop(0, math.ceil(size / columns), step, carry)
 
     if num * size <= CPU_BLOCK:
         return fold(CPU_BLOCK, carry)

@@ -78,7 +78,7 @@ def test_rows_are_told_apart_as_by_looking_at_every_entry(monkeypatch, block, dt
         np.inf,
         -np.inf,
         float(limits.max),
-        float(limits.smallest_subnormal),
+        2 * float(limits.smallest_normal),
     ]
     each = float(limits.max) / 8 / len(ends)
     ends += [each * 0.9, -each * 1.1]
