@@ -1,11 +1,13 @@
-"""Programs: compiled functions that take the large arrays they capture as arguments.
+"""Programs: functions that are compiled ahead, and take large arrays they capture as arguments.
 
 An array that a function captures becomes a constant of its program: the compiler reads all of it,
 and holds it once more. A frozen network has a hundred megabytes.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,39 +17,90 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 LARGE = 2**20  # bytes
 
 
-def jit_with_captured(
-    function: Callable[..., Any], donate_argnums: tuple[int, ...] = ()
-) -> Callable[..., Any]:
-    """Returns a compiled function; arrays of a megabyte and more that it captures are arguments.
+class Program:
+    """A compiled function of pytrees of arrays, as `jax.jit` returns it.
 
     Args:
-      function: a function of pytrees of arrays.
+      function: the function.
       donate_argnums: as in `jax.jit`.
     """
 
-    @functools.cache
-    def compile_for(structure: Any, shapes: tuple[Any, ...]) -> tuple[Any, list[Any]]:
-        closed, out = jax.make_jaxpr(function, return_shape=True)(*structure.unflatten(shapes))
-        large = [const for const in closed.consts if _is_large(const)]
+    def __init__(self, function: Callable[..., Any], donate_argnums: tuple[int, ...] = ()) -> None:
+        self.jitted = jax.jit(function, donate_argnums=donate_argnums)
+        self._ahead: Any = None
 
-        def run(captured: list[Any], *arguments: Any) -> Any:
-            given = iter(captured)
-            consts = [next(given) if _is_large(const) else const for const in closed.consts]
-            play = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
-            return jax.tree.unflatten(jax.tree.structure(out), play(*jax.tree.leaves(arguments)))
+    def compile(self, *arguments: Any) -> None:
+        """Compiles the function for arguments of these types, before it is called with them."""
+        if self._ahead is None:
+            self._ahead = self.jitted.lower(*arguments).compile()
 
-        donated = tuple(place + 1 for place in donate_argnums)
-        return jax.jit(run, donate_argnums=donated), large
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns what the function returns."""
+        if self._ahead is not None:
+            with contextlib.suppress(TypeError, ValueError):  # arguments of other types
+                return self._ahead(*arguments)
+        return self.jitted(*arguments)
 
-    def call(*arguments: Any) -> Any:
-        leaves, structure = jax.tree.flatten(arguments)
-        shapes = tuple(
-            jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves
-        )
-        program, captured = compile_for(structure, shapes)
+
+class WithCaptured:
+    """A `Program` of which the arrays that it captures, of a megabyte and more, are arguments."""
+
+    def __init__(self, function: Callable[..., Any], donate_argnums: tuple[int, ...] = ()) -> None:
+        self._of = functools.cache(functools.partial(_capture, function, donate_argnums))
+
+    def compile(self, *arguments: Any) -> None:
+        """As `Program.compile`."""
+        program, captured = self._of(*_types(arguments))
+        program.compile(captured, *arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """As `Program.__call__`."""
+        program, captured = self._of(*_types(arguments))
         return program(captured, *arguments)
 
-    return call
+
+@contextlib.contextmanager
+def meanwhile(function: Callable[[], Any]) -> Iterator[None]:
+    """Runs a function in a thread beside the block, and waits for it; its errors are dropped.
+
+    For work that would be done after the block: compiling and importing leave Python to others.
+    """
+
+    def run() -> None:
+        with contextlib.suppress(Exception):  # it is raised again where the work is needed
+            function()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _capture(
+    function: Callable[..., Any],
+    donate_argnums: tuple[int, ...],
+    structure: Any,
+    shapes: tuple[Any, ...],
+) -> tuple[Program, list[Any]]:
+    """Returns a program of captured arrays and arguments of these shapes, and those arrays."""
+    closed, out = jax.make_jaxpr(function, return_shape=True)(*structure.unflatten(shapes))
+    large = [const for const in closed.consts if _is_large(const)]
+
+    def run(captured: list[Any], *arguments: Any) -> Any:
+        given = iter(captured)
+        consts = [next(given) if _is_large(const) else const for const in closed.consts]
+        play = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
+        return jax.tree.unflatten(jax.tree.structure(out), play(*jax.tree.leaves(arguments)))
+
+    return Program(run, tuple(place + 1 for place in donate_argnums)), large
+
+
+def _types(arguments: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    leaves, structure = jax.tree.flatten(arguments)
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    return structure, tuple(shapes)
 
 
 def _is_large(const: Any) -> bool:

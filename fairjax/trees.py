@@ -218,6 +218,7 @@ def sum_leaves(function: Any, *trees: Any) -> Any:
     return functools.reduce(operator.add, jax.tree.leaves(map_leaves(function, *trees)))
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # one program for all leaves
 def broadcast(num: int, tree: Params) -> Stacked:
     """Returns a stacked pytree with `num` copies of a pytree."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *jnp.shape(leaf))), tree)

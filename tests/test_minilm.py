@@ -273,7 +273,7 @@ def test_a_sweep_has_the_sentences_in_the_tokens_of_minilm(tmp_path, monkeypatch
 
 
 def test_a_program_takes_large_arrays_as_arguments():
-    from fairjax.programs import jit_with_captured
+    from fairjax.programs import WithCaptured
 
     large = jnp.arange(2.0**19).reshape(1024, 512)
 
@@ -284,5 +284,5 @@ def test_a_program_takes_large_arrays_as_arguments():
         return jax.lax.scan(add, state, length=2)[0]
 
     wanted = 4 * np.asarray(large)[[0, 3]].sum()
-    found = jit_with_captured(total)(jnp.zeros(()), jnp.array([0, 3]))
+    found = WithCaptured(total)(jnp.zeros(()), jnp.array([0, 3]))
     np.testing.assert_allclose(found, wanted, rtol=1e-6)

@@ -395,7 +395,24 @@ def test_a_run_of_many_chunks_is_compiled_once(digits):
     chunks = list(rounds.stages())
     assert len(chunks) > 3
     program = loop._compile_play(federation, 2, False, False, memory.shapes((shards, test)))
-    assert loop._compile_play.cache_info().misses == program._cache_size() == 1
+    assert loop._compile_play.cache_info().misses == program.jitted._cache_size() == 1
+
+
+def test_a_run_is_compiled_while_agents_train_alone(monkeypatch):
+    programs = []
+    compile_play = loop._compile_play
+
+    def kept(*arguments):
+        programs.append(compile_play(*arguments))
+        return programs[-1]
+
+    monkeypatch.setattr(loop, "_compile_play", kept)
+    fj.Experiment(num_agents=2, rounds=1, model="logistic").run()
+    alone, other = set(programs)
+    if programs[-1] is alone:
+        alone, other = other, alone
+    # The mechanism's was compiled ahead, and played without another compilation.
+    assert (alone.jitted._cache_size(), other.jitted._cache_size()) == (1, 0)
 
 
 def test_agents_that_do_not_fit_into_memory_are_counted(digits, monkeypatch):

@@ -5,6 +5,7 @@ with one sentence and exit code 2.
 """
 
 import functools
+import importlib
 import os
 import re
 import sys
@@ -38,6 +39,7 @@ from fairjax.experiments import (
     load_run,
     records,
 )
+from fairjax.programs import meanwhile
 from fairjax.simulation import DATA, UPLOADS
 from fairjax.tables import first_line
 
@@ -122,7 +124,7 @@ def _run(
             f"the run in {out} is finished, so `track` has nothing to follow: see --resume."
         )
     try:
-        with endings.resumable(out, resume), ProgressBar() as watch:
+        with endings.resumable(out, resume), ProgressBar() as watch, meanwhile(_import_report):
             result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)
     except (RuntimeError, ValueError) as error:
         # Errors of XLA begin with the name of a status; they have several types.
@@ -136,6 +138,10 @@ def _run(
         os._exit(1)
     if jax.process_index() == 0:
         _leave(result, out)
+
+
+def _import_report() -> None:
+    importlib.import_module("fairjax.report")  # with matplotlib and scipy
 
 
 def _goes_on(experiment: Experiment, out: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from fairjax import checks, devices, simulation
+from fairjax import checks, devices, programs, simulation
 from fairjax.experiments import fields, histories, longer, objects, records, tracking
 from fairjax.experiments.loading import load, result_of, run_of
 from fairjax.experiments.playing import WATCHES, Watcher
@@ -154,15 +154,16 @@ class Experiment(Setup):
             records.write_json(out / records.EXPERIMENT, record)
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
             simulation.follows_length(federation, shards, test)
+        run = run_of(self, federation, shards, test)
         alone = None if standalone is None else standalone.accuracies
         if self.mechanism != "standalone" and alone is None:
             below = None if out is None else out / "standalone"
-            # Keep nothing else of the run: its state would be N D numbers.
-            alone = self.alone().run(below, resume, mesh=mesh, watch=watch).accuracies
+            with programs.meanwhile(run.rounds.compile):
+                # Keep nothing else of the run: its state would be N D numbers.
+                alone = self.alone().run(below, resume, mesh=mesh, watch=watch).accuracies
         name, settings = (self.name, record["experiment"]) if tools else ("", {})
         main = federation.training.task.main
         with tracking.opened(tools, out, name, settings, resume, main) as tracker:
-            run = run_of(self, federation, shards, test)
             last = run.play(out, resume, clock, tracker, watch)
             history = simulation.history(last, self.rounds)
             result = result_of(self, history, last.state, shards, alone)

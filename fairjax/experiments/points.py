@@ -17,7 +17,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.mechanisms import switched
-from fairjax.programs import jit_with_captured
+from fairjax.programs import Program, WithCaptured
 from fairjax.simulation import (
     Behaviour,
     Events,
@@ -151,7 +151,7 @@ def _program(
     """Returns `_play` compiled for experiments; the most recently used programs are cached."""
     del meant  # other parts need another program
     spare_maps()
-    compiled = jit_with_captured if experiment.trains_adapters else jax.jit
+    compiled = WithCaptured if experiment.trains_adapters else Program
     return compiled(functools.partial(_play, experiment, together, manipulations))
 
 

@@ -15,7 +15,7 @@ from jax import lax
 from fairjax import checks
 from fairjax.data import Dataset, Shards
 from fairjax.mechanisms import MEASURED_ON, Context, standalone
-from fairjax.programs import jit_with_captured
+from fairjax.programs import Program, WithCaptured
 from fairjax.simulation import evaluation
 from fairjax.simulation.agents import classes_held, examples, map_agents
 from fairjax.simulation.evaluation import mean_losses, mean_statistics
@@ -130,7 +130,7 @@ def reached_alone(
     )
     state = state._replace(mechanism=(), memory=None, server_optimizer=None)
     if checks.is_known(state.round):  # data are an argument of a compiled function
-        compiled = jit_with_captured if federation.training.ranked else jax.jit
+        compiled = WithCaptured if federation.training.ranked else Program
         return compiled(functools.partial(_reach, alone))(state, shards, data)
     return _reach(alone, state, shards, data)
 

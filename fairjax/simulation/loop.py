@@ -17,7 +17,7 @@ from jax import lax
 
 from fairjax import checks, devices, lowrank, trees
 from fairjax.data import Dataset, Shards
-from fairjax.programs import jit_with_captured
+from fairjax.programs import Program, WithCaptured
 from fairjax.simulation.evaluation import mean_statistics
 from fairjax.simulation.federations import Federation
 from fairjax.simulation.memory import shapes, spare_maps
@@ -57,15 +57,10 @@ class Rounds(NamedTuple):
 
     def beginning(self, measured: bool = True) -> Progress:
         """Returns the progress before the first round, or only one of its kind, not `measured`."""
-        if self.state is None:
-            state = self.federation.init(
-                self.key, self.shards, self.params, self.num_rounds, self.test, measured
-            )
-        else:
-            state = self.federation.go_on(self.state, self.shards, self.num_rounds)
+        state = self._first_state(measured)
         training = self.federation.training
         rows = no_rows(state, self.record_updates, training.task.names, bool(training.ranked))
-        return Progress(state, jax.tree.map(np.asarray, rows))
+        return Progress(state, rows)
 
     def stages(self, start: Progress | None = None, spare: bool = False) -> Iterator[Progress]:
         """Yields the progress after every chunk of rounds.
@@ -85,12 +80,8 @@ class Rounds(NamedTuple):
         shards, test = devices.everywhere(federation.mesh, jax.device_put((self.shards, self.test)))
         progress = self._replace(shards=shards).beginning() if start is None else start
         if spare and start is None:  # the first state may hold arrays of the caller
-            progress = progress._replace(state=jax.tree.map(jnp.copy, progress.state))
-        # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
-        # and the rest of the round is dropped.
-        length = math.ceil((num_rounds + 1) / CHUNKS)
-        arguments = shapes((shards, test))
-        program = _compile_play(federation, length, self.record_updates, spare, arguments)
+            progress = progress._replace(state=_copy(progress.state))
+        program, length = self._program(spare)
         warned = False
         while progress.num_rounds <= num_rounds:
             (state, events), rows = program(
@@ -99,9 +90,35 @@ class Rounds(NamedTuple):
             check_paid(federation.mechanism.name, events.broken)
             warned = warned or warn_of_unchanged(events)
             played = min(length, num_rounds + 1 - progress.num_rounds)
-            rows = jax.tree.map(lambda row, played=played: np.asarray(row[:played]), rows)
+            rows = jax.tree.map(lambda row, played=played: np.asarray(row)[:played], rows)
             progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
             yield progress
+
+    def compile(self) -> None:
+        """Compiles the program of `stages(spare=True)`, which then begins at once.
+
+        Not for several devices: which of them hold what is known only when it begins.
+        """
+        if self.federation.mesh is not None:
+            return
+        first = jax.eval_shape(functools.partial(self._first_state, measured=False))
+        data = jax.eval_shape(lambda data: data, (self.shards, self.test))
+        self._program(spare=True)[0].compile(first, *data, self.num_rounds, self.eval_every, 0)
+
+    def _first_state(self, measured: bool) -> State:
+        if self.state is not None:
+            return self.federation.go_on(self.state, self.shards, self.num_rounds)
+        return self.federation.init(
+            self.key, self.shards, self.params, self.num_rounds, self.test, measured
+        )
+
+    def _program(self, spare: bool) -> tuple[Program | WithCaptured, int]:
+        """Returns the program of a chunk of rounds, and how many it plays."""
+        # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
+        # and the rest of the round is dropped.
+        length = math.ceil((self.num_rounds + 1) / CHUNKS)
+        types = shapes((self.shards, self.test))
+        return _compile_play(self.federation, length, self.record_updates, spare, types), length
 
     def check(self) -> None:
         """Raises unless every field has the right kind, and shards and test data fit each other."""
@@ -213,8 +230,13 @@ def _compile_play(
     del arguments  # the shapes of the arguments: other shapes need another program
     spare_maps()
     program = functools.partial(play, federation, length, record_updates=record_updates)
-    compiled = jit_with_captured if federation.training.ranked else jax.jit
+    compiled = WithCaptured if federation.training.ranked else Program
     return compiled(program, donate_argnums=(0,) if spare else ())
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _append(before: np.ndarray, after: np.ndarray) -> np.ndarray:

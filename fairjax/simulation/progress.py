@@ -117,13 +117,14 @@ def no_rows(
     """
 
     def no_entries(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), tree)
+        return jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), tree)
 
-    numbers = jnp.zeros((0, trees.num_agents(state.agents)))
+    # Not of JAX, which would compile a program for each.
+    numbers = np.zeros((0, trees.num_agents(state.agents)), jnp.result_type(float))
     return History(
         accuracies=numbers,
         trained_accuracies=numbers,
-        server_accuracies=jnp.zeros(0),
+        server_accuracies=numbers[:, 0],
         contributions=numbers,
         importance=numbers,
         fractions=numbers,
@@ -132,9 +133,9 @@ def no_rows(
         metrics=dict.fromkeys(metrics, numbers),
         servers=no_entries(state.server) if record_updates else None,
         updates=no_entries(state.agents) if record_updates else None,
-        uploaded=numbers.astype(jnp.int32) if adapted else None,
-        received=numbers.astype(jnp.int32) if adapted else None,
-        network=jnp.zeros(0, jnp.int32) if adapted else None,
+        uploaded=numbers.astype(np.int32) if adapted else None,
+        received=numbers.astype(np.int32) if adapted else None,
+        network=np.zeros(0, np.int32) if adapted else None,
     )
 
 
@@ -144,7 +145,7 @@ def check_paid(mechanism: str, broken: Scalar) -> None:
     Raises:
       ValueError: it did. The message names the mechanism and the round.
     """
-    if broken >= 0:
+    if int(broken) >= 0:
         raise ValueError(
             f"The mechanism {mechanism!r} must pay finite rewards for finite updates, got NaN or "
             f"infinity in round {int(broken)}."
