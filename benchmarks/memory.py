@@ -3,7 +3,8 @@
     peak     the largest resident memory of the process, less that during a small run before
     numbers  the same, in units of N D float32 numbers: one copy of all agents' parameters
 
-Every way to run has a process of its own. The agents train a perceptron with SGD, by CGSV.
+Every way to run has a process of its own. The agents train a perceptron by CGSV, with SGD or
+with Adam, whose moments are two more numbers in N D.
 """
 
 import multiprocessing
@@ -23,7 +24,7 @@ from measure import report
 
 import fairjax as fj
 
-WAYS = ("fj.run", "Experiment.run", "Experiment.run with checkpoints")
+WAYS = ("fj.run", "Experiment.run", "Experiment.run with checkpoints", "fj.run with Adam")
 
 
 def main(
@@ -74,15 +75,16 @@ def measure(
 
 def run(way: str, num_agents: int, hidden: tuple[int, ...], rounds: int, seed: int) -> int:
     """Runs CGSV, and returns the number of parameters D."""
+    optimizer, rate = (optax.adam, 0.001) if "Adam" in way else (optax.sgd, 0.1)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(40 * num_agents, 784)).astype(np.float32)
     data = fj.data.Dataset(x=x, y=np.arange(len(x)) % 10, num_classes=10)
     experiment = fj.Experiment(
         dataset=(data, data), num_agents=num_agents, model=fj.models.mlp(data, hidden=hidden),
-        optimizer=optax.sgd, learning_rate=0.1, local_epochs=1, batch_size=32, rounds=rounds,
+        optimizer=optimizer, learning_rate=rate, local_epochs=1, batch_size=32, rounds=rounds,
         eval_every=rounds, eval_examples=20, split="uniform", seed=seed,
     )  # fmt: skip
-    if way == "fj.run":
+    if way.startswith("fj.run"):
         shards, test = experiment.make_shards()
         federation = experiment.federation(shards)
         state, _ = fj.run(jax.random.key(seed), federation, shards, test, num_rounds=rounds)

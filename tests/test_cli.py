@@ -43,6 +43,15 @@ def test_run_prints_a_row_per_agent_and_leaves_records_and_figures(tmp_path, cap
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_large_run_says_beforehand_how_much_memory_it_takes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fairjax.cli.beforehand.LARGE", 2**16)
+    main(["run", *SMALL, "--out", str(tmp_path / "run")])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "The run takes about 0.0 GiB of memory"
+    main(["run", *SMALL, "--out", str(tmp_path / "run")])  # it is finished
+    assert "GiB" not in capsys.readouterr().out
+
+
 def test_tracking_from_the_command_line_leaves_its_files(tmp_path):
     main(["run", *SMALL, "--track", "csv", "--out", str(tmp_path)])
     assert len((tmp_path / "rounds.csv").read_text().splitlines()) == 1 + 2 * 3

@@ -5,7 +5,6 @@ with one sentence and exit code 2.
 """
 
 import functools
-import importlib
 import os
 import re
 import sys
@@ -18,7 +17,7 @@ import tyro
 from rich.console import Console
 
 from fairjax import checks, data, mechanisms, models, tasks
-from fairjax.cli import endings, flags
+from fairjax.cli import beforehand, endings, flags
 from fairjax.cli.terminal import (
     output,
     print_comparison,
@@ -73,16 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
         "show": _show,
         "list": _list,
     }
-    _keep_programs()
+    beforehand.keep_programs()
     with endings.end_with_sentence():
         flags.parse(commands, sys.argv[1:] if arguments is None else arguments)()
-
-
-def _keep_programs() -> None:
-    """Makes JAX cache compiled programs in the user's cache, unless another folder is set."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"
-        jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
 
 
 def _run(
@@ -123,8 +115,11 @@ def _run(
         endings.complain(
             f"the run in {out} is finished, so `track` has nothing to follow: see --resume."
         )
+    if not finished and jax.process_index() == 0:
+        beforehand.say_memory(experiment, mesh)
+    work = meanwhile(beforehand.import_report)
     try:
-        with endings.resumable(out, resume), ProgressBar() as watch, meanwhile(_import_report):
+        with endings.resumable(out, resume), ProgressBar() as watch, work:
             result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)
     except (RuntimeError, ValueError) as error:
         # Errors of XLA begin with the name of a status; they have several types.
@@ -138,10 +133,6 @@ def _run(
         os._exit(1)
     if jax.process_index() == 0:
         _leave(result, out)
-
-
-def _import_report() -> None:
-    importlib.import_module("fairjax.report")  # with matplotlib and scipy
 
 
 def _goes_on(experiment: Experiment, out: Path) -> bool:

@@ -35,7 +35,7 @@ from fairjax.simulation.first import first_params, first_statistics, given_param
 from fairjax.simulation.looking import follows_length
 from fairjax.simulation.loop import PROGRAMS, Rounds, history, play
 from fairjax.simulation.making import federation
-from fairjax.simulation.memory import spare_maps
+from fairjax.simulation.memory import bytes_needed, spare_maps
 from fairjax.simulation.optimizers import COUNTS, check_server_optimizer
 from fairjax.simulation.participation import check_fits, check_participation
 from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_unchanged
@@ -44,7 +44,7 @@ from fairjax.simulation.states import Record, State
 __all__ = [
     "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
     "History", "Memory", "Progress", "Record", "Rounds", "State", "assign",
-    "behaviours", "change_data", "change_uploads", "check_fits", "check_paid",
+    "behaviours", "bytes_needed", "change_data", "change_uploads", "check_fits", "check_paid",
     "check_participation", "check_server_optimizer", "federation", "first_params",
     "first_statistics", "follows_length", "given_params",
     "history", "listed", "measure", "names", "outputs", "play", "spare_maps", "utility",

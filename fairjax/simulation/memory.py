@@ -60,6 +60,15 @@ def bytes_per_agent(training: LocalTraining, shards: Shards) -> int:
     return _compute_needs(training, *shapes(shards)).step
 
 
+def bytes_needed(training: LocalTraining, shards: Shards, num_devices: int = 1) -> int:
+    """Returns about how many bytes a round of all agents needs on each device."""
+    needs = _compute_needs(training, *shapes(shards))
+    # Parameters are kept as held, trained, uploaded and paid; optimizer states before and after.
+    per_agent = 4 * needs.params + 2 * needs.optimizer
+    own = math.ceil(shards.num_agents / num_devices)
+    return own * per_agent + needs.step + _num_bytes(shards)
+
+
 def check_memory(training: LocalTraining, shards: Shards, num_devices: int = 1) -> None:
     """Raises if a device cannot hold a round of its agents.
 
@@ -67,17 +76,14 @@ def check_memory(training: LocalTraining, shards: Shards, num_devices: int = 1) 
       ValueError: it cannot. The message says how much memory is needed, how much there is,
         and what to change.
     """
-    needs = _compute_needs(training, *shapes(shards))
-    # Parameters are kept as held, trained, uploaded and paid; optimizer states before and after.
-    per_agent = 4 * needs.params + 2 * needs.optimizer
-    own = math.ceil(shards.num_agents / num_devices)
-    needed = own * per_agent + needs.step + _num_bytes(shards)
+    size = _compute_needs(training, *shapes(shards)).parameters
+    needed = bytes_needed(training, shards, num_devices)
     available = device_memory() / (num_devices if jax.default_backend() == "cpu" else 1)
     if needed > available:
         raise ValueError(
             f"`shards` must hold no more agents than fit into memory: {shards.num_agents} agents "
-            f"of {needs.parameters:,} parameters need {needed / 2**30:.1f} GiB on each "
-            f"of {num_devices} devices, which have {available / 2**30:.1f} GiB. Take fewer "
+            f"of {size:,} parameters need {needed / 2**30:.1f} GiB on each of "
+            f"{num_devices} devices, which have {available / 2**30:.1f} GiB. Take fewer "
             "agents, a smaller model, or more devices (`mesh`)."
         )
 
