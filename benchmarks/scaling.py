@@ -1,7 +1,8 @@
 """How do time and memory grow with agents, parameters, devices?  `python benchmarks/scaling.py`
 
     agents       rounds of CGSV, 60 random examples per agent, one local epoch: the paper's MNIST
-                 network to 1,000 agents, a perceptron to 10,000
+                 network to 1,000 agents, a perceptron to 10,000, and one of 4.2 million parameters,
+                 whose updates take longer to check, judge and pay than to train
     parameters   the server step alone: judge N uploads of D numbers, pay, add. "Floor" is its time
                  over that of one read of the uploads and one read and write of the agents'
                  parameters at the rate of x + 1; "beside" is its peak memory beyond both, in N D
@@ -11,6 +12,7 @@ Every row is measured in a process of its own. It gives the peak memory: of the 
 otherwise of the device.
 """
 
+import functools
 import multiprocessing
 import resource
 import statistics
@@ -34,6 +36,7 @@ from fairjax.mechanisms.base import Context
 QUESTIONS = ("agents", "parameters", "devices")
 EXACT = 25  # most agents that are judged by exact values
 SERVERS = ("10x100000", "20x10000000", "100x1000000", "100x10000000", "1000x100000")
+NETWORKS = fj.models.REGISTRY | {"wide": functools.partial(fj.models.mlp, hidden=(2048, 1024))}
 Row = dict[str, Any]
 
 
@@ -41,6 +44,7 @@ def main(
     questions: tuple[str, ...] = QUESTIONS,
     cnn_agents: tuple[int, ...] = (1, 10, 50, 200, 1000),
     mlp_agents: tuple[int, ...] = (10, 100, 1000, 10_000),
+    wide_agents: tuple[int, ...] = (10, 40),
     parameters: tuple[str, ...] = SERVERS,
     devices: tuple[int, ...] = (1, 2),
     rounds: int = 3,
@@ -54,6 +58,7 @@ def main(
       questions: any of agents, parameters and devices.
       cnn_agents: numbers of agents with the paper's network.
       mlp_agents: numbers of agents with a perceptron.
+      wide_agents: numbers of agents with a wide one.
       parameters: numbers of agents and sizes of an upload, each as "NxD".
       devices: numbers of devices.
       rounds: how many count, after one that compiles.
@@ -62,12 +67,17 @@ def main(
       json: the file for the numbers; by default one in runs/benchmarks/.
     """
     if tiny:
-        cnn_agents, mlp_agents, parameters, devices, rounds = (1,), (2,), ("2x1000",), (2,), 2
+        cnn_agents, mlp_agents, wide_agents = (1,), (2,), ()
+        parameters, devices, rounds = ("2x1000",), (2,), 2
     examples = 32 if tiny else 600
     work = {
         "agents": [
             (agents_row, model, number, 60, 1, rounds, seed)
-            for model, numbers in (("mnist_cnn", cnn_agents), ("mlp", mlp_agents))
+            for model, numbers in (
+                ("mnist_cnn", cnn_agents),
+                ("mlp", mlp_agents),
+                ("wide", wide_agents),
+            )
             for number in numbers
         ],
         "parameters": [
@@ -99,7 +109,7 @@ def agents_row(
     mesh = meshes.start(num_devices)
     shards = drawn(num_agents, examples, seed)
     federation = fj.federation(
-        model=fj.models.REGISTRY[model](shards.data),
+        model=NETWORKS[model](shards.data),
         mechanism=fj.mechanisms.cgsv(),
         optimizer=optax.sgd(0.1),
         mesh=mesh,

@@ -141,35 +141,28 @@ def _select_by_counting(keys: Array, places: Array, kept: PerAgent) -> tuple[Per
     Keys, then places, are read digit by digit, the highest digit first. Every agent looks for
     one entry and knows its digits so far, its prefix. Among the entries with that prefix the
     next digits are counted, and the counts give the next digit of the entry. Entries that no
-    agent looks for are counted apart. Places are read only if they decide among equal keys.
+    agent looks for are counted apart.
     """
     num_agents, base = len(kept), 2**DIGIT_BITS
     agents = jnp.arange(num_agents, dtype=jnp.int32)
-
-    def find(numbers: Array, num_bits: int, prefix: Array, wanted: Array, rank: Array) -> Any:
-        value, same = jnp.zeros(num_agents, numbers.dtype), rank
+    prefix = jnp.zeros(len(keys), jnp.int32)  # [D] number of the entry's prefix
+    wanted = jnp.zeros(num_agents, jnp.int32)  # [N] number of the agent's prefix
+    rank = jnp.maximum(kept, 1)  # [N] among the entries of that prefix
+    found = []
+    for numbers, num_bits in ((keys, jnp.iinfo(keys.dtype).bits), (places, len(keys).bit_length())):
+        value = jnp.zeros(num_agents, numbers.dtype)
         for shift in reversed(range(0, num_bits, DIGIT_BITS)):
             cells = prefix * base + ((numbers >> shift) & (base - 1)).astype(jnp.int32)
             counts = jnp.zeros((num_agents + 1) * base, jnp.int32).at[cells].add(1)
             at_least = jnp.cumsum(counts.reshape(-1, base)[:, ::-1], axis=1)[:, ::-1]
             at_least = jnp.pad(at_least, ((0, 0), (0, 1)))[wanted]  # [N, base + 1]
             digit = (at_least >= rank[:, None]).sum(1, dtype=jnp.int32) - 1
-            same = at_least[agents, digit] - at_least[agents, digit + 1]
             rank = rank - at_least[agents, digit + 1]
             value = value << DIGIT_BITS | digit.astype(value.dtype)
             # Agents with the same prefix all use the number of the first of them.
             cell = wanted * base + digit
             owners = jnp.full(counts.shape, num_agents, jnp.int32).at[cell].min(agents)
             wanted, prefix = owners[cell], owners[cells]
-        return value, same, (prefix, wanted, rank)
-
-    # For every entry the number of its prefix; for every agent that of its own, and its rank there.
-    begin = jnp.zeros(len(keys), jnp.int32), jnp.zeros(num_agents, jnp.int32), jnp.maximum(kept, 1)
-    least, same, there = find(keys, jnp.iinfo(keys.dtype).bits, *begin)
-    *_, rank = there
-    last = lax.cond(
-        (rank == same).all(),
-        lambda: jnp.zeros(num_agents, places.dtype),
-        lambda: find(places, len(keys).bit_length(), *there)[0],
-    )
+        found.append(value)
+    least, last = found
     return jnp.where(kept > 0, least, jnp.iinfo(keys.dtype).max), last
