@@ -29,10 +29,17 @@ class Program:
         self.jitted = jax.jit(function, donate_argnums=donate_argnums)
         self._ahead: Any = None
 
-    def compile(self, *arguments: Any) -> None:
-        """Compiles the function for arguments of these types, before it is called with them."""
-        if self._ahead is None:
-            self._ahead = self.jitted.lower(*arguments).compile()
+    def ahead(self, *arguments: Any) -> Callable[[], None]:
+        """Returns what compiles the function for arguments of these types, in any thread.
+
+        It is traced here, since JAX's settings are those of a thread.
+        """
+        lowered = self.jitted.lower(*arguments)
+
+        def compile() -> None:
+            self._ahead = lowered.compile()
+
+        return compile
 
     def __call__(self, *arguments: Any) -> Any:
         """Returns what the function returns."""
@@ -48,10 +55,10 @@ class WithCaptured:
     def __init__(self, function: Callable[..., Any], donate_argnums: tuple[int, ...] = ()) -> None:
         self._of = functools.cache(functools.partial(_capture, function, donate_argnums))
 
-    def compile(self, *arguments: Any) -> None:
-        """As `Program.compile`."""
+    def ahead(self, *arguments: Any) -> Callable[[], None]:
+        """As `Program.ahead`."""
         program, captured = self._of(*_types(arguments))
-        program.compile(captured, *arguments)
+        return program.ahead(captured, *arguments)
 
     def __call__(self, *arguments: Any) -> Any:
         """As `Program.__call__`."""
@@ -63,7 +70,7 @@ class WithCaptured:
 def meanwhile(function: Callable[[], Any]) -> Iterator[None]:
     """Runs a function in a thread beside the block, and waits for it; its errors are dropped.
 
-    For work that would be done after the block: compiling and importing leave Python to others.
+    For work that would be done after the block, such as compiling and importing.
     """
 
     def run() -> None:

@@ -398,6 +398,14 @@ def test_a_run_of_many_chunks_is_compiled_once(digits):
     assert loop._compile_play.cache_info().misses == program.jitted._cache_size() == 1
 
 
+def test_a_run_plays_where_numbers_have_64_bits():
+    with jax.enable_x64(True):
+        result = fj.Experiment(num_agents=2, rounds=2, model="logistic", local_epochs=1).run()
+    assert result.history.accuracies.dtype == np.float64
+    plain = fj.Experiment(num_agents=2, rounds=2, model="logistic", local_epochs=1).run()
+    np.testing.assert_allclose(result.history.contributions, plain.history.contributions, atol=0.1)
+
+
 def test_a_run_is_compiled_while_agents_train_alone(monkeypatch):
     programs = []
     compile_play = loop._compile_play

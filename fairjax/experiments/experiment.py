@@ -158,7 +158,7 @@ class Experiment(Setup):
         alone = None if standalone is None else standalone.accuracies
         if self.mechanism != "standalone" and alone is None:
             below = None if out is None else out / "standalone"
-            with programs.meanwhile(run.rounds.compile):
+            with programs.meanwhile(run.rounds.ahead()):
                 # Keep nothing else of the run: its state would be N D numbers.
                 alone = self.alone().run(below, resume, mesh=mesh, watch=watch).accuracies
         name, settings = (self.name, record["experiment"]) if tools else ("", {})

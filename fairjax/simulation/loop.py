@@ -5,9 +5,10 @@
 `play` scans over rounds. The host receives the rows of a chunk of rounds at a time.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -94,16 +95,20 @@ class Rounds(NamedTuple):
             progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
             yield progress
 
-    def compile(self) -> None:
-        """Compiles the program of `stages(spare=True)`, which then begins at once.
+    def ahead(self) -> Callable[[], None]:
+        """Returns what compiles the program of `stages(spare=True)`, which then begins at once.
 
-        Not for several devices: which of them hold what is known only when it begins.
+        It does nothing for several devices: which of them hold what is known only when the run
+        begins. Nor does it where tracing fails, which the run will tell.
         """
         if self.federation.mesh is not None:
-            return
-        first = jax.eval_shape(functools.partial(self._first_state, measured=False))
-        data = jax.eval_shape(lambda data: data, (self.shards, self.test))
-        self._program(spare=True)[0].compile(first, *data, self.num_rounds, self.eval_every, 0)
+            return lambda: None
+        with contextlib.suppress(Exception):  # of a mechanism, a model or an optimizer
+            first = jax.eval_shape(functools.partial(self._first_state, measured=False))
+            data = jax.eval_shape(lambda data: data, (self.shards, self.test))
+            program, _ = self._program(spare=True)
+            return program.ahead(first, *data, self.num_rounds, self.eval_every, 0)
+        return lambda: None
 
     def _first_state(self, measured: bool) -> State:
         if self.state is not None:
@@ -176,7 +181,8 @@ def play(
         after, record = federation.step(state, shards)
 
         def evaluate_trained() -> PerAgent:
-            return federation.evaluate(record.trained, test, after.statistics)
+            found = federation.evaluate(record.trained, test, after.statistics)
+            return found.astype(unknown.dtype)
 
         def evaluate_paid() -> dict[str, PerAgent]:
             params, statistics = jax.tree.map(
@@ -184,7 +190,8 @@ def play(
                 (after.agents, after.statistics),
                 (after.server, mean_statistics(after.statistics, after.joined, shards)),
             )
-            return federation.measure(params, test, statistics)
+            found = federation.measure(params, test, statistics)
+            return jax.tree.map(lambda values: values.astype(unknown.dtype), found)
 
         trained = lax.cond(due(number - 1), evaluate_trained, lambda: unknown)
         paid = lax.cond(due(number), evaluate_paid, lambda: not_measured)
@@ -204,6 +211,7 @@ def play(
             received=record.received,
             network=None if adapters is None else jnp.asarray(adapters.network, jnp.int32),
         )
+        row = jax.tree.map(lambda values, like: values.astype(like.dtype), row, empty)
         counts = number < num_rounds
         events = trees.where(counts, events.after(record, number), events)
         return (trees.where(counts, after, state), events), devices.everywhere(federation.mesh, row)
