@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.export
 import jax.numpy as jnp
 from jax import lax
 
@@ -67,7 +69,7 @@ Leaf = Array | InUnits
 
 def rows(leaf: Array) -> Array:
     """Returns a leaf `[N, ...]` as a matrix `[N, d]`."""
-    return leaf.reshape(leaf.shape[0], -1)
+    return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:]))
 
 
 def summable_rows(leaf: Array) -> Array:
@@ -75,13 +77,18 @@ def summable_rows(leaf: Array) -> Array:
     return rows(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
+def is_small(size: int) -> bool:
+    """Says whether so many numbers are one block; a symbolic size is."""
+    return jax.export.is_symbolic_dim(size) or size <= CPU_BLOCK
+
+
 def largest_bits(leaf: Array) -> PerAgent:
     """Returns `[N]` bits of each row's largest magnitude, NaN above infinity; 0 without entries."""
 
     def larger(block: Array, start: Any, found: PerAgent) -> PerAgent:
-        return jnp.maximum(found, magnitude_bits(block).max(1))
+        return jnp.maximum(found, magnitude_bits(block).max(1, initial=0))
 
-    none = jnp.zeros(leaf.shape[0], f"int{jnp.finfo(leaf.dtype).bits}")
+    none = _zeros(leaf, leaf.shape[:1], f"int{jnp.finfo(leaf.dtype).bits}")
     return _fold(leaf, larger, none, convert=rows)
 
 
@@ -89,12 +96,13 @@ def squared_norms(leaf: Leaf) -> PerAgent:
     """Returns `[N]` squared lengths."""
     if not isinstance(leaf, InUnits):  # the compiler makes no copy
         return jnp.square(summable_rows(leaf)).sum(1)
-    return _fold(leaf, lambda block, start, total: total + jnp.square(block).sum(1), _zeros(leaf))
+    zeros = _zeros(leaf, leaf.shape[:1])
+    return _fold(leaf, lambda block, start, total: total + jnp.square(block).sum(1), zeros)
 
 
 def gram(leaf: Leaf) -> Array:
     """Returns the `[N, N]` inner products of rows."""
-    zeros = _zeros(leaf, leaf.shape[0])
+    zeros = _zeros(leaf, 2 * leaf.shape[:1])
     return _fold(leaf, lambda block, start, total: total + dot(block, block.T), zeros)
 
 
@@ -107,7 +115,7 @@ def inner_products(leaf: Leaf, one: Array) -> PerAgent:
     def add(block: Array, start: Any, total: PerAgent) -> PerAgent:
         return total + dot(block, lax.dynamic_slice_in_dim(one, start, block.shape[1]))
 
-    return _fold(leaf, add, _zeros(leaf))
+    return _fold(leaf, add, _zeros(leaf, leaf.shape[:1]))
 
 
 def weighted_sum(weights: Array, leaf: Leaf) -> Array:
@@ -120,16 +128,22 @@ def weighted_sum(weights: Array, leaf: Leaf) -> Array:
         own += lax.dynamic_slice_in_dim(sums, start, block.shape[1], -1)
         return lax.dynamic_update_slice_in_dim(sums, own, start, -1)
 
-    zeros = jnp.zeros((*weights.shape[:-1], math.prod(leaf.shape[1:])), leaf.dtype)
-    return _fold(leaf, add, zeros)
+    shape = *weights.shape[:-1], math.prod(leaf.shape[1:])
+    return _fold(leaf, add, _zeros(leaf, shape, leaf.dtype))
 
 
 def _is_summable(leaf: Array) -> bool:
     return jnp.finfo(leaf.dtype).bits >= 32
 
 
-def _zeros(leaf: Leaf, *more: int) -> Array:
-    return jnp.zeros((leaf.shape[0], *more), jnp.promote_types(leaf.dtype, jnp.float32))
+def _zeros(leaf: Leaf, shape: tuple[int, ...], dtype: Any = None) -> Array:
+    """Returns zeros, of float32 at least by default, that vary in a `shard_map` as a leaf does."""
+    dtype = jnp.promote_types(leaf.dtype, jnp.float32) if dtype is None else dtype
+    numbers = leaf.leaf if isinstance(leaf, InUnits) else leaf
+    if is_small(numbers.size):
+        return jnp.zeros(shape, dtype)
+    first = lax.slice(numbers, (0,) * numbers.ndim, (1,) * numbers.ndim).reshape(())
+    return jnp.broadcast_to(jnp.where(False, first, 0).astype(dtype), shape)
 
 
 def _fold(
@@ -152,9 +166,9 @@ def _fold(
         return convert(stack._replace(leaf=block).dense())
 
     def fold(numbers: int, carry: Any) -> Any:
-        columns = min(max(numbers // num, 1), size)
-        if columns == size:
-            return body(read(0, size), 0, carry) if size else carry
+        columns = max(numbers // num, 1)
+        if columns >= size:
+            return body(read(0, size), 0, carry)
 
         def step(number: Any, carry: Any) -> Any:
             start = jnp.minimum(number * columns, size - columns)
@@ -163,8 +177,9 @@ def _fold(
 
         return lax.fori_loop(0, math.ceil(size / columns), step, carry)
 
-    if num * size <= CPU_BLOCK:
-        return fold(CPU_BLOCK, carry)
+    if is_small(num * size):
+        whole = stack.dense() if isinstance(stack, InUnits) else stack
+        return body(convert(whole), 0, carry)
     return lax.platform_dependent(
         carry, cpu=functools.partial(fold, CPU_BLOCK), default=functools.partial(fold, BLOCK)
     )

@@ -28,22 +28,26 @@ class Program:
     def __init__(self, function: Callable[..., Any], donate_argnums: tuple[int, ...] = ()) -> None:
         self.jitted = jax.jit(function, donate_argnums=donate_argnums)
         self._ahead: Any = None
+        self._settings: Any = None
 
     def ahead(self, *arguments: Any) -> Callable[[], None]:
         """Returns what compiles the function for arguments of these types, in any thread.
 
-        It is traced here, since JAX's settings are those of a thread.
+        It is traced here, by JAX's settings in this thread, and only called by the same settings.
         """
+        settings = _settings()
+        if settings == self._settings:
+            return lambda: None
         lowered = self.jitted.lower(*arguments)
 
         def compile() -> None:
-            self._ahead = lowered.compile()
+            self._ahead, self._settings = lowered.compile(), settings
 
         return compile
 
     def __call__(self, *arguments: Any) -> Any:
         """Returns what the function returns."""
-        if self._ahead is not None:
+        if self._settings is not None and self._settings == _settings():
             with contextlib.suppress(TypeError, ValueError):  # arguments of other types
                 return self._ahead(*arguments)
         return self.jitted(*arguments)
@@ -102,6 +106,11 @@ def _capture(
         return jax.tree.unflatten(jax.tree.structure(out), play(*jax.tree.leaves(arguments)))
 
     return Program(run, tuple(place + 1 for place in donate_argnums)), large
+
+
+def _settings() -> list[Any]:
+    """Returns JAX's settings in this thread, of which some change what is traced."""
+    return [getattr(jax.config, name, None) for name in jax.config.values]
 
 
 def _types(arguments: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:

@@ -98,7 +98,7 @@ def _entry_squares(stacked: Stacked) -> PerAgent:
 
 def _where_sure(tree: Any, tell: Callable[[], Array], look: Callable[[], Array]) -> Array:
     """Returns `tell()` if all of that is true, else `look()`; few numbers are always looked at."""
-    if sum(leaf.size for leaf in jax.tree.leaves(tree)) <= blocks.CPU_BLOCK:
+    if blocks.is_small(sum(leaf.size for leaf in jax.tree.leaves(tree))):
         return look()
     sure = tell()
     return lax.cond(sure.all(), lambda: sure, look)

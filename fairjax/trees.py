@@ -150,7 +150,7 @@ def in_units(stacked: Stacked) -> tuple[Stacked, PerAgent]:
         if is_low_rank(leaf):
             return LowRank(leaf.b, InUnits(leaf.a, units).dense())
         node = InUnits(leaf, units)
-        return node if leaf.size > blocks.CPU_BLOCK else node.dense()
+        return node.dense() if blocks.is_small(leaf.size) else node
 
     return map_leaves(divide, stacked), units
 

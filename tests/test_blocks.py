@@ -1,6 +1,7 @@
 """Blocks: products of stacked rows without another copy of the stack."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -97,3 +98,30 @@ def test_rows_are_told_apart_as_by_looking_at_every_entry(monkeypatch, block, dt
     fine = {"a": np.ones((4, 3), dtype)}
     for function in (rowwise.finite_rows, lambda rows: ~rowwise.zero_rows(rows)):
         assert jax.jit(function)(fine).all()
+
+
+def test_blocks_are_judged_within_a_shard_map():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("groups",))
+    spec = jax.sharding.PartitionSpec("groups")
+
+    def judge(group):
+        return fj.contributions.cosine_shapley(group[0])[None]
+
+    x = jax.random.normal(jax.random.key(0), (1, 5, 70_001))
+    for scale in (1.0, 1e-30):
+        found = jax.jit(jax.shard_map(judge, mesh=mesh, in_specs=spec, out_specs=spec))(scale * x)
+        np.testing.assert_allclose(found[0], fj.contributions.cosine_shapley(x[0]), 1e-4)
+
+
+def test_contributions_are_exported_for_any_number_of_parameters():
+    (size,) = jax.export.symbolic_shape("d")
+    like = jax.ShapeDtypeStruct((5, size), np.float32)
+    for judge in (fj.contributions.cosine, fj.contributions.cosine_shapley):
+        exported = jax.export.export(jax.jit(judge))(like)
+        x = jax.random.normal(jax.random.key(0), (5, 300))
+        np.testing.assert_allclose(exported.call(x), judge(x), 1e-5)
+
+
+def test_held_parameters_may_have_no_entries(small_blocks):
+    held = {"none": jnp.zeros((0, 5)), "some": jnp.ones((8, 20))}
+    assert rowwise.addable_rows({"w": jnp.ones((3, 2))}, held).all()

@@ -398,6 +398,18 @@ def test_a_run_of_many_chunks_is_compiled_once(digits):
     assert loop._compile_play.cache_info().misses == program.jitted._cache_size() == 1
 
 
+def test_a_program_compiled_ahead_is_not_played_by_other_settings():
+    experiment = fj.Experiment(num_agents=2, rounds=1, model="logistic")
+    alone = experiment.alone().run()
+    plain = experiment.run()  # compiles ahead
+    with jax.threefry_partitionable(False):
+        other, again = experiment.run(standalone=alone), experiment.run()
+    np.testing.assert_array_equal(other.history.contributions, again.history.contributions)
+    assert (other.history.contributions != plain.history.contributions).any()
+    last = experiment.run(standalone=alone)
+    np.testing.assert_array_equal(last.history.contributions, plain.history.contributions)
+
+
 def test_a_run_plays_where_numbers_have_64_bits():
     with jax.enable_x64(True):
         result = fj.Experiment(num_agents=2, rounds=2, model="logistic", local_epochs=1).run()
@@ -415,7 +427,7 @@ def test_a_run_is_compiled_while_agents_train_alone(monkeypatch):
         return programs[-1]
 
     monkeypatch.setattr(loop, "_compile_play", kept)
-    fj.Experiment(num_agents=2, rounds=1, model="logistic").run()
+    fj.Experiment(num_agents=2, rounds=1, model="logistic", batch_size=17).run()
     alone, other = set(programs)
     if programs[-1] is alone:
         alone, other = other, alone

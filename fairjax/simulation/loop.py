@@ -101,7 +101,8 @@ class Rounds(NamedTuple):
         It does nothing for several devices: which of them hold what is known only when the run
         begins. Nor does it where tracing fails, which the run will tell.
         """
-        if self.federation.mesh is not None:
+        eager: bool = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+        if self.federation.mesh is not None or eager:
             return lambda: None
         with contextlib.suppress(Exception):  # of a mechanism, a model or an optimizer
             first = jax.eval_shape(functools.partial(self._first_state, measured=False))
