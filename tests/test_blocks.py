@@ -16,7 +16,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "CPU_BLOCK", 64)
 
 
-@pytest.mark.parametrize("columns", [1, 21, 22, 40, 150, 0])
+@pytest.mark.parametrize("columns", [1, 22, 150, 0])
 @pytest.mark.parametrize("dtype", ["float32", ml_dtypes.bfloat16])
 def test_products_of_blocks_are_those_of_the_whole(small_blocks, columns, dtype):
     rng = np.random.default_rng(columns)
