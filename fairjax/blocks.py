@@ -109,7 +109,7 @@ def gram(leaf: Leaf) -> Array:
 def inner_products(leaf: Leaf, one: Array) -> PerAgent:
     """Returns `[N]` inner products of rows with one `[...]`."""
     one = one.reshape(-1)
-    if not isinstance(leaf, InUnits) and _is_summable(leaf):
+    if not isinstance(leaf, InUnits) and not _is_narrow(leaf):
         return dot(rows(leaf), one)
 
     def add(block: Array, start: Any, total: PerAgent) -> PerAgent:
@@ -120,7 +120,7 @@ def inner_products(leaf: Leaf, one: Array) -> PerAgent:
 
 def weighted_sum(weights: Array, leaf: Leaf) -> Array:
     """Returns the sum of rows with weights `[N]`, or `[M, N]` for M sums: `[..., d]`."""
-    if not isinstance(leaf, InUnits) and _is_summable(leaf):
+    if not isinstance(leaf, InUnits) and not _is_narrow(leaf):
         return dot(weights, rows(leaf)).astype(leaf.dtype)
 
     def add(block: Array, start: Any, sums: Array) -> Array:
@@ -132,8 +132,8 @@ def weighted_sum(weights: Array, leaf: Leaf) -> Array:
     return _fold(leaf, add, _zeros(leaf, shape, leaf.dtype))
 
 
-def _is_summable(leaf: Array) -> bool:
-    return jnp.finfo(leaf.dtype).bits >= 32
+def _is_narrow(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32
 
 
 def _zeros(leaf: Leaf, shape: tuple[int, ...], dtype: Any = None) -> Array:

@@ -125,3 +125,9 @@ def test_contributions_are_exported_for_any_number_of_parameters():
 def test_held_parameters_may_have_no_entries(small_blocks):
     held = {"none": jnp.zeros((0, 5)), "some": jnp.ones((8, 20))}
     assert rowwise.addable_rows({"w": jnp.ones((3, 2))}, held).all()
+
+
+def test_whole_numbers_are_summed():
+    counts = {"count": jnp.array([[2, 4], [4, 8]])}
+    total = trees.weighted_sum(jnp.array([0.5, 0.5]), counts)["count"]
+    assert (total.dtype, total.tolist()) == (jnp.int32, [3, 6])
