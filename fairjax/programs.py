@@ -61,12 +61,12 @@ class WithCaptured:
 
     def ahead(self, *arguments: Any) -> Callable[[], None]:
         """As `Program.ahead`."""
-        program, captured = self._of(*_types(arguments))
+        program, captured = self._of(*_types(arguments), _settings())
         return program.ahead(captured, *arguments)
 
     def __call__(self, *arguments: Any) -> Any:
         """As `Program.__call__`."""
-        program, captured = self._of(*_types(arguments))
+        program, captured = self._of(*_types(arguments), _settings())
         return program(captured, *arguments)
 
 
@@ -94,8 +94,10 @@ def _capture(
     donate_argnums: tuple[int, ...],
     structure: Any,
     shapes: tuple[Any, ...],
+    settings: tuple[Any, ...],
 ) -> tuple[Program, list[Any]]:
     """Returns a program of captured arrays and arguments of these shapes, and those arrays."""
+    del settings  # by others the function is traced anew
     closed, out = jax.make_jaxpr(function, return_shape=True)(*structure.unflatten(shapes))
     large = [const for const in closed.consts if _is_large(const)]
 
@@ -108,9 +110,9 @@ def _capture(
     return Program(run, tuple(place + 1 for place in donate_argnums)), large
 
 
-def _settings() -> list[Any]:
+def _settings() -> tuple[Any, ...]:
     """Returns JAX's settings in this thread, of which some change what is traced."""
-    return [getattr(jax.config, name, None) for name in jax.config.values]
+    return tuple(getattr(jax.config, name, None) for name in jax.config.values)
 
 
 def _types(arguments: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:

@@ -3,9 +3,9 @@
     gram          G_ij = <u_i, u_j>
     weighted sum  u_N  = sum_i r_i u_i
 
-Every sum over agents or parameters is a matrix product at full precision, in blocks of columns
-(`fairjax.blocks`): on a CPU it is many times faster than a reduction over the leading axis, and
-on an accelerator the default precision would round the inputs.
+Every sum over agents or parameters is a matrix product at full precision, some in blocks of
+columns (`fairjax.blocks`): on a CPU it is many times faster than a reduction over the leading
+axis, and on an accelerator the default precision would round the inputs.
 
 A `LowRank` node is a leaf whose entries are never computed; see `fairjax.lowrank`. Nor are those
 of a node `InUnits`, which stands for rows in other units.

@@ -286,3 +286,15 @@ def test_a_program_takes_large_arrays_as_arguments():
     wanted = 4 * np.asarray(large)[[0, 3]].sum()
     found = WithCaptured(total)(jnp.zeros(()), jnp.array([0, 3]))
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_program_with_captured_arrays_keeps_to_the_settings_of_jax():
+    from fairjax.programs import WithCaptured
+
+    large = jnp.zeros(2**19)
+    drawn = WithCaptured(lambda key: jax.random.normal(key) + large[0])
+    key = jax.random.key(0)
+    plain = drawn(key)
+    with jax.threefry_partitionable(False):
+        assert drawn(key) == jax.random.normal(key)
+    assert drawn(key) == plain

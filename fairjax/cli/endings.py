@@ -23,6 +23,7 @@ from fairjax.experiments import records
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # signals that stop a command
 REPEAT_SECONDS = 0.1
+HIDDEN_FRAMES = "JAX has removed its internal frames"  # in a note of JAX on its tracebacks
 BROKEN_PIPE = 128 + 13  # SIGPIPE; some systems do not define it
 
 
@@ -134,7 +135,7 @@ def _describe(error: OSError) -> str:
 
 
 def _add_notes(sentence: str, error: BaseException) -> str:
-    notes = [note for note in getattr(error, "__notes__", ()) if "JAX" not in note]
+    notes = [note for note in getattr(error, "__notes__", ()) if HIDDEN_FRAMES not in note]
     return " ".join([sentence, *notes])
 
 

@@ -3,17 +3,16 @@
 B_t+1 = sum_i p_i B_i     A_t+1 = sum_i p_i A_i     model  w_0 + B_t A_t
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fairjax import blocks, checks, lowrank, trees
+from fairjax import checks, lowrank, rowwise, trees
 from fairjax.lowrank import LowRank, is_low_rank
 from fairjax.mechanisms.base import Context, Outcome, Plan, pay_everybody, start_at_server
-from fairjax.types import Params, PerAgent, Stacked
+from fairjax.types import Params, Stacked
 
 
 def begin(num_agents: int, factors: Params | None = None) -> Any:
@@ -59,7 +58,8 @@ def mean_of_factors(updates: Stacked, factors: Any, context: Context) -> Params:
     only zeros, as one whose upload is excluded, counts with the old `factors`, if they are known.
     """
     updates, shares = trees.zero_broken(updates), context.shares
-    lost = jnp.where(_uploads_nothing(updates), shares, 0).sum()
+    nothing = rowwise.zero_rows(jax.tree.leaves(updates))  # no factor has an entry
+    lost = jnp.where(nothing, shares, 0).sum()
 
     def of_leaf(leaf: Any) -> Any:
         if not is_low_rank(leaf):
@@ -75,12 +75,6 @@ def mean_of_factors(updates: Stacked, factors: Any, context: Context) -> Params:
 
     mean = trees.map_leaves(of_leaf, updates)
     return mean if factors == () else trees.map_leaves(with_old, mean, factors)
-
-
-def _uploads_nothing(updates: Stacked) -> PerAgent:
-    """Returns `[N]` booleans: all factors, and all entries of other leaves, are zero."""
-    rows = [blocks.rows(leaf == 0).all(1) for leaf in jax.tree.leaves(updates)]
-    return functools.reduce(jnp.logical_and, rows)
 
 
 def replaced(factors: Any, mean: Params, num_agents: int) -> tuple[Outcome, Any]:
