@@ -11,7 +11,7 @@ Correlation alone flatters: a rule that starves one agent scores about 1, and st
 training scores exactly 1. So the other measures stand beside it.
 """
 
-from typing import Any
+from statistics import NormalDist
 
 import numpy as np
 
@@ -42,11 +42,9 @@ def fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> flo
     """
     if why_undefined(standalone_accuracies, final_accuracies):
         return float("nan")
-    from scipy import stats
-
-    standalone, final = _check_pair(standalone_accuracies, final_accuracies)
-    correlation: Any = stats.pearsonr(standalone, final)
-    return float(correlation.statistic)
+    standalone, final = map(_centred, _check_pair(standalone_accuracies, final_accuracies))
+    correlation = standalone @ final / np.sqrt((standalone @ standalone) * (final @ final))
+    return float(np.clip(correlation, -1, 1))
 
 
 def fairness_interval(
@@ -77,12 +75,10 @@ def fairness_interval(
     """
     if why_undefined(standalone_accuracies, final_accuracies) or len(final_accuracies) < 4:
         return float("nan"), float("nan")
-    from scipy import stats
-
-    standalone, final = _check_pair(standalone_accuracies, final_accuracies)
-    correlation: Any = stats.pearsonr(standalone, final)
-    interval = correlation.confidence_interval()
-    return float(interval.low), float(interval.high)
+    half = NormalDist().inv_cdf(0.975) / np.sqrt(len(final_accuracies) - 3)
+    with np.errstate(divide="ignore"):  # of a correlation of 1
+        middle = np.arctanh(fairness(standalone_accuracies, final_accuracies))
+    return float(np.tanh(middle - half)), float(np.tanh(middle + half))
 
 
 def rank_fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> float:
@@ -111,10 +107,15 @@ def rank_fairness(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -
     """
     if why_undefined(standalone_accuracies, final_accuracies):
         return float("nan")
-    from scipy import stats
-
-    order: Any = stats.kendalltau(*_check_pair(standalone_accuracies, final_accuracies))
-    return float(order.statistic)
+    standalone, final = pair = _check_pair(standalone_accuracies, final_accuracies)
+    agreeing = sum(
+        np.sign(standalone - own) @ np.sign(final - paid)
+        for own, paid in zip(standalone, final, strict=True)
+    )
+    ordered = [
+        len(values) ** 2 - (np.unique(values, return_counts=True)[1] ** 2).sum() for values in pair
+    ]
+    return float(agreeing / np.sqrt(float(ordered[0]) * float(ordered[1])))
 
 
 def shortfall(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> np.ndarray:
@@ -227,6 +228,12 @@ def _gains(standalone_accuracies: PerAgent, final_accuracies: PerAgent) -> np.nd
     standalone, final = _check_pair(standalone_accuracies, final_accuracies)
     with np.errstate(invalid="ignore"):
         return final - standalone
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Returns values less their mean, in a unit in which their squares are finite."""
+    apart = values - values.mean()
+    return apart / np.abs(apart).max()
 
 
 def _check_pair(standalone: PerAgent, final: PerAgent) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from fairjax.types import Array, PerAgent, Stacked
 
 def finite_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: all entries, or factors, of the agent's row are finite."""
+    stacked = _joined(stacked)
 
     def look() -> PerAgent:
         found = [rows(jnp.isfinite(leaf)).all(1) for leaf in jax.tree.leaves(stacked)]
@@ -32,6 +33,8 @@ def finite_rows(stacked: Stacked) -> PerAgent:
 
 def zero_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: the agent's row is exactly zero."""
+    if not lowrank.holds_low_rank(stacked):
+        stacked = _joined(stacked)
 
     def of_leaf(leaf: Any) -> PerAgent:
         if is_low_rank(leaf):
@@ -59,6 +62,8 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
       held: a pytree of all parameters to which rows may be added. Parameters that are not
         finite are ignored.
     """
+    if not lowrank.holds_low_rank(stacked):
+        stacked = _joined(stacked)
     most = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 8
     each = most / len(jax.tree.leaves(stacked)[0])
 
@@ -67,9 +72,8 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
         return lowrank.small(leaf, each) if low_rank else rows(jnp.abs(leaf) <= each).all(1)
 
     def none_full() -> Array:
-        full = [
-            ((jnp.abs(leaf) > most) & jnp.isfinite(leaf)).any() for leaf in jax.tree.leaves(held)
-        ]
+        leaves = jax.tree.leaves(_joined(jax.tree.map(lambda leaf: leaf.reshape(1, -1), held)))
+        full = [((jnp.abs(leaf) > most) & jnp.isfinite(leaf)).any() for leaf in leaves]
         return ~functools.reduce(jnp.logical_or, full)
 
     def fit() -> PerAgent:
@@ -85,6 +89,14 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
     if lowrank.holds_low_rank(stacked):
         return fit() & room
     return _where_sure(stacked, lambda: jnp.sqrt(_entry_squares(stacked)) <= each, fit) & room
+
+
+def _joined(stacked: Stacked) -> Stacked:
+    """Returns a few numbers as one leaf `[N, D]`, which needs fewer kernels; others as they are."""
+    leaves = jax.tree.leaves(stacked)
+    if blocks.is_small(sum(leaf.size for leaf in leaves)):
+        return jnp.concatenate(list(map(rows, leaves)), axis=1)
+    return stacked
 
 
 def _leaves(stacked: Stacked) -> list[Any]:

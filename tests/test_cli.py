@@ -251,7 +251,7 @@ def test_a_mistake_gives_one_sentence_and_code_2(arguments, message, capsys, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_what_tyro_says_is_one_line_in_any_encoding(encoding):
-    command = [sys.executable, "-c", "from fairjax.cli import main; main()", "run", "--resume", "x"]
+    command = [sys.executable, "-m", "fairjax", "run", "--resume", "x"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -395,20 +395,7 @@ def test_a_run_of_many_chunks_is_compiled_once(digits):
     chunks = list(rounds.stages())
     assert len(chunks) > 3
     program = loop._compile_play(federation, 2, False, False, memory.shapes((shards, test)))
-    assert loop._compile_play.cache_info().misses == program.jitted._cache_size() == 1
-
-
-@pytest.mark.slow
-def test_a_program_compiled_ahead_is_not_played_by_other_settings():
-    experiment = fj.Experiment(num_agents=2, rounds=1, model="logistic")
-    alone = experiment.alone().run()
-    plain = experiment.run()  # compiles ahead
-    with jax.threefry_partitionable(False):
-        other, again = experiment.run(standalone=alone), experiment.run()
-    np.testing.assert_array_equal(other.history.contributions, again.history.contributions)
-    assert (other.history.contributions != plain.history.contributions).any()
-    last = experiment.run(standalone=alone)
-    np.testing.assert_array_equal(last.history.contributions, plain.history.contributions)
+    assert loop._compile_play.cache_info().misses == program._cache_size() == 1
 
 
 def test_a_run_plays_where_numbers_have_64_bits():
@@ -419,21 +406,48 @@ def test_a_run_plays_where_numbers_have_64_bits():
     assert np.isfinite(result.history.contributions).all()
 
 
-def test_a_run_is_compiled_while_agents_train_alone(monkeypatch):
-    programs = []
-    compile_play = loop._compile_play
+SETTING = {"num_agents": 3, "rounds": 3, "model": "logistic", "local_epochs": 1}
 
-    def kept(*arguments):
-        programs.append(compile_play(*arguments))
-        return programs[-1]
 
-    monkeypatch.setattr(loop, "_compile_play", kept)
-    fj.Experiment(num_agents=2, rounds=1, model="logistic", batch_size=17).run()
-    alone, other = set(programs)
-    if programs[-1] is alone:
-        alone, other = other, alone
-    # The mechanism's was compiled ahead, and played without another compilation.
-    assert (alone.jitted._cache_size(), other.jitted._cache_size()) == (1, 0)
+def test_agents_alone_and_the_mechanism_have_one_program(digits):
+    loop._compile_play.cache_clear()
+    loop._compile_either.cache_clear()
+    experiment = fj.Experiment(**SETTING, batch_size=17)
+    result = experiment.run()
+    assert loop._compile_either.cache_info().misses == 1
+    assert loop._compile_play.cache_info().misses == 0
+    # Each has its own program here.
+    shards, test = experiment.make_shards()
+    alone = experiment.alone().run()
+    federation, key = experiment.federation(shards), jax.random.key(0)
+    state, history = fj.run(key, federation, shards, test, num_rounds=3)
+    assert loop._compile_play.cache_info().misses == 2
+    np.testing.assert_array_equal(result.standalone_accuracies, alone.accuracies)
+    for name in ("accuracies", "contributions", "importance", "trained_accuracies"):
+        np.testing.assert_array_equal(getattr(result.history, name), getattr(history, name))
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), result.state.agents, state.agents)
+    assert all(jax.tree.leaves(same))
+    assert result.state.mechanism.shape == state.mechanism.shape
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"mechanism": "fair_yet_equal"},  # it plans
+        {"mechanism": "fedavg", "participation": 0.5},
+        {"behaviours": {"sign_flip": 1}},
+        {"mechanism": "fedavg", "server_optimizer": "adam"},
+        {"record_updates": True},
+    ],
+)
+@pytest.mark.slow
+def test_agents_alone_have_their_own_program_where_rounds_differ(other):
+    loop._compile_either.cache_clear()
+    experiment = fj.Experiment(**{**SETTING, "num_agents": 4}, **other)
+    result = experiment.run()
+    assert loop._compile_either.cache_info().misses == 0
+    alone = experiment.alone().run()
+    np.testing.assert_array_equal(result.standalone_accuracies, alone.accuracies)
 
 
 def test_agents_that_do_not_fit_into_memory_are_counted(digits, monkeypatch):

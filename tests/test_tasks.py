@@ -192,6 +192,19 @@ def test_regression_from_data_to_report(diabetes, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mechanism", "options"),
+    [("cffl", {}), ("fedave", {}), ("fedrac", {}), ("iafl", {"performance": "held_out"})],
+)
+def test_shares_of_an_error_are_refused(diabetes, mechanism, options):
+    experiment = fj.Experiment(
+        dataset=diabetes, task="regression", metric="mse", mechanism=mechanism, options=options,
+        **{**FIELDS, "model": "mlp"},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"`metric` must be better when .* {mechanism!r}"):
+        experiment.run()
+
+
 def test_a_lower_error_is_the_better_end(diabetes):
     one = fj.Experiment(
         dataset=diabetes, task="regression", metric="mse", **FIELDS, learning_rate=0.01

@@ -1,7 +1,12 @@
 """Beforehand: what the command line prepares and says before a run."""
 
+import atexit
+import contextlib
+import gc
 import importlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,11 +24,37 @@ def keep_programs() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"
         jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+        # By default JAX leaves out those that take less than a second: in a short run, most.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def import_report() -> None:
-    """Imports what draws figures and pages, with matplotlib and scipy."""
-    importlib.import_module("fairjax.report")
+def keep_objects() -> None:
+    """Takes what has been imported out of garbage collection, here and when Python ends.
+
+    Nothing of it is freed before the end, and to search it takes half a second of a short run.
+    """
+    gc.freeze()
+    atexit.register(gc.freeze)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Imports what writes checkpoints and draws figures in a thread, beside the block.
+
+    Most of the beginning of a run is compiling, which needs no Python.
+    """
+
+    def run() -> None:
+        with contextlib.suppress(Exception):  # it is raised again where the module is needed
+            for name in ("orbax.checkpoint", "fairjax.report"):
+                importlib.import_module(name)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def say_memory(experiment: Experiment, mesh: Mesh | None) -> None:

@@ -38,7 +38,6 @@ from fairjax.experiments import (
     load_run,
     records,
 )
-from fairjax.programs import meanwhile
 from fairjax.simulation import DATA, UPLOADS
 from fairjax.tables import first_line
 
@@ -73,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         "list": _list,
     }
     beforehand.keep_programs()
+    beforehand.keep_objects()
     with endings.end_with_sentence():
         flags.parse(commands, sys.argv[1:] if arguments is None else arguments)()
 
@@ -117,9 +117,8 @@ def _run(
         )
     if not finished and jax.process_index() == 0:
         beforehand.say_memory(experiment, mesh)
-    work = meanwhile(beforehand.import_report)
     try:
-        with endings.resumable(out, resume), ProgressBar() as watch, work:
+        with endings.resumable(out, resume), ProgressBar() as watch, beforehand.importing():
             result = experiment.run(out, resume, mesh=mesh, watch=watch, track=track)
     except (RuntimeError, ValueError) as error:
         # Errors of XLA begin with the name of a status; they have several types.

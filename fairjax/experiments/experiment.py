@@ -14,7 +14,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from fairjax import checks, devices, programs, simulation
+from fairjax import checks, devices, simulation
 from fairjax.experiments import fields, histories, longer, objects, records, tracking
 from fairjax.experiments.loading import load, result_of, run_of
 from fairjax.experiments.playing import WATCHES, Watcher
@@ -97,6 +97,22 @@ class Experiment(Setup):
         mesh = devices.checked(mesh)
         out = None if out is None else checks.path("out", out)
         tools = tracking.checked(track, out)
+        return self._play(out, resume, mesh, watch, tools, standalone)
+
+    def _play(
+        self,
+        out: Path | None,
+        resume: bool,
+        mesh: Mesh | None,
+        watch: Watcher | None,
+        tools: Sequence[str] = (),
+        standalone: Result | None = None,
+        within: simulation.Federation | None = None,
+    ) -> Result:
+        """Returns the result of a finished run, or goes on with one; the arguments are checked.
+
+        A run that has the program of another is `within` that one's federation.
+        """
         record: dict[str, Any] = {}
         if out is not None:
             record = self._claim(out, resume)
@@ -109,7 +125,7 @@ class Experiment(Setup):
         if self.mechanism != "standalone":
             self.warn_of_decay()
         with records.locked(out):
-            return self._go_on(out, resume, record, mesh, watch, tools, standalone)
+            return self._go_on(out, resume, record, mesh, watch, tools, standalone, within)
 
     def _claim(self, out: Path, resume: bool) -> dict[str, Any]:
         """Returns the record of this experiment in a directory, of a shorter one if there is one.
@@ -142,6 +158,7 @@ class Experiment(Setup):
         watch: Watcher | None,
         tools: Sequence[str],
         standalone: Result | None,
+        within: simulation.Federation | None,
     ) -> Result:
         """Plays the remaining rounds, and writes records into a locked directory."""
         clock = records.Clock({} if out is None or not resume else records.read_times(out))
@@ -154,13 +171,13 @@ class Experiment(Setup):
             records.write_json(out / records.EXPERIMENT, record)
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
             simulation.follows_length(federation, shards, test)
-        run = run_of(self, federation, shards, test)
+        run = run_of(self, federation, shards, test, within)
         alone = None if standalone is None else standalone.accuracies
         if self.mechanism != "standalone" and alone is None:
             below = None if out is None else out / "standalone"
-            with programs.meanwhile(run.rounds.ahead()):
-                # Keep nothing else of the run: its state would be N D numbers.
-                alone = self.alone().run(below, resume, mesh=mesh, watch=watch).accuracies
+            shared = None if self.record_updates else federation
+            # Keep nothing else of the run: its state would be N D numbers.
+            alone = self.alone()._play(below, resume, mesh, watch, within=shared).accuracies
         name, settings = (self.name, record["experiment"]) if tools else ("", {})
         main = federation.training.task.main
         with tracking.opened(tools, out, name, settings, resume, main) as tracker:

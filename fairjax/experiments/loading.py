@@ -48,8 +48,14 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
     return result
 
 
-def run_of(experiment: Setup, federation: Federation, shards: Shards, test: Dataset) -> Run:
-    """Returns the run of an experiment, ready to be played."""
+def run_of(
+    experiment: Setup,
+    federation: Federation,
+    shards: Shards,
+    test: Dataset,
+    within: Federation | None = None,
+) -> Run:
+    """Returns the run of an experiment, ready to be played, if possible `within` another."""
     rounds = Rounds(
         jax.random.key(experiment.seed),
         federation,
@@ -59,6 +65,7 @@ def run_of(experiment: Setup, federation: Federation, shards: Shards, test: Data
         eval_every=experiment.resolved().eval_every or 1,
         record_updates=experiment.record_updates,
         params=experiment.first_params(shards),
+        within=within or federation,
     )
     return Run(experiment.label("mechanism"), rounds)
 

@@ -73,6 +73,7 @@ class Run(NamedTuple):
         """Returns the progress of the last checkpoint, or None where the run starts anew."""
         if not resume:
             checkpoints.delete()
+        if not checkpoints.rounds():
             return None
         beginning = self.rounds.beginning(measured=False)
         start = checkpoints.load(beginning)

@@ -17,7 +17,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.mechanisms import switched
-from fairjax.programs import Program, WithCaptured
+from fairjax.programs import WithCaptured
 from fairjax.simulation import (
     Behaviour,
     Events,
@@ -151,7 +151,7 @@ def _program(
     """Returns `_play` compiled for experiments; the most recently used programs are cached."""
     del meant  # other parts need another program
     spare_maps()
-    compiled = WithCaptured if experiment.trains_adapters else Program
+    compiled = WithCaptured if experiment.trains_adapters else jax.jit
     return compiled(functools.partial(_play, experiment, together, manipulations))
 
 

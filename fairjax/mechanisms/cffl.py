@@ -2,7 +2,7 @@
 
 own update  d_i   =  dw_i with every entry clipped to [-clip, clip]; the agent keeps it
 upload      u_i   =  the share theta of the entries of d_i, largest first
-score       a_i   =  accuracy of w + u_i, or another main metric; it should not be negative
+score       a_i   =  accuracy of w + u_i, or another main metric that is better when it is higher
 reputation  r_i  <-  .8 r_i + .2 a_i / sum_R a, then sinh(5 (1 + t/T) r_i), normalised
 R           agents with r_i < c / |R| leave it for good
 aggregate   u     =  sum over R of u_i
@@ -48,7 +48,7 @@ def cffl(
 
     Raises:
       ValueError: `theta` is outside (0, 1], a known `clip` is not above 0, `threshold` is
-        outside [0, 1], `richness` is unknown, or the context has no `utility`.
+        outside [0, 1], `richness` is unknown, or the context has no `utility` or a negated one.
 
     References:
       Lyu et al., Collaborative fairness in federated learning, 2020.
@@ -79,6 +79,7 @@ def cffl(
         uploads = jax.lax.map(
             lambda one: jax.tree.map(lambda leaf: leaf[0], rewards.sparsify(one, share)), own
         )
+        context.require_shares("cffl")
         scores = _score_uploads(uploads, context)
         reputation, reputable = _update_reputation(scores, *state, threshold, context)
         aggregate = trees.weighted_sum(reputable.astype(jnp.float32), uploads)

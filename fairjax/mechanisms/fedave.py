@@ -46,7 +46,8 @@ def fedave(*, alpha: Scalar = 0.95, beta: Scalar = 5.0, gamma: Length = GAMMA) -
 
     Raises:
       ValueError: a known `alpha` is outside [0, 1], a known `beta` is not above 0, `gamma` is none
-        of these, or the context lacks held-out data or the agents' parameters.
+        of these, or the context lacks held-out data or the agents' parameters, or has a negated
+        utility.
 
     References:
       Wang et al., FedAVE: Adaptive data value evaluation framework for collaborative fairness in
@@ -73,6 +74,7 @@ def fedave(*, alpha: Scalar = 0.95, beta: Scalar = 5.0, gamma: Length = GAMMA) -
     def update(
         updates: Stacked, reputation: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
+        context.require_shares("fedave")
         utility = context.require("utility", "fedave")
         losses, agents = (context.require(name, "fedave") for name in ("example_losses", "agents"))
         updates = trees.zero_broken(updates)

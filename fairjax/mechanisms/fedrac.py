@@ -54,7 +54,8 @@ def fedrac(*, b: Scalar = 80.0, block: int = 8, performance: Performance = "held
 
     Raises:
       ValueError: a known `b` is negative, `block` or `performance` is none of these, or the context
-        lacks a utility, the model's units, the server's or the agents' parameters.
+        lacks a utility, the model's units, the server's or the agents' parameters, or has a negated
+        utility.
 
     References:
       FedRAC, CVPR 2026, and its authors' program.
@@ -82,6 +83,7 @@ def fedrac(*, b: Scalar = 80.0, block: int = 8, performance: Performance = "held
     def update(
         updates: Stacked, state: FedRACState, context: Context
     ) -> tuple[Outcome, FedRACState]:
+        context.require_shares("fedrac")
         alone, held, counts = state
         names = ("utility", "units", "server", "agents")
         utility, units, server, agents = (context.require(name, "fedrac") for name in names)

@@ -38,12 +38,11 @@ def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism
       kappa: how much rewards are equalised, in [0, 1]. May be traced.
       performance: p: "size" of the shards; "held_out", what agents reach alone on held-out data by
         the end of the run; "test", the same on the test data, an oracle; or numbers `[N]`, not
-        negative and not all zero. A metric that is better when it is lower is negated, and then
-        all p count as 0, that is, as equal.
+        negative and not all zero. Words need a metric that is better when it is higher.
 
     Raises:
       ValueError: a known `kappa` is outside [0, 1], or `performance` is not `[N]`, is
-        negative, not finite or all zero.
+        negative, not finite or all zero; or a word, and the context has a negated utility.
 
     References:
       Wu et al., Incentive-aware federated learning with training-time model rewards,
@@ -66,6 +65,8 @@ def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism
         return () if by_size else performance_of(given, num_agents, performance)
 
     def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
+        if isinstance(given, str) and not by_size:
+            context.require_shares("iafl")
         updates = trees.zero_broken(updates)
         num_agents = trees.num_agents(updates)
         measured: Any = context.shard_sizes if by_size else jnp.maximum(state, 0)

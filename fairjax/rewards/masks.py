@@ -145,24 +145,35 @@ def _select_by_counting(keys: Array, places: Array, kept: PerAgent) -> tuple[Per
     """
     num_agents, base = len(kept), 2**DIGIT_BITS
     agents = jnp.arange(num_agents, dtype=jnp.int32)
-    prefix = jnp.zeros(len(keys), jnp.int32)  # [D] number of the entry's prefix
-    wanted = jnp.zeros(num_agents, jnp.int32)  # [N] number of the agent's prefix
-    rank = jnp.maximum(kept, 1)  # [N] among the entries of that prefix
-    found = []
-    for numbers, num_bits in ((keys, jnp.iinfo(keys.dtype).bits), (places, len(keys).bit_length())):
-        value = jnp.zeros(num_agents, numbers.dtype)
-        for shift in reversed(range(0, num_bits, DIGIT_BITS)):
-            cells = prefix * base + ((numbers >> shift) & (base - 1)).astype(jnp.int32)
-            counts = jnp.zeros((num_agents + 1) * base, jnp.int32).at[cells].add(1)
-            at_least = jnp.cumsum(counts.reshape(-1, base)[:, ::-1], axis=1)[:, ::-1]
-            at_least = jnp.pad(at_least, ((0, 0), (0, 1)))[wanted]  # [N, base + 1]
-            digit = (at_least >= rank[:, None]).sum(1, dtype=jnp.int32) - 1
-            rank = rank - at_least[agents, digit + 1]
-            value = value << DIGIT_BITS | digit.astype(value.dtype)
-            # Agents with the same prefix all use the number of the first of them.
-            cell = wanted * base + digit
-            owners = jnp.full(counts.shape, num_agents, jnp.int32).at[cell].min(agents)
-            wanted, prefix = owners[cell], owners[cells]
-        found.append(value)
-    least, last = found
+    of_key, of_place = (
+        [*reversed(range(0, num_bits, DIGIT_BITS))]
+        for num_bits in (jnp.iinfo(keys.dtype).bits, len(keys).bit_length())
+    )
+    shifts = jnp.array(of_key + of_place, jnp.int32)
+
+    def read_digit(number: Scalar, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        prefix, wanted, rank, least, last = carry
+        at_key = number < len(of_key)
+        numbers = jnp.where(at_key, keys, places.astype(keys.dtype))
+        cells = prefix * base + (numbers >> shifts[number] & (base - 1)).astype(jnp.int32)
+        counts = jnp.zeros((num_agents + 1) * base, jnp.int32).at[cells].add(1)
+        at_least = jnp.cumsum(counts.reshape(-1, base)[:, ::-1], axis=1)[:, ::-1]
+        at_least = jnp.pad(at_least, ((0, 0), (0, 1)))[wanted]  # [N, base + 1]
+        digit = (at_least >= rank[:, None]).sum(1, dtype=jnp.int32) - 1
+        rank = rank - at_least[agents, digit + 1]
+        least = jnp.where(at_key, least << DIGIT_BITS | digit, least)
+        last = jnp.where(at_key, last, last << DIGIT_BITS | digit)
+        # Agents with the same prefix all use the number of the first of them.
+        cell = wanted * base + digit
+        owners = jnp.full(counts.shape, num_agents, jnp.int32).at[cell].min(agents)
+        return owners[cells], owners[cell], rank, least, last
+
+    carry = (
+        jnp.zeros(len(keys), jnp.int32),  # [D] number of the entry's prefix
+        jnp.zeros(num_agents, jnp.int32),  # [N] number of the agent's prefix
+        jnp.maximum(kept, 1),  # [N] among the entries of that prefix
+        jnp.zeros(num_agents, keys.dtype),
+        jnp.zeros(num_agents, jnp.int32),
+    )
+    *_, least, last = lax.fori_loop(0, len(shifts), read_digit, carry)
     return jnp.where(kept > 0, least, jnp.iinfo(keys.dtype).max), last

@@ -9,6 +9,7 @@
     federations    Federation(init, step), which `making` puts together from its parts
     looking        what a mechanism may look at
     loop           the rounds of a run, compiled in chunks
+    either         one program for a short run's rounds and those of its agents alone
     progress       how far a run is: History, one row per round
 
 `states` holds what the next round needs, `first` the first parameters, `each` numbers that may

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fairjax import checks
+from fairjax import checks, trees
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, standalone
@@ -120,7 +120,6 @@ class Federation(ByContents):
             server_optimizer=self.server_optimizer,
             mesh=self.mesh,
         )
-        units, ranked = self.training.model.units, self.training.ranked
         state = placed(self.mesh, state)
 
         def alone(on: str) -> PerAgent:
@@ -128,14 +127,18 @@ class Federation(ByContents):
                 return jnp.zeros(shards.num_agents)
             return reached_alone(self, state, shards, test, on)
 
-        mechanism = self.mechanism.init(
-            shards.num_agents,
+        return placed(self.mesh, state._replace(mechanism=self.first_of_mechanism(state, alone)))
+
+    def first_of_mechanism(self, state: State, alone: Callable[[str], PerAgent]) -> Any:
+        """Returns the mechanism's first state, where `alone` says what agents reach alone."""
+        units, ranked = self.training.model.units, self.training.ranked
+        return self.mechanism.init(
+            trees.num_agents(state.agents),
             state.server,
             None if units is None else units(state.server),
             alone,
             None if ranked is None else ranked.common(state.key, state.server),
         )
-        return placed(self.mesh, state._replace(mechanism=mechanism))
 
     def go_on(self, state: State, shards: Shards, num_rounds: int) -> State:
         """Returns a state of an earlier run as the first of `num_rounds` more rounds.

@@ -15,7 +15,7 @@ from jax import lax
 from fairjax import checks
 from fairjax.data import Dataset, Shards
 from fairjax.mechanisms import MEASURED_ON, Context, standalone
-from fairjax.programs import Program, WithCaptured
+from fairjax.programs import WithCaptured
 from fairjax.simulation import evaluation
 from fairjax.simulation.agents import classes_held, examples, map_agents
 from fairjax.simulation.evaluation import mean_losses, mean_statistics
@@ -42,6 +42,7 @@ def make_context(
         server=state.server,
         agents=state.agents,
         head=model.head,
+        negated=federation.training.task.sign < 0,
         losses=own_losses(federation, state.agents, state.statistics, shards, present),
         units=None if model.units is None else model.units(state.server),
         **scores(federation, state.statistics, state.joined, shards),
@@ -130,7 +131,7 @@ def reached_alone(
     )
     state = state._replace(mechanism=(), memory=None, server_optimizer=None)
     if checks.is_known(state.round):  # data are an argument of a compiled function
-        compiled = WithCaptured if federation.training.ranked else Program
+        compiled = WithCaptured if federation.training.ranked else jax.jit
         return compiled(functools.partial(_reach, alone))(state, shards, data)
     return _reach(alone, state, shards, data)
 

@@ -5,7 +5,6 @@
 `play` scans over rounds. The host receives the rows of a chunk of rounds at a time.
 """
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -18,7 +17,8 @@ from jax import lax
 
 from fairjax import checks, devices, lowrank, trees
 from fairjax.data import Dataset, Shards
-from fairjax.programs import Program, WithCaptured
+from fairjax.programs import WithCaptured
+from fairjax.simulation import either
 from fairjax.simulation.evaluation import mean_statistics
 from fairjax.simulation.federations import Federation
 from fairjax.simulation.memory import shapes, spare_maps
@@ -44,7 +44,10 @@ Carry = tuple[State, Events]
 
 
 class Rounds(NamedTuple):
-    """The rounds of a run; the fields are arguments of `fairjax.run` and determine its numbers."""
+    """The rounds of a run; the fields are arguments of `fairjax.run` and determine its numbers.
+
+    Those of a federation and of its agents alone share a program, if both are `within` it.
+    """
 
     key: Any  # None with a `state`, whose key counts
     federation: Federation
@@ -55,6 +58,7 @@ class Rounds(NamedTuple):
     eval_every: int = 1
     record_updates: bool = False
     state: State | None = None
+    within: Federation | None = None
 
     def beginning(self, measured: bool = True) -> Progress:
         """Returns the progress before the first round, or only one of its kind, not `measured`."""
@@ -82,7 +86,7 @@ class Rounds(NamedTuple):
         progress = self._replace(shards=shards).beginning() if start is None else start
         if spare and start is None:  # the first state may hold arrays of the caller
             progress = progress._replace(state=_copy(progress.state))
-        program, length = self._program(spare)
+        program, length = self._program(progress.state, spare)
         warned = False
         while progress.num_rounds <= num_rounds:
             (state, events), rows = program(
@@ -95,22 +99,6 @@ class Rounds(NamedTuple):
             progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
             yield progress
 
-    def ahead(self) -> Callable[[], None]:
-        """Returns what compiles the program of `stages(spare=True)`, which then begins at once.
-
-        It does nothing for several devices: which of them hold what is known only when the run
-        begins. Nor does it where tracing fails, which the run will tell.
-        """
-        eager: bool = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
-        if self.federation.mesh is not None or eager:
-            return lambda: None
-        with contextlib.suppress(Exception):  # of a mechanism, a model or an optimizer
-            first = jax.eval_shape(functools.partial(self._first_state, measured=False))
-            data = jax.eval_shape(lambda data: data, (self.shards, self.test))
-            program, _ = self._program(spare=True)
-            return program.ahead(first, *data, self.num_rounds, self.eval_every, 0)
-        return lambda: None
-
     def _first_state(self, measured: bool) -> State:
         if self.state is not None:
             return self.federation.go_on(self.state, self.shards, self.num_rounds)
@@ -118,13 +106,25 @@ class Rounds(NamedTuple):
             self.key, self.shards, self.params, self.num_rounds, self.test, measured
         )
 
-    def _program(self, spare: bool) -> tuple[Program | WithCaptured, int]:
+    def _program(self, state: State, spare: bool) -> tuple[Callable[..., Any], int]:
         """Returns the program of a chunk of rounds, and how many it plays."""
         # Play one extra round: its local epochs give the `trained_accuracies` of the last round,
         # and the rest of the round is dropped.
         length = math.ceil((self.num_rounds + 1) / CHUNKS)
         types = shapes((self.shards, self.test))
-        return _compile_play(self.federation, length, self.record_updates, spare, types), length
+        within = None if self.record_updates else self.within
+        if within is None or not either.fits(self.federation, within, state):
+            return _compile_play(self.federation, length, self.record_updates, spare, types), length
+        both = _compile_either(within, length, spare, types)
+        if self.federation is within:
+            return functools.partial(both, False), length
+        nothing = either.nothing_judged(within, state)
+
+        def alone(state: State, *data: Any) -> tuple[Carry, History]:
+            (after, events), rows = both(True, state._replace(mechanism=nothing), *data)
+            return (after._replace(mechanism=state.mechanism), events), rows
+
+        return alone, length
 
     def check(self) -> None:
         """Raises unless every field has the right kind, and shards and test data fit each other."""
@@ -239,8 +239,23 @@ def _compile_play(
     del arguments  # the shapes of the arguments: other shapes need another program
     spare_maps()
     program = functools.partial(play, federation, length, record_updates=record_updates)
-    compiled = WithCaptured if federation.training.ranked else Program
+    compiled = WithCaptured if federation.training.ranked else jax.jit
     return compiled(program, donate_argnums=(0,) if spare else ())
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _compile_either(federation: Federation, length: int, spare: bool, arguments: Any) -> Any:
+    """Returns the compiled program of `fairjax.simulation.either`."""
+    del arguments
+    spare_maps()
+
+    def program(alone: Scalar, state: State, *data: Any) -> tuple[Carry, History]:
+        both = either.federation_of(federation, alone)
+        state = state._replace(mechanism=(state.mechanism, ()))
+        (after, events), rows = play(both, length, state, *data)
+        return (after._replace(mechanism=after.mechanism[0]), events), rows
+
+    return jax.jit(program, donate_argnums=(1,) if spare else ())
 
 
 @jax.jit

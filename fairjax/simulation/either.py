@@ -1,0 +1,59 @@
+"""Either: one program that plays the rounds of a federation, or those of its agents alone.
+
+Both train and evaluate in the same way, which is most of a program; compiling it twice would take
+half of the time of a short run. A long run gains nothing: its agents' rewards, N D numbers, then
+exist on their own, which a program of the federation's rounds alone avoids.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairjax import trees
+from fairjax.mechanisms import standalone, switched
+from fairjax.simulation.federations import Federation
+from fairjax.simulation.states import State
+from fairjax.types import Scalar
+
+SMALL = 2**24  # parameters of all agents
+
+
+def federation_of(federation: Federation, alone: Scalar) -> Federation:
+    """Returns a federation of which the agents train alone if a boolean says so.
+
+    Its mechanism's state is that of the federation's mechanism, and that of `standalone`.
+    """
+    both = switched(jnp.asarray(alone, jnp.int32), [federation.mechanism, standalone()])
+    return dataclasses.replace(federation, mechanism=both)
+
+
+def fits(federation: Federation, within: Federation, state: State) -> bool:
+    """Says whether a federation can play its rounds by the program that `within` has.
+
+    Alone all are honest, train their own parameters, and the server takes no step.
+    """
+    one_model = within.mechanism.pays_one_model and within.participation is None
+    return (
+        trees.num_parameters(state.agents) <= SMALL
+        and (one_model or within.mechanism.plan is None)
+        and within.mechanism.name != standalone.__name__
+        and within.training.ranked is None
+        and not within.behaviours
+        and within.server_optimizer is None
+        and within.mesh is None
+        and (
+            federation is within
+            or federation == dataclasses.replace(within, mechanism=federation.mechanism)
+        )
+    )
+
+
+def nothing_judged(federation: Federation, state: State) -> Any:
+    """Returns zeros in place of the state of a federation's mechanism."""
+    unknown = jnp.zeros(trees.num_agents(state.agents))
+    first = functools.partial(federation.first_of_mechanism, alone=lambda on: unknown)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(first, state))
