@@ -72,8 +72,9 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
         return lowrank.small(leaf, each) if low_rank else rows(jnp.abs(leaf) <= each).all(1)
 
     def none_full() -> Array:
-        leaves = jax.tree.leaves(_joined(jax.tree.map(lambda leaf: leaf.reshape(1, -1), held)))
-        full = [((jnp.abs(leaf) > most) & jnp.isfinite(leaf)).any() for leaf in leaves]
+        full = [
+            ((jnp.abs(leaf) > most) & jnp.isfinite(leaf)).any() for leaf in jax.tree.leaves(held)
+        ]
         return ~functools.reduce(jnp.logical_or, full)
 
     def fit() -> PerAgent:
