@@ -62,10 +62,10 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
       held: a pytree of all parameters to which rows may be added. Parameters that are not
         finite are ignored.
     """
-    if not lowrank.holds_low_rank(stacked):
-        stacked = _joined(stacked)
     most = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 8
     each = most / len(jax.tree.leaves(stacked)[0])
+    if not lowrank.holds_low_rank(stacked):
+        stacked = _joined(stacked)
 
     def small(leaf: Any) -> PerAgent:
         low_rank = is_low_rank(leaf)

@@ -127,6 +127,13 @@ def test_held_parameters_may_have_no_entries(small_blocks):
     assert rowwise.addable_rows({"w": jnp.ones((3, 2))}, held).all()
 
 
+def test_the_smallest_dtype_says_which_rows_can_be_added():
+    narrow = jnp.array([[1e4, 1], [2, 2]], jnp.float16)
+    stacked = {"narrow": narrow, "wide": jnp.ones((2, 3), jnp.float32)}
+    found = rowwise.addable_rows(stacked, {"narrow": jnp.zeros((2, 2), jnp.float16)})
+    assert found.tolist() == [False, True]  # two rows, of at most an eighth of 65504 together
+
+
 def test_whole_numbers_are_summed():
     counts = {"count": jnp.array([[2, 4], [4, 8]])}
     total = trees.weighted_sum(jnp.array([0.5, 0.5]), counts)["count"]
