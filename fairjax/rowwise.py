@@ -33,8 +33,7 @@ def finite_rows(stacked: Stacked) -> PerAgent:
 
 def zero_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: the agent's row is exactly zero."""
-    if not lowrank.holds_low_rank(stacked):
-        stacked = _joined(stacked)
+    stacked = _joined(stacked)
 
     def of_leaf(leaf: Any) -> PerAgent:
         if is_low_rank(leaf):
@@ -64,8 +63,7 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
     """
     most = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 8
     each = most / len(jax.tree.leaves(stacked)[0])
-    if not lowrank.holds_low_rank(stacked):
-        stacked = _joined(stacked)
+    stacked = _joined(stacked)
 
     def small(leaf: Any) -> PerAgent:
         low_rank = is_low_rank(leaf)
@@ -93,9 +91,10 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
 
 
 def _joined(stacked: Stacked) -> Stacked:
-    """Returns a few numbers as one leaf `[N, D]`, which needs fewer kernels; others as they are."""
+    """Returns a few numbers of one dtype as one leaf `[N, D]`, which needs fewer kernels."""
     leaves = jax.tree.leaves(stacked)
-    if blocks.is_small(sum(leaf.size for leaf in leaves)):
+    alike = len({leaf.dtype for leaf in leaves}) == 1 and not lowrank.holds_low_rank(stacked)
+    if alike and blocks.is_small(sum(leaf.size for leaf in leaves)):
         return jnp.concatenate(list(map(rows, leaves)), axis=1)
     return stacked
 

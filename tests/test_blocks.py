@@ -132,6 +132,8 @@ def test_the_smallest_dtype_says_which_rows_can_be_added():
     stacked = {"narrow": narrow, "wide": jnp.ones((2, 3), jnp.float32)}
     found = rowwise.addable_rows(stacked, {"narrow": jnp.zeros((2, 2), jnp.float16)})
     assert found.tolist() == [False, True]  # two rows, of at most an eighth of 65504 together
+    with jax.numpy_dtype_promotion("strict"):
+        assert rowwise.finite_rows(stacked).all()
 
 
 def test_whole_numbers_are_summed():

@@ -430,6 +430,24 @@ def test_agents_alone_and_the_mechanism_have_one_program(digits):
     assert result.state.mechanism.shape == state.mechanism.shape
 
 
+@pytest.mark.slow
+def test_agents_train_alone_beside_a_mechanism_with_a_state_of_any_kind():
+    first = (jax.random.key(7), 2, None, np.int64(3), jnp.ones(4))
+
+    def update(updates, state, context):
+        key, noise_key = jax.random.split(state[0])
+        noise = jax.random.normal(noise_key, (len(context.shard_sizes),))
+        outcome, _ = fj.mechanisms.fedavg().update(updates, (), context)
+        return outcome._replace(contributions=noise), (key, *state[1:])
+
+    mechanism = fj.mechanisms.Mechanism(lambda num_agents: first, update)
+    result = fj.Experiment(**SETTING, mechanism=mechanism).run()
+    again = fj.Experiment(**SETTING, mechanism=mechanism, record_updates=True).run()
+    np.testing.assert_array_equal(result.history.contributions, again.history.contributions)
+    assert len(np.unique(result.history.contributions)) == 9  # the key moves on
+    np.testing.assert_array_equal(first[4], jnp.ones(4))  # it is not donated
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -6,12 +6,9 @@ exist on their own, which a program of the federation's rounds alone avoids.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fairjax import trees
 from fairjax.mechanisms import standalone, switched
@@ -52,8 +49,7 @@ def fits(federation: Federation, within: Federation, state: State) -> bool:
     )
 
 
-def nothing_judged(federation: Federation, state: State) -> Any:
-    """Returns zeros in place of the state of a federation's mechanism."""
+def first_of_mechanism(federation: Federation, state: State) -> Any:
+    """Returns a first state of the federation's mechanism, for the rounds of its agents alone."""
     unknown = jnp.zeros(trees.num_agents(state.agents))
-    first = functools.partial(federation.first_of_mechanism, alone=lambda on: unknown)
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(first, state))
+    return federation.first_of_mechanism(state, lambda on: unknown)

@@ -118,10 +118,12 @@ class Rounds(NamedTuple):
         both = _compile_either(within, length, spare, types)
         if self.federation is within:
             return functools.partial(both, False), length
-        nothing = either.nothing_judged(within, state)
+        kept = _copy(either.first_of_mechanism(within, state))  # it may hold the caller's arrays
 
         def alone(state: State, *data: Any) -> tuple[Carry, History]:
-            (after, events), rows = both(True, state._replace(mechanism=nothing), *data)
+            nonlocal kept
+            (after, events), rows = both(True, state._replace(mechanism=kept), *data)
+            kept = after.mechanism
             return (after._replace(mechanism=state.mechanism), events), rows
 
         return alone, length
