@@ -42,7 +42,7 @@ def make_context(
         server=state.server,
         agents=state.agents,
         head=model.head,
-        negated=federation.training.task.sign < 0,
+        negated=True if federation.training.task.sign < 0 else None,
         losses=own_losses(federation, state.agents, state.statistics, shards, present),
         units=None if model.units is None else model.units(state.server),
         **scores(federation, state.statistics, state.joined, shards),
