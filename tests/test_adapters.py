@@ -58,6 +58,7 @@ def test_an_adapted_model_begins_as_the_frozen_one(data, network):
     assert adapted.head == "head"
 
 
+@pytest.mark.slow
 def test_without_adapters_all_four_are_fedavg_and_no_study_repeats_it(data, network):
     shards, _ = data
     plain = {"model": network[0], "optimizer": optax.sgd(0.5)}

@@ -409,6 +409,7 @@ def test_a_run_plays_where_numbers_have_64_bits():
 SETTING = {"num_agents": 3, "rounds": 3, "model": "logistic", "local_epochs": 1}
 
 
+@pytest.mark.slow
 def test_agents_alone_and_the_mechanism_have_one_program(digits):
     loop._compile_play.cache_clear()
     loop._compile_either.cache_clear()

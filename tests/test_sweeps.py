@@ -14,6 +14,7 @@ from fairjax.experiments import points, sweeps
 SMALL = fj.Experiment(num_agents=3, rounds=3, model="logistic", samples_per_agent=20)
 
 
+@pytest.mark.slow
 def test_runs_of_large_local_steps_take_turns_on_a_cpu_with_the_same_numbers(monkeypatch):
     together = fj.sweep(SMALL, seeds=[3, 4])
     monkeypatch.setattr(points, "CACHE_BYTES", 1)
