@@ -113,6 +113,7 @@ def embed_by_hand(tensors, tokens):
     return x.mean(0)
 
 
+@pytest.mark.slow
 def test_a_packed_batch_gives_what_each_sentence_gives():
     module, params = small()
     x = sentences(0, [3, 12, 1, 0, 2])

@@ -279,6 +279,7 @@ def test_what_is_no_path_is_refused(data_dir):
         data.load("mnist", data_dir=data_dir)
 
 
+@pytest.mark.slow
 def test_mnist_is_padded_and_standardised():
     folder = os.environ.get("TFDS_DATA_DIR")
     if not folder or not os.path.isdir(os.path.join(folder, "mnist")):
