@@ -97,3 +97,20 @@ def test_gain_and_shortfall_say_who_gained_and_who_lost():
     assert metrics.collaboration_gain([0.0, 1.0], [np.inf, 1.0])[0] == np.inf
     with pytest.raises(ValueError, match="at least one agent"):
         metrics.collaboration_gain([], [])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_correlations_are_those_of_scipy(ties):
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    for num_agents in (4, 5, 30):
+        alone, final = rng.normal(size=(2, num_agents))
+        if ties:
+            alone, final = np.round(alone), np.append(np.round(final[1:]), 7.0)
+        pearson = stats.pearsonr(alone, final)
+        assert metrics.fairness(alone, final) == pytest.approx(pearson.statistic, abs=1e-12)
+        interval = metrics.fairness_interval(alone, final)
+        assert interval == pytest.approx(tuple(pearson.confidence_interval()), abs=1e-9)
+        tau = stats.kendalltau(alone, final).statistic
+        assert metrics.rank_fairness(alone, final) == pytest.approx(tau, abs=1e-12)

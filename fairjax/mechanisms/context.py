@@ -55,7 +55,7 @@ class Context(NamedTuple):
         which agents train; 0 for absent agents.
       utility: a function of parameters that returns the task's main metric on held-out data, if
         there are any; negated if it is better when it is lower.
-      negated: True if it is, else None, which stays known where a context is traced.
+      negated: the metric's name if it is negated; None: it is not.
       held_out_loss: a function of parameters that returns the task's mean loss on these data.
       example_losses: a function of agents' parameters, leaves `[N, ...]`, that returns the losses
         of all examples of their own shards, `[N, M]`, and of the held-out data, `[N, V]`; nan in
@@ -78,7 +78,7 @@ class Context(NamedTuple):
     head: str | None = None
     losses: Callable[[], PerAgent] | None = None
     utility: Callable[[Params], Scalar] | None = None
-    negated: bool | None = None
+    negated: str | None = None
     held_out_loss: Callable[[Params], Scalar] | None = None
     example_losses: Callable[[Stacked], tuple[Array, Array]] | None = None
     units: Units | None = None
@@ -115,7 +115,7 @@ class Context(NamedTuple):
         if self.negated is not None:
             raise ValueError(
                 f"`metric` must be better when it is higher for the mechanism {mechanism!r}, which "
-                "pays by agents' shares of it: take another one, such as metric='r2'."
+                f"pays by agents' shares of it, such as 'accuracy' or 'r2', got {self.negated!r}."
             )
 
 

@@ -30,7 +30,7 @@ def make_context(
     federation: "Federation", state: State, shards: Shards, key: Key, present: PerAgent | None
 ) -> Context:
     """Returns what the mechanism may look at."""
-    model = federation.training.model
+    model, task = federation.training.model, federation.training.task
     context = Context(
         shard_sizes=jnp.asarray(shards.sizes),
         shard_classes=classes_held(shards),
@@ -42,7 +42,7 @@ def make_context(
         server=state.server,
         agents=state.agents,
         head=model.head,
-        negated=True if federation.training.task.sign < 0 else None,
+        negated=task.main if task.sign < 0 else None,
         losses=own_losses(federation, state.agents, state.statistics, shards, present),
         units=None if model.units is None else model.units(state.server),
         **scores(federation, state.statistics, state.joined, shards),
