@@ -50,33 +50,35 @@ def pytest_configure(config):
     # Processes that a test starts find programs there, too.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["FAIRJAX_TEST_CACHE"]
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    config.pluginmanager.register(Everywhere())
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_compilation_cache_dir", os.environ["FAIRJAX_TEST_CACHE"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def pytest_runtest_setup(item):
-    quickly = item.nodeid.startswith(COMPILED_QUICKLY)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quickly)  # of processes that a test starts
-    jax.config.update("jax_disable_most_optimizations", quickly)
+class Everywhere:
+    """What holds for examples and notebooks too; pytest keeps the rest of this file to `tests/`."""
 
+    def pytest_runtest_setup(self, item):
+        quickly = item.nodeid.startswith(COMPILED_QUICKLY)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quickly)  # of processes of a test
+        jax.config.update("jax_disable_most_optimizations", quickly)
 
-@pytest.fixture(autouse=True)
-def registries():
-    """Forgets what a test has registered."""
-    import fairjax as fj
+    @pytest.fixture(autouse=True)
+    def registries(self):
+        """Forgets what a test has registered."""
+        import fairjax as fj
 
-    known = [(entries, dict(entries)) for entries in (fj.mechanisms.REGISTRY, fj.data.DATASETS)]
-    yield
-    for entries, before in known:
-        entries.clear()
-        entries.update(before)
+        known = [(entries, dict(entries)) for entries in (fj.mechanisms.REGISTRY, fj.data.DATASETS)]
+        yield
+        for entries, before in known:
+            entries.clear()
+            entries.update(before)
 
-
-def pytest_runtest_teardown(item, nextitem):
-    # Compiled programs occupy memory maps, and a process may have only 65,530.
-    if nextitem is None or nextitem.path != item.path:
-        jax.clear_caches()
+    def pytest_runtest_teardown(self, item, nextitem):
+        # Compiled programs occupy memory maps, and a process may have only 65,530.
+        if nextitem is None or nextitem.path != item.path:
+            jax.clear_caches()
 
 
 @pytest.hookimpl(trylast=True)
