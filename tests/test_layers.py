@@ -275,6 +275,68 @@ def test_pooling_and_its_gradient_are_those_of_a_window_reduction(window, ties):
     np.testing.assert_array_equal(ours(cotangent)[0], theirs(cotangent)[0])
 
 
+# Name: shape of the input, shape of the kernel, padding, whether tiles are used.
+POOLED = {
+    "of_the_paper": ((3, 32, 32, 3), (5, 5, 3, 16), "VALID", True),
+    "even_kernel": ((2, 9, 11, 3), (4, 6, 3, 5), "VALID", True),
+    "even_kernel_up_to_the_border": ((2, 11, 9, 4), (4, 4, 4, 3), "VALID", True),
+    "one_row": ((2, 6, 12, 7), (5, 2, 7, 4), "VALID", True),
+    "padding": ((2, 7, 8, 6), (3, 3, 6, 2), "SAME", True),
+    "small_tile": ((2, 9, 8, 1), (3, 3, 1, 6), "VALID", False),
+    "large_tile": ((2, 10, 9, 16), (3, 3, 16, 3), "VALID", False),
+    "fourier": ((30, 11, 12, 3), (6, 6, 3, 90), "VALID", False),
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_a_convolution_and_its_pool_are_those_of_lax(name):
+    *shapes, padding, tiled = POOLED[name]
+    arguments = {"window_strides": (1, 1), "padding": padding, "dimension_numbers": IMAGES}
+
+    def theirs(x, kernel):
+        return pool_by_lax(lax.conv_general_dilated(x, kernel, **arguments), (2, 2))
+
+    def ours(x, kernel):
+        return layers.conv_max_pool(x, kernel, **arguments)
+
+    x, kernel = normals(0, *shapes)
+    alike(ours(x, kernel), theirs(x, kernel))
+    alike(*(jax.jit(with_gradients(each))(x, kernel) for each in (ours, theirs)))
+    many = jax.vmap(ours)(*normals(0, *((2, *shape) for shape in shapes)))
+    alike(many, jax.vmap(theirs)(*normals(0, *((2, *shape) for shape in shapes))))
+    text = str(jax.make_jaxpr(ours)(x, kernel))
+    assert ("reduce_window" not in text) == tiled
+
+
+@pytest.mark.parametrize("name", ["strides", "feature_groups", "precision", "channels_first"])
+def test_an_unusual_convolution_is_pooled_too(name):
+    shape, kernel, arguments = UNUSUAL[name]
+    given = {"window_strides": (1, 1), "padding": "VALID", "dimension_numbers": IMAGES} | arguments
+    x, kernel = normals(0, shape, kernel)
+    theirs = layers.max_pool(lax.conv_general_dilated(x, kernel, **given))
+    np.testing.assert_array_equal(layers.conv_max_pool(x, kernel, **given), theirs)
+
+
+def test_of_equal_outputs_of_a_convolution_the_first_has_the_gradient():
+    x, kernel = jnp.ones((1, 4, 4, 16)), jnp.ones((1, 1, 16, 1))
+    gradient = jax.grad(
+        lambda x: layers.conv_max_pool(x, kernel, (1, 1), "VALID", dimension_numbers=IMAGES).sum()
+    )(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 1, 0], [0] * 4] * 2)
+
+
+def test_elsewhere_than_on_a_cpu_a_convolution_is_pooled_by_xla(monkeypatch):
+    x, kernel = normals(0, *POOLED["of_the_paper"][:2])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    pooled = layers.conv_max_pool
+    text = str(
+        jax.make_jaxpr(lambda x, k: pooled(x, k, (1, 1), "VALID", dimension_numbers=IMAGES))(
+            x, kernel
+        )
+    )
+    assert "reduce_window" in text
+
+
 def test_pooling_takes_any_leading_axes():
     (x,) = normals(10, (2, 3, 5, 4, 1))
     pooled = layers.max_pool(x)

@@ -22,12 +22,13 @@ are products of the same shapes. Evaluation with one agent's kernel needs no gra
 XLA's own operations, which XLA fuses into one.
 
 Large kernels need far fewer multiplications by Fourier transforms (see `fourier`). On a CPU these
-are used wherever they save half of the multiplications, with or without gradients.
+are used wherever they save half of the multiplications, with or without gradients. If a max-pool
+follows, tiles are faster (see `tiles`).
 """
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,13 +37,14 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from fairjax import checks
-from fairjax.models import fourier
+from fairjax.models import fourier, tiles
 from fairjax.types import Array
 
 # Measured on a CPU, forward and backward, with the paper's networks.
 LARGEST_WINDOW = 128  # most numbers in a window that is copied whole
 ROWS_AT_ONCE = 4  # kernel rows in one product
 FOURIER_SAVES = 2.0  # factor by which transforms must save multiplications to be used
+SMALLEST_TILE = 64  # fewest numbers in a tile
 
 _SEQUENCES = lax.conv_dimension_numbers((1,) * 3, (1,) * 3, ("NWC", "WIO", "NWC"))
 _IMAGES = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
@@ -98,46 +100,62 @@ def conv_general_dilated(
       [[ 8. 12.]
        [20. 24.]]
     """
-    rank = lhs.ndim - 2
-    simple = (
-        rank in (1, 2)
-        and lhs.ndim == rhs.ndim
-        and lhs.shape[-1] == rhs.shape[-2]
-        and lhs.dtype == rhs.dtype
-        and lhs.dtype in (jnp.float32, jnp.float64, jnp.bfloat16)
-        and lhs.size * rhs.size > 0
-        and all(
-            steps is None or set(steps) == {1}
-            for steps in (window_strides, lhs_dilation, rhs_dilation)
-        )
-        and feature_group_count == batch_group_count == 1
-        and all(o is None for o in (precision, preferred_element_type, *options.values()))
-        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        == (_SEQUENCES if rank == 1 else _IMAGES)
-    )
-    if simple:
+    rest = {
+        "lhs_dilation": lhs_dilation,
+        "rhs_dilation": rhs_dilation,
+        "dimension_numbers": dimension_numbers,
+        "feature_group_count": feature_group_count,
+        "batch_group_count": batch_group_count,
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+        **options,
+    }
+    if _is_simple(lhs, rhs, window_strides, rest):
         x = _pad(lhs, rhs.shape[:-2], padding)
         if all(n >= k for n, k in zip(x.shape[1:-1], rhs.shape[:-2], strict=True)):
             if _fourier_is_faster(x, rhs):
                 return fourier.convolve(x, rhs)
-            if rank == 2:
+            if lhs.ndim == 4:
                 return _convolve(x, rhs)
             # A sequence is an image of width one; its strips are its rows, without a copy.
             return _convolve(x[:, :, None], rhs[:, None])[:, :, 0]
-    return lax.conv_general_dilated(
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=dimension_numbers,
-        feature_group_count=feature_group_count,
-        batch_group_count=batch_group_count,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-        **options,
-    )
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **rest)
+
+
+def conv_max_pool(
+    lhs: Array, rhs: Array, window_strides: Sequence[int], padding: Any, **options: Any
+) -> Array:
+    """Returns `max_pool` of `conv_general_dilated`, on a CPU by tiles where they are faster.
+
+    Pass it to Flax, which adds the bias after the pool: the result is the same.
+
+    Args:
+      lhs: `[B, H, W, C]` images.
+      rhs: `[P, Q, C, F]` kernel.
+      window_strides: see `conv_general_dilated`.
+      padding: see `conv_general_dilated`.
+      **options: see `conv_general_dilated`.
+
+    Returns:
+      `[B, H' // 2, W' // 2, F]` maxima of the convolution's windows of two by two.
+
+    Raises:
+      TypeError: as in `lax`.
+      ValueError: as in `lax`, or the convolution has fewer than two rows or columns.
+
+    Examples:
+      >>> image, kernel = jnp.arange(16.0).reshape(1, 4, 4, 1), jnp.ones((3, 3, 1, 1))
+      >>> channels_last = ("NHWC", "HWIO", "NHWC")
+      >>> print(conv_max_pool(image, kernel, (1, 1), "VALID", dimension_numbers=channels_last))
+      [[[[90.]]]]
+    """
+    if _is_simple(lhs, rhs, window_strides, options) and jax.default_backend() == "cpu":
+        x = _pad(lhs, rhs.shape[:-2], padding)
+        wide = lhs.ndim == 4 and all(n > k for n, k in zip(x.shape[1:3], rhs.shape, strict=False))
+        fits = wide and SMALLEST_TILE <= tiles.size(rhs.shape) <= LARGEST_WINDOW
+        if fits and not _fourier_is_faster(x, rhs):
+            return tiles.convolve_and_pool(x, rhs)
+    return max_pool(conv_general_dilated(lhs, rhs, window_strides, padding, **options))
 
 
 def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
@@ -190,9 +208,30 @@ def _select_first_maxima(x: Array, window: tuple[int, int]) -> Array:
     height, width = window
     bottom, right = x.shape[-3] // height * height, x.shape[-2] // width * width
     places = itertools.product(range(height), range(width))
-    entries = (x[..., row:bottom:height, column:right:width, :] for row, column in places)
-    # `jnp.maximum` would share the gradient of a tie.
-    return functools.reduce(lambda a, b: jnp.where((a >= b) | jnp.isnan(a), a, b), entries)
+    return tiles.first_maximum(
+        x[..., row:bottom:height, column:right:width, :] for row, column in places
+    )
+
+
+def _is_simple(lhs: Array, rhs: Array, steps: Any, options: Mapping[str, Any]) -> bool:
+    """Says whether arguments of `lax.conv_general_dilated` ask for nothing unusual."""
+    rest = dict(options)
+    dilations = [rest.pop(name, None) for name in ("lhs_dilation", "rhs_dilation")]
+    groups = [rest.pop(name, 1) for name in ("feature_group_count", "batch_group_count")]
+    numbers = rest.pop("dimension_numbers", None)
+    return (
+        lhs.ndim in (3, 4)
+        and lhs.ndim == rhs.ndim
+        and lhs.shape[-1] == rhs.shape[-2]
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in (jnp.float32, jnp.float64, jnp.bfloat16)
+        and lhs.size * rhs.size > 0
+        and all(each is None or set(each) == {1} for each in (steps, *dilations))
+        and all(count == 1 for count in groups)
+        and all(option is None for option in rest.values())
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
+        == (_SEQUENCES if lhs.ndim == 3 else _IMAGES)
+    )
 
 
 def _pad(x: Array, window: tuple[int, ...], padding: Any) -> Array:
@@ -238,7 +277,7 @@ def _convolve_together(size: int, mapped: Any, x: Array, kernel: Array) -> tuple
 def _convolve_by_products(x: Array, kernel: Array) -> Array:
     height, width, channels, features = kernel.shape
     out_height = x.shape[1] - height + 1
-    strips = _copy_strips(x, width)  # [B, H, W', Q C]
+    strips = tiles.copy_strips(x, width)  # [B, H, W', Q C]
     if height * width * channels <= LARGEST_WINDOW:
         windows = [strips[:, p : p + out_height] for p in range(height)]
         windows = jnp.concatenate(windows, axis=-1)  # [B, H', W', P Q C]
@@ -253,13 +292,6 @@ def _convolve_by_products(x: Array, kernel: Array) -> Array:
         for p, product in enumerate(jnp.split(products, stop - start, axis=-1)):
             total += product[:, p : p + out_height]
     return total
-
-
-def _copy_strips(x: Array, width: int) -> Array:
-    if width == x.shape[2]:
-        return x.reshape(*x.shape[:2], 1, -1)
-    out_width = x.shape[2] - width + 1
-    return jnp.concatenate([x[:, :, q : q + out_width] for q in range(width)], axis=-1)
 
 
 def _multiply_rows(rows: Array, matrix: Array) -> Array:

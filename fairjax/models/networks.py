@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fairjax.models.layers import conv_general_dilated, max_pool
+from fairjax.models.layers import conv_general_dilated, conv_max_pool, max_pool
 from fairjax.models.products import dot_general
 from fairjax.models.sentences import largest_windows
 from fairjax.types import Array, Key
@@ -39,8 +39,8 @@ class MnistCNN(nn.Module):
         """Maps `[B, 32, 32, 1]` to logits `[B, C]`; pools before the monotone activation."""
         # Leave out rows and columns that no second pooling window reaches: the last two of 32.
         height, width = (4 * ((size - 14) // 4) + 14 for size in x.shape[1:3])
-        x = nn.tanh(max_pool(_conv(64, 3, 3, by=self.convolution)(x[:, :height, :width])))
-        x = nn.tanh(max_pool(_conv(16, 7, 7, by=self.convolution)(x)))
+        x = nn.tanh(_pooled_conv(64, 3, 3, by=self.convolution)(x[:, :height, :width]))
+        x = nn.tanh(_pooled_conv(16, 7, 7, by=self.convolution)(x))
         x = nn.tanh(nn.Dense(200)(x.reshape(len(x), -1)))
         return nn.Dense(self.num_classes, name="head")(x)
 
@@ -54,8 +54,8 @@ class CifarCNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps `[B, 32, 32, 3]` to logits `[B, C]`; pools before the monotone activation."""
-        x = nn.relu(max_pool(_conv(16, 5, 5, by=self.convolution)(x)))
-        x = nn.relu(max_pool(_conv(32, 5, 5, by=self.convolution)(x)))
+        x = nn.relu(_pooled_conv(16, 5, 5, by=self.convolution)(x))
+        x = nn.relu(_pooled_conv(32, 5, 5, by=self.convolution)(x))
         x = nn.relu(nn.Dense(120)(x.reshape(len(x), -1)))
         x = nn.relu(nn.Dense(84)(x))
         return nn.Dense(self.num_classes, name="head")(x)
@@ -102,5 +102,11 @@ def _draw_embedding(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) ->
     return jax.random.uniform(key, tuple(shape), dtype, -0.25, 0.25)
 
 
-def _conv(features: int, *window: int, by: Callable[..., Array]) -> nn.Conv:
-    return nn.Conv(features, window, padding="VALID", conv_general_dilated=by)
+def _pooled_conv(features: int, *window: int, by: Callable[..., Array]) -> nn.Conv:
+    """Returns a convolution with a max-pool of two by two, which a bias does not change."""
+
+    def pooled(*args: Any, **options: Any) -> Array:
+        return max_pool(by(*args, **options))
+
+    together = conv_max_pool if by is conv_general_dilated else pooled
+    return nn.Conv(features, window, padding="VALID", conv_general_dilated=together)
