@@ -85,6 +85,7 @@ def parts(**options):
     return federation, fj.data.power_law(train, num_agents=3, seed=0), test
 
 
+@pytest.mark.slow
 def test_calls_that_pass_on_the_state_are_one_long_run():
     key, given = jax.random.key(0), parts(participation=2)
     state, first = fj.run(key, *given, num_rounds=3)

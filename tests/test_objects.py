@@ -87,6 +87,7 @@ def test_objects_give_the_bits_that_their_names_give():
     np.testing.assert_array_equal(own.run().history.accuracies, wanted)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_opened_with_its_objects_and_refused_with_others(tmp_path):
     experiment = own_experiment(mechanism="fedavg")
     result = experiment.run(tmp_path, track="csv")
@@ -194,6 +195,7 @@ def test_a_comparison_takes_names_and_objects(tmp_path):
         fj.compare(experiment, ["cgsv", fj.mechanisms.cgsv()])
 
 
+@pytest.mark.slow
 def test_an_object_without_a_fingerprint_runs_but_is_not_recorded(tmp_path):
     numbers = (number for number in [0.1])
 

@@ -148,6 +148,7 @@ def test_two_devices_compute_the_same_statistics():
     np.testing.assert_allclose(alone.accuracies, spread.accuracies, atol=0.02)
 
 
+@pytest.mark.slow
 def test_absent_agents_keep_their_statistics():
     present = [[True, True, True], [True, False, True]]
     one = fj.Experiment(model=LinenNet(), **{**FIELDS, "rounds": 2, "participation": present})

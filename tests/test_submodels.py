@@ -231,6 +231,7 @@ def test_units_of_another_network_are_refused_by_name():
         fj.models.chain(["hidden/kernel", "head"])(drawn(np.random.default_rng(0)))
 
 
+@pytest.mark.slow
 def test_agents_stay_within_their_submodels():
     """What an agent holds of a smaller network has zeros, also after local training with SGD."""
     train, _ = fj.data.load("digits")

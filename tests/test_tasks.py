@@ -165,6 +165,7 @@ def imbalanced():
 FIELDS = {"num_agents": 3, "rounds": 8, "model": "logistic"}
 
 
+@pytest.mark.slow
 def test_regression_from_data_to_report(diabetes, tmp_path):
     one = fj.Experiment(dataset=diabetes, task="regression", **FIELDS, learning_rate=0.01)
     result = one.run(tmp_path, track="csv")
