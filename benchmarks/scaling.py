@@ -6,7 +6,7 @@
     parameters   the server step alone: judge N uploads of D numbers, pay, add. "Floor" is its time
                  over that of one read of the uploads and one read and write of the agents'
                  parameters at the rate of x + 1; "beside" is its peak memory beyond both, in N D
-    devices      the paper's network, 600 examples per agent; a CPU is split into devices
+    devices      the paper's network and a perceptron, 600 examples per agent; a CPU is split
 
 Every row is measured in a process of its own. It gives the peak memory: of the process on a CPU,
 otherwise of the device.
@@ -87,7 +87,9 @@ def main(
             if contribution != "shapley" or int(sizes.split("x")[0]) <= EXACT
         ],
         "devices": [
-            (agents_row, "mnist_cnn", 8, examples, number, rounds, seed) for number in devices
+            (agents_row, model, 8, examples, number, rounds, seed)
+            for model in ("mnist_cnn", "mlp")
+            for number in devices
         ],
     }
     rows = []

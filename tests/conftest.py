@@ -57,7 +57,7 @@ def pytest_configure(config):
 
 
 class Everywhere:
-    """What holds for examples and notebooks too; pytest keeps the rest of this file to `tests/`."""
+    """What examples and notebooks need too: in a conftest, pytest would keep it to `tests/`."""
 
     def pytest_runtest_setup(self, item):
         quickly = item.nodeid.startswith(COMPILED_QUICKLY)

@@ -45,6 +45,7 @@ def convolve(x: Array, kernel: Array) -> Array:
     products = _multiply_rows(
         image.reshape(-1, 2 * batch, channels), filters.reshape(-1, 2 * features, channels)
     )
+    # The gradient of a split joins its parts; that of slices would pad and add them.
     of_real, of_imaginary = jnp.split(products, 2, axis=1)
     real_real, real_imaginary = jnp.split(of_real, 2, axis=2)
     imaginary_real, imaginary_imaginary = jnp.split(of_imaginary, 2, axis=2)
@@ -86,8 +87,8 @@ def _multiply_rows(x: Array, kernel: Array) -> Array:
 @_multiply_rows.defjvp
 def _multiply_rows_changes(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (x, kernel), (change_of_x, change) = primals, tangents
-    # On a CPU, XLA takes twice as long for the kernel's gradient, unless what it transposes is a
-    # copy, and one that is computed once.
+    # The kernel's gradient is [L, F, B] @ [L, B, C]. On a CPU, XLA takes half the time if the first
+    # is a transposed copy (inner barrier) of what is computed once for both gradients (outer one).
     changes = lax.optimization_barrier(jnp.einsum("lfc,lbc->lfb", change, x))
     changed = _multiply_rows(change_of_x, kernel) + changes.transpose(0, 2, 1)
     return _multiply_rows(x, kernel), lax.optimization_barrier(changed)
