@@ -3,6 +3,7 @@
 The CPU is split into two devices, so that tests can spread agents over them.
 """
 
+import builtins
 import collections
 import os
 import tempfile
@@ -76,6 +77,8 @@ class Everywhere:
             entries.update(before)
 
     def pytest_runtest_teardown(self, item, nextitem):
+        # An example leaves its last value there, and tyro cannot be imported if that has no hash.
+        vars(builtins).pop("_", None)
         # Compiled programs occupy memory maps, and a process may have only 65,530.
         if nextitem is None or nextitem.path != item.path:
             jax.clear_caches()
