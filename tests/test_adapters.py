@@ -136,6 +136,7 @@ def test_ranks_need_adapters_and_one_number_each(data, network):
         step(federation(network, "fedit", ranks=(4, 4, 2, 2)), data[0])
 
 
+@pytest.mark.slow
 def test_local_training_is_that_of_the_factors(data, network):
     shards = data[0]
     model, params = network

@@ -307,6 +307,7 @@ def test_mechanisms_answer_as_for_the_products(name, options):
         np.testing.assert_allclose(left, right, atol=3e-5 * max(1, float(jnp.abs(right).max())))
 
 
+@pytest.mark.slow
 def test_ranks_are_rewards_in_cgsv():
     tree = {"w": draw(1, 5, 30, 40, 3), "bias": mixed(num=5)["bias"]}
     mechanism = fj.mechanisms.cgsv(mask="rank", beta=2.0)

@@ -132,6 +132,7 @@ def test_few_agents_have_exact_values():
     assert (found.standard_errors == 0).all()
 
 
+@pytest.mark.slow
 def test_a_mechanism_judges_forty_agents_by_it_with_the_rounds_key():
     updates = jnp.asarray(twin.uploads("clusters", 40, 100, seed=0), jnp.float32)
     mechanism = fj.mechanisms.cgsv(contribution="gram")

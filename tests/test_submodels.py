@@ -110,6 +110,7 @@ def play(mechanism, twin, rounds):
     return held
 
 
+@pytest.mark.slow
 def test_fedrac_equals_its_rule():
     counts = np.zeros(HIDDEN)
 
