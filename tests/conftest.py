@@ -12,10 +12,11 @@ import jax
 import pytest
 
 LONG_EXAMPLES = (
-    "fairjax/experiments/bar.py", "fairjax/experiments/comparison.py",
-    "fairjax/experiments/experiment.py", "fairjax/experiments/over_seeds.py",
-    "fairjax/experiments/running.py", "fairjax/experiments/sweeps.py",
-    "fairjax/models/named.py", "fairjax/figures/", "fairjax/mechanisms/",
+    "fairjax/experiments/audit.py", "fairjax/experiments/bar.py",
+    "fairjax/experiments/comparison.py", "fairjax/experiments/experiment.py",
+    "fairjax/experiments/over_seeds.py", "fairjax/experiments/running.py",
+    "fairjax/experiments/sweeps.py", "fairjax/models/named.py",
+    "fairjax/figures/", "fairjax/mechanisms/",
 )  # fmt: skip
 
 # Programs of these tests are compiled in half of the time. Tests of values and of scales are not
@@ -23,24 +24,30 @@ LONG_EXAMPLES = (
 COMPILED_QUICKLY = (
     "fairjax/experiments/", "fairjax/figures/", "fairjax/mechanisms/", "fairjax/models/",
     "fairjax/simulation/",
-    "tests/test_agents_that_differ.py", "tests/test_audit.py", "tests/test_behaviours.py",
+    "tests/test_accounts.py", "tests/test_adapters.py", "tests/test_agents_that_differ.py",
+    "tests/test_audit.py", "tests/test_behaviours.py",
     "tests/test_benchmarks.py", "tests/test_bridges.py", "tests/test_cli.py",
     "tests/test_devices.py::test_a_lost_process",
     "tests/test_devices.py::test_a_mesh", "tests/test_devices.py::test_two_processes",
     "tests/test_experiment.py", "tests/test_fedave.py", "tests/test_fedfaim.py",
     "tests/test_federations.py", "tests/test_figures.py",
     "tests/test_inputs.py", "tests/test_layers.py", "tests/test_longer.py",
+    "tests/test_lowrank.py",
     "tests/test_mechanism_inputs.py", "tests/test_mechanisms.py", "tests/test_models.py",
     "tests/test_over_seeds.py", "tests/test_participation.py", "tests/test_records.py",
     "tests/test_references.py", "tests/test_report.py",
-    "tests/test_saving.py", "tests/test_simulation.py",
+    "tests/test_saving.py", "tests/test_sentences.py", "tests/test_simulation.py",
     "tests/test_statistics.py", "tests/test_studies.py", "tests/test_submodels.py",
     "tests/test_sweeps.py", "tests/test_tasks.py", "tests/test_text.py",
     "tests/test_tracking.py", "tests/test_wrong_kinds.py",
 )  # fmt: skip
 
 # Of the cases of a slow test, one in so many runs by default; elsewhere only the first.
-ONE_IN = {"tests/test_wrong_kinds.py": 6, "tests/test_docs.py": 1, "tests/test_fuzz.py": 10}
+ONE_IN = {
+    "tests/test_blocks.py": 1, "tests/test_docs.py": 1, "tests/test_fuzz.py": 10,
+    "tests/test_mechanisms.py::test_the_median": 1, "tests/test_sampling.py": 1,
+    "tests/test_statistics.py": 1, "tests/test_wrong_kinds.py": 6,
+}  # fmt: skip
 NOTEBOOK = "notebooks/03_your_model_and_data.ipynb"  # the only one that runs by default
 
 

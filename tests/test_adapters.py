@@ -167,7 +167,11 @@ def test_local_training_is_that_of_the_factors(data, network):
     assert jax.tree.structure(state.agents) == jax.tree.structure(adapted.init(None))
 
 
-OPTIMIZERS = [optax.sgd(0.5), optax.adamw(0.01), optax.noisy_sgd(0.01, key=0)]
+OPTIMIZERS = [
+    optax.sgd(0.5),
+    pytest.param(optax.adamw(0.01), marks=pytest.mark.slow),
+    optax.noisy_sgd(0.01, key=0),
+]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

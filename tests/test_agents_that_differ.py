@@ -197,6 +197,7 @@ def by_hand(mu=0.0, steps=3, rate=0.5, seed=0):
     return params, jax.tree.map(lambda leaf: leaf[0], one.run().state.agents)
 
 
+@pytest.mark.slow
 def test_the_proximal_term_is_fedprox():
     expected, found = by_hand(mu=1.0)
     jax.tree.map(lambda one, own: np.testing.assert_allclose(own, one, atol=2e-6), expected, found)

@@ -17,7 +17,9 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [1, 22, 150, 0])
-@pytest.mark.parametrize("dtype", ["float32", ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param(ml_dtypes.bfloat16, marks=pytest.mark.slow)]
+)
 def test_products_of_blocks_are_those_of_the_whole(small_blocks, columns, dtype):
     rng = np.random.default_rng(columns)
     x = rng.normal(size=(3, columns, 1)).astype(dtype)
@@ -100,6 +102,7 @@ def test_rows_are_told_apart_as_by_looking_at_every_entry(monkeypatch, block, dt
         assert jax.jit(function)(fine).all()
 
 
+@pytest.mark.slow
 def test_blocks_are_judged_within_a_shard_map():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("groups",))
     spec = jax.sharding.PartitionSpec("groups")
@@ -113,6 +116,7 @@ def test_blocks_are_judged_within_a_shard_map():
         np.testing.assert_allclose(found[0], fj.contributions.cosine_shapley(x[0]), 1e-4)
 
 
+@pytest.mark.slow
 def test_contributions_are_exported_for_any_number_of_parameters():
     (size,) = jax.export.symbolic_shape("d")
     like = jax.ShapeDtypeStruct((5, size), np.float32)

@@ -43,6 +43,7 @@ def test_run_prints_a_row_per_agent_and_leaves_records_and_figures(tmp_path, cap
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_large_run_says_beforehand_how_much_memory_it_takes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fairjax.cli.beforehand.LARGE", 2**16)
     main(["run", *SMALL, "--out", str(tmp_path / "run")])

@@ -72,6 +72,7 @@ def test_a_result_is_the_same_from_memory_from_a_run_and_from_disk(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_standalone_run_has_the_same_shards_and_first_parameters(tmp_path):
     result = SMALL.run(tmp_path / "run")
     alone = fj.load_run(tmp_path / "run" / "standalone")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import fairjax as fj
 from fairjax.mechanisms import Context
@@ -77,6 +78,7 @@ def test_fedave_equals_its_formulas_over_three_rounds():
     assert len(set(fractions.round(3))) == N
 
 
+@pytest.mark.slow
 def test_losses_of_examples_are_those_of_the_task():
     """The function that a federation gives: own shards, padded with nan, and held-out data."""
     experiment = fj.Experiment(num_agents=3, model="logistic", rounds=1)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import fairjax as fj
 from fairjax.mechanisms import Context
@@ -79,6 +80,7 @@ def test_an_upload_that_makes_the_loss_undefined_fails_alone():
     assert np.abs(outcome.aggregate).max() < 1
 
 
+@pytest.mark.slow
 def test_tiny_updates_are_ranked_by_their_agreement():
     rows = jnp.array([[1.0, 3.0, 2.0, 4.0], [4.0, 3.0, 2.0, 8.0]]) * 1e-4
     context = Context(shard_sizes=[1, 1], server=jnp.zeros(4), held_out_loss=lambda w: -w.sum())

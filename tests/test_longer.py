@@ -96,6 +96,7 @@ def test_calls_that_pass_on_the_state_are_one_long_run():
     assert same(first.trained_accuracies[:2], whole.trained_accuracies[:2])
 
 
+@pytest.mark.slow
 def test_rounds_after_a_state_are_counted_on_and_told_once(tmp_path):
     key, given, told = jax.random.key(0), parts(), []
     state, _ = fj.run(key, *given, num_rounds=2)

@@ -73,6 +73,7 @@ def test_inner_products_are_those_of_the_products(shape):
 
 
 SLOW = [
+    fj.contributions.cosine_shapley,
     fj.contributions.mean_field_cosine_shapley,
     lambda *given: fj.contributions.gram_cosine_shapley(jax.random.key(0), *given).values,
     lambda *given: fj.contributions.sampled_cosine_shapley(jax.random.key(0), *given).values,
@@ -84,7 +85,6 @@ SLOW = [
     "judge",
     [
         fj.contributions.cosine,
-        fj.contributions.cosine_shapley,
         *(pytest.param(judge, marks=pytest.mark.slow) for judge in SLOW),
     ],
 )
@@ -111,7 +111,7 @@ def test_coalitions_models_are_those_of_the_products():
         np.testing.assert_allclose(judge(utility, params, tree), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("condition", [30, 1000])
+@pytest.mark.parametrize("condition", [30, pytest.param(1000, marks=pytest.mark.slow)])
 def test_equal_products_of_different_factors_have_equal_contributions(condition):
     stack = draw(1, 5, 40, 30, 4)
     rng = np.random.default_rng(0)
@@ -257,6 +257,7 @@ def test_columns_of_padding_are_no_triples():
     assert np.linalg.matrix_rank(np.asarray(paid), tol=1e-3) == 2
 
 
+@pytest.mark.slow
 def test_no_matrix_of_that_rank_found_by_descent_is_closer():
     total = trees.weighted_sum(jnp.ones(6) / 6, draw(0, 6, 12, 10, 2))
     paid = fj.rewards.truncate(total, jnp.array([0.5])).dense()[0]

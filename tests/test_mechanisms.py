@@ -149,7 +149,10 @@ def test_uploads_have_the_length_of_the_round(gamma, expected):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cgsv", "cgsv_released", "eci", "fedave", "rr"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("cgsv_released", "eci", "fedave")]
+
+
+@pytest.mark.parametrize("name", ["cgsv", "rr", *SLOW])
 def test_the_median_is_of_the_lengths_of_uploads_that_are_not_zero(name):
     scale = 1e-4
     lengths = scale * jnp.array([8.0, 1.0, 0.0, 3.0, jnp.nan])

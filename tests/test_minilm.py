@@ -154,6 +154,7 @@ def test_words_keep_their_places():
 
 
 @published
+@pytest.mark.slow
 def test_embeddings_are_those_of_the_published_weights():
     tensors, tokenizer = read_tensors(), fj.models.minilm_tokenizer()
     numbers = tokenizer.encode(SENTENCES)

@@ -107,6 +107,7 @@ def test_a_finished_run_is_opened_with_its_objects_and_refused_with_others(tmp_p
         experiment.run(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_report_names_objects_and_how_to_run_them_again(tmp_path):
     result = own_experiment(mechanism="fedavg").run(tmp_path)
     page = report.write_run(result, tmp_path).read_text()

@@ -43,6 +43,7 @@ def plain(weights, participants):
     return values
 
 
+@pytest.mark.slow
 def test_multi_round_values_are_weighted_sums_of_the_rounds_values():
     servers, updates, weights = recorded()
     by_round = plain(weights, np.ones((T, N), bool))

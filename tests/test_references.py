@@ -67,6 +67,7 @@ def test_parts_in_a_file_are_found_again(here, capsys):
     assert f"dataset='{here / 'mine.py'}:loader'" in page.replace("&#x27;", "'")
 
 
+@pytest.mark.slow
 def test_a_changed_part_is_named(here):
     experiment().run("out")
     (here / "mine.py").write_text(FILE.replace("x[:, 0] > 0", "x[:, 1] > 0"))
@@ -162,6 +163,7 @@ def test_a_loader_returns_two_data_sets():
         fj.data.load("nothing")
 
 
+@pytest.mark.slow
 def test_figures_of_rounds_take_a_history():
     import jax
 

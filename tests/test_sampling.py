@@ -34,6 +34,7 @@ def share(values):
 
 
 @pytest.mark.parametrize("kind", twin.KINDS)
+@pytest.mark.slow
 def test_estimates_scatter_around_the_exact_values_as_they_claim(kind):
     updates = jnp.asarray(twin.uploads(kind, 20, 1000, seed=1), jnp.float32)
     weights = jnp.asarray(np.random.default_rng(2).uniform(0.1, 1, 20), jnp.float32)

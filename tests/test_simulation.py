@@ -398,6 +398,7 @@ def test_a_run_of_many_chunks_is_compiled_once(digits):
     assert loop._compile_play.cache_info().misses == program._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_run_plays_where_numbers_have_64_bits():
     with jax.enable_x64(True):
         result = fj.Experiment(num_agents=2, rounds=2, model="logistic", local_epochs=1).run()

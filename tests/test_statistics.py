@@ -70,7 +70,8 @@ def test_models_are_evaluated_with_their_own_statistics(kind, mechanism):
     )
 
 
-@pytest.mark.parametrize("kind", ["linen", pytest.param("object", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["linen", "object"])
 def test_a_local_step_is_one_of_the_network(kind):
     """Two full batches by hand."""
     one = fj.Experiment(

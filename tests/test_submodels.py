@@ -141,6 +141,7 @@ def test_fedrac_equals_its_rule():
     assert held[0].all()
 
 
+@pytest.mark.slow
 def test_fedsac_equals_its_rule():
     importance = np.zeros(HIDDEN)
 

@@ -98,6 +98,7 @@ def test_a_large_test_set_loses_no_digits():
         )
 
 
+@pytest.mark.slow
 def test_scores_near_one_keep_their_order():
     """The softmax of 32 bits is 1 for all of these."""
     outputs = np.array([[0, 30, 0], [0, 40, 0], [0, 50, 0], [60, 0, 0], [0, 0, 60]], np.float32)
