@@ -194,7 +194,8 @@ def with_length(stacked: Stacked, length: float | Array) -> Stacked:
       stacked: leaves `[N, ...]`.
       length: the length that rows get, above 0. May be traced.
     """
-    return in_safe_units(lambda rows, units, norms: scaled(ratio(length, norms), rows), stacked)
+    found = in_safe_units(lambda rows, units, norms: scaled(ratio(length, norms), rows), stacked)
+    return _with_dtypes_of(stacked, found)
 
 
 def at_most_length(stacked: Stacked, length: float | Array) -> Stacked:
@@ -210,7 +211,11 @@ def at_most_length(stacked: Stacked, length: float | Array) -> Stacked:
         longer = norms > length / jnp.where(units > 0, units, 1)
         return scaled(jnp.where(longer, ratio(length, norms), units), rows)
 
-    return in_safe_units(cut, stacked)
+    return _with_dtypes_of(stacked, in_safe_units(cut, stacked))
+
+
+def _with_dtypes_of(stacked: Stacked, found: Stacked) -> Stacked:
+    return jax.tree.map(lambda old, new: new.astype(old.dtype), stacked, found)
 
 
 def sum_leaves(function: Any, *trees: Any) -> Any:
@@ -225,8 +230,17 @@ def broadcast(num: int, tree: Params) -> Stacked:
 
 
 def _canonical(stacked: Stacked) -> Stacked:
-    """Returns the same rows, with factors of which the first has orthonormal columns."""
-    return map_leaves(lambda leaf: orthonormal(leaf) if is_low_rank(leaf) else leaf, stacked)
+    """Returns the same rows, with factors of which the first has orthonormal columns.
+
+    Beside float64 all leaves are float64, since sums in its range would overflow in another.
+    """
+    double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(stacked))
+
+    def of_leaf(leaf: Any) -> Any:
+        leaf = jax.tree.map(lambda part: part.astype(jnp.float64), leaf) if double else leaf
+        return orthonormal(leaf) if is_low_rank(leaf) else leaf
+
+    return map_leaves(of_leaf, stacked)
 
 
 def _squares(canonical: Stacked) -> PerAgent:

@@ -42,6 +42,33 @@ def test_an_error_is_lost_by_who_gains():
     assert row["worst_other"] == 0.0625  # agent 0: .125 and 0; agent 2: 0 and .5
 
 
+def test_gains_of_a_metric_in_its_own_unit_keep_their_digits():
+    errors = made_up(task="regression", metric="mse")
+    trials = [
+        one._replace(accuracies=1e-6 * one.accuracies) for one in (errors.honest, *errors.trials)
+    ]
+    errors = dataclasses.replace(errors, honest=trials[0], trials=tuple(trials[1:]))
+    (summary,) = errors.table().rows
+    assert (summary["most"], summary["worst_other"]) == (-1.25e-7, 6.25e-8)
+    assert "worst_gain=-1.25e-07" in repr(errors)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_agent_whose_model_diverges_has_lost_everything(tmp_path):
+    errors = made_up(task="regression", metric="mse")
+    cheated = errors.trials[0].accuracies.copy()
+    cheated[0, 2] = np.inf
+    errors = dataclasses.replace(errors, trials=(errors.trials[0]._replace(accuracies=cheated),))
+    (row,) = errors.rows()
+    assert (row["own_gain"], row["worst_other"], errors.worst_harm) == (-0.125, -np.inf, np.inf)
+    cheated[:] = np.inf
+    assert (errors.worst_gain, errors.worst_harm) == (-np.inf, np.inf)
+    assert (
+        "the largest loss of one other agent inf"
+        in fj.report.write_audit(errors, tmp_path).read_text()
+    )
+
+
 def test_only_the_stretch_that_gains_most_is_a_row():
     audit = made_up()
     trials = [audit.trials[0]._replace(manipulation="stretch", strength=x) for x in (1.5, 2.0)]
@@ -102,14 +129,14 @@ def test_every_behaviour_but_collusion_is_a_manipulation():
                 "experiment": dataclasses.replace(BASE, local_epochs={0: 2}),
                 "manipulations": ["sybil"],
             },
-            "`manipulations` must fit the experiment, got 'sybil'",
+            "got 'sybil', which needs one value of `local_epochs` for all agents",
         ),
         (
             {
                 "experiment": dataclasses.replace(BASE, ranks=(2, 1, 1)),
                 "manipulations": ["sybil"],
             },
-            "`manipulations` must fit the experiment, got 'sybil'",
+            "got 'sybil', which needs one value of `ranks` for all agents",
         ),
         ({"agents": [3]}, "`agents` must be at most 2, got agents=3"),
         ({"agents": [1, 1]}, "`agents`"),

@@ -277,7 +277,7 @@ def test_a_model_of_no_data_set_is_refused(name):
         (lambda train: fj.models.mnist_cnn(convolution=3), "`convolution` must be a function"),
         (lambda train: fj.models.Model(init=3, apply=len), r"`init` must be a function, init\(key"),
         (lambda train: fj.models.Model(init=len, apply=None), "`apply` must be a function"),
-        (lambda train: fj.models.Model(len, len, head=0), "`head` must be a str"),
+        (lambda train: fj.models.Model(len, max, head=0), "`head` must be a str"),
         (lambda train: fj.models.from_flax(nn.Dense(3), 5), "`example` must hold a data set, or"),
         (lambda train: fj.models.from_flax(nn.Dense(3), "x"), "`example` must hold a data set, or"),
         (lambda train: fj.models.from_flax(nn.Dense(3), [[1], [1, 2]]), "`example`"),
@@ -315,6 +315,13 @@ def test_a_pair_of_functions_that_is_no_model_of_the_data_is_told_why(init, appl
     model = fj.models.Model(init, apply, head)
     with pytest.raises(ValueError, match=message):
         fj.models.initial_params(model, jax.random.key(0), train)
+
+
+def test_a_function_that_does_not_take_what_apply_is_given_is_refused():
+    with pytest.raises(ValueError, match=r"`apply` must take params, x, key, .* got .*\(p, x\)"):
+        fj.models.Model(lambda key: jnp.ones(3), lambda p, x: x)
+    with pytest.raises(ValueError, match="`apply` must take params, x, key, statistics"):
+        fj.models.Model(lambda key: 0, lambda p, x, key=None: x, statistics=lambda key: 0)
 
 
 def test_parameters_may_be_python_numbers_and_numpy_arrays():

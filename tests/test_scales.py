@@ -33,6 +33,21 @@ def uploads(num_agents=4, num_parameters=5, seed=0):
 
 
 @every_measure
+@pytest.mark.parametrize("factor", [1, 1e-30])  # float32 would lose its square
+def test_leaves_of_float32_and_float64_are_judged_in_float64(name, factor):
+    measure, oracle = ORACLES[name]
+    with jax.enable_x64(True):
+        rows = uploads().astype(np.float64)
+        rows[:, 2:] = factor * rows[:, 2:].astype(np.float32)
+        rows[:, :2] *= factor**2 / 1e-3
+        tree = {"a": jnp.asarray(rows[:, 2:], "float32"), "b": jnp.asarray(rows[:, :2])}
+        rows[:, 2:] = tree["a"]
+        np.testing.assert_allclose(measure(tree), oracle(rows), rtol=1e-6)
+        unit = trees.with_length(tree, 1.0)
+        assert [leaf.dtype.name for leaf in unit.values()] == ["float32", "float64"]
+
+
+@every_measure
 @pytest.mark.parametrize("factor", EXTREMES)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_one_upload_of_another_length_leaves_values_right(name, factor, sign):

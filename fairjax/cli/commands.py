@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 else:
     RunFlags = Annotated[flags.flags(), Nested]
     CompareFlags = Annotated[flags.flags("options", "mechanism"), Nested]
-    AuditFlags = Annotated[flags.flags("behaviours"), Nested]
+    AuditFlags = Annotated[flags.flags("behaviours", "eval_every", "record_updates"), Nested]
 Resume = tyro.conf.FlagConversionOff[bool]  # --resume False
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Number = Annotated[Any, tyro.conf.arg(metavar="INT", help_behavior_hint=""), flags.AS_READ]

@@ -18,14 +18,9 @@ from fairjax import checks
 from fairjax.experiments import fields
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import WATCHES, Watcher
-from fairjax.experiments.trials import MANIPULATIONS, Plays, Trial, fits
+from fairjax.experiments.trials import MANIPULATIONS, Plays, Trial, why_not
 from fairjax.simulation import DATA
 from fairjax.tables import Table
-
-WHY = (
-    "which needs classes, eight or more for label_flip_1_7; floats or tokens for feature_noise; "
-    "or, for sybil, two examples of every agent, no given params, and no values of single agents"
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -47,7 +42,7 @@ class Audit:
     def __repr__(self) -> str:
         """Returns the mechanism, and the worst gain and harm."""
         shown = {"mechanism": self.experiment.label("mechanism"), "seeds": self.seeds}
-        figures = {name: round(getattr(self, name), 2) for name in ("worst_gain", "worst_harm")}
+        figures = {name: self.rounded(getattr(self, name)) for name in ("worst_gain", "worst_harm")}
         return fields.written("Audit", shown | figures)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -55,7 +50,8 @@ class Audit:
 
         Gains are in points of accuracy, or in the main metric, and positive if better than in the
         honest run. `own_gain_se` is the standard error over seeds. `worst_other` is the gain of the
-        other agent that loses most. Ranks of importance are from 0, the least; nan where the
+        other agent that loses most. A gain is -inf where a model diverges only if the agent cheats, and
+        nan where it always does. Ranks of importance are from 0, the least; nan where the
         mechanism does not judge.
         """
         rows = [self._summarise_trial(trial) for trial in self.trials]
@@ -66,6 +62,7 @@ class Audit:
                 best[place] = row
         return list(best.values())
 
+    @np.errstate(invalid="ignore")
     def table(self) -> Table:
         """Returns one row per manipulation, over agents.
 
@@ -80,23 +77,27 @@ class Audit:
             most = max(of_name, key=lambda row: np.nan_to_num(row["own_gain"], nan=-np.inf))
 
             def mean(column: str, of_name: Any = of_name) -> float:
-                values = [row[column] for row in of_name if np.isfinite(row[column])]
-                return round(float(np.mean(values)), 2) if values else float("nan")
+                values = [row[column] for row in of_name if not np.isnan(row[column])]
+                return float(np.mean(values)) if values else float("nan")
 
             made.append(
                 {
                     "manipulation": name,
-                    "own_gain": mean("own_gain"),
-                    "most": round(most["own_gain"], 2),
-                    "most_se": round(most["own_gain_se"], 2),
+                    "own_gain": self.rounded(mean("own_gain")),
+                    "most": self.rounded(most["own_gain"]),
+                    "most_se": self.rounded(most["own_gain_se"]),
                     "by_agent": most["agent"],
-                    "others_gain": mean("others_gain"),
-                    "worst_other": round(-_largest(-row["worst_other"] for row in of_name), 2),
-                    "rank": mean("importance_rank"),
-                    "honest_rank": mean("honest_rank"),
+                    "others_gain": self.rounded(mean("others_gain")),
+                    "worst_other": self.rounded(-_largest(-row["worst_other"] for row in of_name)),
+                    "rank": round(mean("importance_rank"), 2),
+                    "honest_rank": round(mean("honest_rank"), 2),
                 }
             )
         return Table(made)
+
+    def rounded(self, gain: float) -> float:
+        """Returns a gain with the digits that a table shows, and never -0."""
+        return (round(gain, 2) if self.experiment.shown.in_percent else float(f"{gain:.4g}")) + 0.0
 
     @property
     def worst_gain(self) -> float:
@@ -106,19 +107,17 @@ class Audit:
     @property
     def worst_harm(self) -> float:
         """What cheating costs at most: the largest mean loss of one other agent, in points."""
-        return max(0.0, _largest(-row["worst_other"] for row in self.rows()))
+        return float(np.maximum(0, _largest(-row["worst_other"] for row in self.rows())))
 
+    @np.errstate(invalid="ignore")  # models that diverged have infinite errors
     def _summarise_trial(self, trial: Trial) -> dict[str, Any]:
         shown, agent = self.experiment.shown, trial.agent
         sign = -1 if shown.lower_is_better else 1
         # In double precision, equal accuracies differ by exactly 0.
         pair = (np.asarray(one.accuracies, np.float64) for one in (trial, self.honest))
-        with np.errstate(invalid="ignore"):  # models that diverged have infinite errors
-            gains = sign * shown.scaled(np.subtract(*pair))
-        gains[~np.isfinite(gains)] = np.nan
-        others = np.delete(gains, agent, axis=1)
-        own, num_seeds = gains[:, agent], len(gains)
-        error = own.std(ddof=1) / np.sqrt(num_seeds) if num_seeds > 1 else np.nan
+        gains = sign * shown.scaled(np.subtract(*pair))
+        own, others = gains[:, agent], np.delete(gains, agent, axis=1)
+        error = own.std(ddof=1) / np.sqrt(len(own)) if len(own) > 1 else np.nan
         alone = others.shape[1] == 0
         return {
             "manipulation": trial.manipulation,
@@ -144,7 +143,7 @@ def audit(
     """Lets agents cheat in turn, one at a time, and compares each run with the honest one.
 
     Args:
-      experiment: the honest experiment.
+      experiment: the honest experiment; its `eval_every` and `record_updates` do not count.
       manipulations: names: behaviours that `fairjax list` explains, but for "collude", which
         takes two; "stretch" and "sybil"; None: all that fit the data.
       agents: the agents that cheat in turn; None: every agent.
@@ -187,15 +186,17 @@ def audit(
     loaded = on[0].load()
     shards = [one.make_shards(loaded)[0] for one in on]
     if manipulations is None:
-        names = tuple(name for name in MANIPULATIONS if fits(name, base, shards))
+        names = tuple(name for name in MANIPULATIONS if not why_not(name, base, shards))
     else:
         names = fields.different(
             "manipulations", manipulations, "names",
             lambda name: checks.choice("manipulation", name, MANIPULATIONS),
         )  # fmt: skip
         for name in names:
-            if not fits(name, base, shards):
-                raise ValueError(f"`manipulations` must fit the experiment, got {name!r}, {WHY}.")
+            if needed := why_not(name, base, shards):
+                raise ValueError(
+                    f"`manipulations` must fit the experiment, got {name!r}, which needs {needed}."
+                )
     plays = Plays(on, agents, shards, on[0].make_shards(loaded)[1], watch)
     honest, trials = plays.change_uploads(names)
     for name in names:
@@ -208,7 +209,7 @@ def audit(
 
 def _largest(values: Iterable[float]) -> float:
     """Returns the largest of the values that are known; nan if none is."""
-    return max((value for value in values if np.isfinite(value)), default=float("nan"))
+    return max((value for value in values if not np.isnan(value)), default=float("nan"))
 
 
 def _mean_rank(importance: np.ndarray, agent: int) -> float:

@@ -121,16 +121,22 @@ def _halve(shards: Shards, agent: int) -> Shards:
     return dataclasses.replace(halved, validation=shards.validation)
 
 
-def fits(name: str, experiment: Experiment, shards: Sequence[Shards]) -> bool:
-    """Says whether a manipulation is possible with the data and fields of an experiment."""
-    num_classes = shards[0].data.num_classes
+def why_not(name: str, experiment: Experiment, shards: Sequence[Shards]) -> str:
+    """Returns what a manipulation needs and an experiment lacks; an empty text if nothing."""
+    examples = shards[0].data
+    num_classes = examples.num_classes
     if name == "sybil":
-        given = (getattr(experiment, field) for field in (*EACH, "participation", "ranks"))
-        common = experiment.params is None and not any(map(np.ndim, given))
-        return common and all(int(np.min(one.sizes)) > 1 for one in shards)
+        given = {field: getattr(experiment, field) for field in (*EACH, "participation", "ranks")}
+        single = [field for field, value in given.items() if np.ndim(value)]
+        if single:
+            return f"one value of `{single[0]}` for all agents"
+        if experiment.params is not None:
+            return "no given `params`"
+        few = any(int(np.min(one.sizes)) < 2 for one in shards)
+        return "two examples of every agent" * few
     if name == "feature_noise":
-        first = shards[0].data
-        return first.vocabulary_size is not None or first.x.dtype == np.float32
+        known = examples.vocabulary_size is not None or examples.x.dtype == np.float32
+        return "examples of floats or tokens" * (not known)
     if name == "label_flip_1_7":
-        return num_classes is not None and num_classes > 7
-    return num_classes is not None or not name.startswith("label")
+        return "eight classes or more" * (num_classes is None or num_classes < 8)
+    return "classes" * (num_classes is None and name.startswith("label"))

@@ -17,6 +17,7 @@ def audit(audit: Audit, ax: Axes | None = None) -> Axes:
 
     A filled point is the gain of an agent that cheats, right of the line if cheating pays, with a
     bar of one standard error. A hollow one is the gain of the other agent that loses most by it.
+    A gain that is infinite, since a model diverged, has no point.
 
     Args:
       audit: what `fairjax.audit` returned.

@@ -53,15 +53,17 @@ def write_audit(audit: Audit, out: Path) -> Path:
 
 def _show_gains(audit: Audit, table: Table, out: Path) -> Section:
     shown = audit.experiment.shown
+    worst = [audit.rounded(gain) for gain in (audit.worst_gain, audit.worst_harm)]
     caption = (
         "What a manipulation gains the agent that cheats (filled, with a bar of one standard "
-        "error), and the other agent that loses most by it (hollow)."
+        "error), and the other agent that loses most by it (hollow). Models that diverge have no "
+        "point."
     )
     seeds = ", ".join(map(str, audit.seeds))
     pieces = [
         page.text(
-            f"The largest gain of a cheat is {audit.worst_gain:.2f}, and the largest loss of one "
-            f"other agent {audit.worst_harm:.2f}: differences of final test {shown.words} "
+            f"The largest gain of a cheat is {worst[0]:g}, and the largest loss of one "
+            f"other agent {worst[1]:g}: differences of final test {shown.words} "
             f"{'in points ' * shown.in_percent}to the honest run of the same seed, means over the "
             f"seeds {seeds}. The largest of many means is an overestimate of what it would be with "
             "other seeds."
