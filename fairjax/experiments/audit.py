@@ -50,9 +50,9 @@ class Audit:
 
         Gains are in points of accuracy, or in the main metric, and positive if better than in the
         honest run. `own_gain_se` is the standard error over seeds. `worst_other` is the gain of the
-        other agent that loses most. A gain is -inf where a model diverges only if the agent cheats, and
-        nan where it always does. Ranks of importance are from 0, the least; nan where the
-        mechanism does not judge.
+        other agent that loses most. A gain is -inf where a model diverges only if the agent
+        cheats, and nan where it always does. Ranks of importance are from 0, the least; nan where
+        the mechanism does not judge.
         """
         rows = [self._summarise_trial(trial) for trial in self.trials]
         best: dict[tuple[str, int], dict[str, Any]] = {}
