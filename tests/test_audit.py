@@ -65,7 +65,7 @@ def test_an_agent_whose_model_diverges_has_lost_everything(tmp_path):
     assert (errors.worst_gain, errors.worst_harm) == (-np.inf, np.inf)
     assert (
         "the largest loss of one other agent inf"
-        in fj.report.write_audit(errors, tmp_path).read_text()
+        in fj.report.write_audit(errors, tmp_path / "a" / "b").read_text()
     )
 
 

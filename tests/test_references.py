@@ -92,6 +92,8 @@ def test_a_file_that_moved_holds_the_same_parts(here):
     [
         ({"mechanism": "none.py:factory"}, "there is no file"),
         ({"mechanism": "mine.py:factor"}, "defines only .*factory"),
+        ({"mechanism": "mine.py"}, "as mine.py:factory, got 'mine.py', but .* only .*factory"),
+        ({"mechanism": "mine.py:"}, "defines only .*factory"),
         ({"mechanism": "mine.py:broken"}, "`mechanism` must be one of"),
         ({"dataset": "mine.py:network"}, "calling it without arguments fails"),
         ({"dataset": "mine.py:broken"}, "`dataset` must be a name"),

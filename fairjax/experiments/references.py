@@ -13,16 +13,16 @@ from types import ModuleType
 from typing import Any
 
 FIELDS = ("dataset", "model", "mechanism", "task")
-PATTERN = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+PATTERN = re.compile(r".+\.py(:.*)?")
 _KNOWN: list[tuple[Any, str]] = []  # objects that were found, with their references
 
 
 def is_reference(value: Any) -> bool:
-    """Says whether a value is a text such as "mine.py:factory".
+    """Says whether a value is a text such as "mine.py:factory", or lacks only the name.
 
     Examples:
-      >>> is_reference("mine.py:factory"), is_reference("cgsv")
-      (True, False)
+      >>> is_reference("mine.py:factory"), is_reference("mine.py"), is_reference("cgsv")
+      (True, True, False)
     """
     return isinstance(value, str) and PATTERN.fullmatch(value) is not None
 
@@ -73,8 +73,8 @@ def name_in_file(text: str) -> str:
 
 
 def _parts(text: str) -> tuple[str, str]:
-    place, _, attribute = text.rpartition(":")
-    return place, attribute
+    place, _, attribute = text.rpartition(".py")
+    return f"{place}.py", attribute[1:]
 
 
 @functools.lru_cache(maxsize=32)

@@ -25,13 +25,16 @@ def write_audit(audit: Audit, out: Path) -> Path:
 
     Args:
       audit: what `fairjax.audit` returned.
-      out: a directory.
+      out: a directory; it is made if it does not exist.
 
     Raises:
-      ValueError: `audit` is no `Audit`, or `out` is no directory.
+      ValueError: `audit` is no `Audit`, or `out` is a file.
     """
     checks.kind("audit", audit, Audit, "`fairjax.audit(fairjax.Experiment())`")
-    out = page.checked_folder(out)
+    out = checks.path("out", out)
+    if not out.exists():
+        out.mkdir(parents=True)
+    page.checked_folder(out)
     table, experiment = audit.table(), audit.experiment
     texts = {ending: getattr(table, form)() for ending, form in TABLES.items()}
     for ending, text in {**texts, "csv": Table(audit.rows()).csv()}.items():
