@@ -101,12 +101,12 @@ class Audit:
 
     @property
     def worst_gain(self) -> float:
-        """What cheating pays at most: the largest mean gain of a cheat, in points."""
+        """What cheating pays at most: the largest mean gain of a cheat, in the unit of `rows`."""
         return _largest(row["own_gain"] for row in self.rows())
 
     @property
     def worst_harm(self) -> float:
-        """What cheating costs at most: the largest mean loss of one other agent, in points."""
+        """What cheating costs at most: the largest mean loss of one other agent; inf if it diverges."""
         return float(np.maximum(0, _largest(-row["worst_other"] for row in self.rows())))
 
     @np.errstate(invalid="ignore")  # models that diverged have infinite errors
