@@ -106,7 +106,7 @@ class Audit:
 
     @property
     def worst_harm(self) -> float:
-        """What cheating costs at most: the largest mean loss of another agent; inf if it diverges."""
+        """What cheating costs at most: the largest mean loss of another agent, or inf."""
         return float(np.maximum(0, _largest(-row["worst_other"] for row in self.rows())))
 
     @np.errstate(invalid="ignore")  # models that diverged have infinite errors
