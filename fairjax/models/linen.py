@@ -42,12 +42,17 @@ def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | N
 
 
 def _variables(module: nn.Module, x: Array, key: Array) -> dict[str, Any]:
-    """Returns all collections of a module, computed by one program if the module has a hash."""
+    """Returns all collections of a module, computed by one program if the module has a hash.
+
+    The program runs once, so it is optimised less: it compiles in a quarter of the time.
+    """
     try:
         hash(module)
     except TypeError:
         return _collections(module, x, key)
-    return jax.jit(_collections, static_argnums=0)(module, x, key)
+    # Within another program, that one's options hold.
+    options = {"xla_backend_optimization_level": 1} if checks.is_known(key) else None
+    return jax.jit(_collections, static_argnums=0, compiler_options=options)(module, x, key)
 
 
 def _collections(module: nn.Module, x: Array, key: Array) -> dict[str, Any]:
