@@ -372,10 +372,30 @@ def test_given_parameters_are_the_frozen_network():
 
 
 @pytest.mark.slow
-def test_many_seeds_of_adapters_are_one_table():
+def test_many_seeds_of_adapters_are_one_table(tmp_path):
     experiment = fj.Experiment(num_agents=2, samples_per_agent=20, rounds=2, lora_rank=2)
-    table = fj.compare(experiment, ["flora", "cgsv"], seeds=range(2)).table()
-    assert len(table.rows) == 2
+    made = fj.compare(experiment, ["flora", "cgsv"], seeds=range(2), out=tmp_path)
+    assert len(made.table().rows) == 2
+    read = fj.compare(experiment, ["flora", "cgsv"], seeds=range(2), out=tmp_path)
+    for name in made:
+        ours, theirs = (one[name][1].communication for one in (made, read))
+        assert set(ours) == {"uploaded", "received", "uploaded_share", "received_share"}
+        for column, counts in ours.items():
+            np.testing.assert_array_equal(theirs[column], counts)
+
+
+def test_a_sweep_freezes_the_given_network_as_a_run_does():
+    train, _ = fj.data.load("digits")
+    params = fj.models.mlp(train).init(jax.random.key(9))
+    params = jax.tree.map(lambda leaf: 3 * leaf, params)
+    fields = {"num_agents": 2, "samples_per_agent": 20, "rounds": 1, "lora_rank": 2}
+    experiment = fj.Experiment(params=params, mechanism="flora", **fields)
+    swept = fj.sweep(experiment, seeds=[0, 1])
+    other = fj.sweep(dataclasses.replace(experiment, params=None), seeds=[0, 1])
+    for seed in (0, 1):
+        run = dataclasses.replace(experiment, seed=seed).run()
+        np.testing.assert_allclose(swept[seed].accuracies, run.accuracies, atol=1e-6)
+        assert not np.allclose(other[seed].accuracies, run.accuracies)
 
 
 @pytest.mark.slow

@@ -182,6 +182,9 @@ def read_sweep(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> Sw
     like = History(numbers, numbers, numbers[..., 0], numbers, numbers, numbers, flags, flags)
     names = experiment.make_task().names
     like = like._replace(metrics=dict.fromkeys(names, numbers))
+    if experiment.trains_adapters:
+        counts = numbers.astype(np.int32)
+        like = like._replace(uploaded=counts, received=counts, network=counts[..., 0])
     return Sweep(
         experiments=tuple(dataclasses.replace(experiment, seed=seed).resolved() for seed in seeds),
         axes=("seed",),

@@ -74,7 +74,8 @@ def play_points(
     common = dataclasses.replace(
         together[0] if together else resolved,
         seed=0,
-        params=None,  # those of runs are an argument of the program
+        # First parameters are an argument of the program; a frozen network is a part of it.
+        params=None if resolved.lora_rank is None else resolved.params,
         **{name: 0.5 for name in coefficients[0] if name not in MANIPULATION},
     )
     first = jax.tree.map(lambda leaf: leaf[0], shards)

@@ -130,7 +130,7 @@ def why_not(name: str, experiment: Experiment, shards: Sequence[Shards]) -> str:
         single = [field for field, value in given.items() if np.ndim(value)]
         if single:
             return f"one value of `{single[0]}` for all agents"
-        if experiment.params is not None:
+        if experiment.params is not None and experiment.lora_rank is None:
             return "no given `params`"
         few = any(int(np.min(one.sizes)) < 2 for one in shards)
         return "two examples of every agent" * few
