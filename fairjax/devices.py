@@ -42,8 +42,8 @@ def start(
     Call it before anything else uses JAX. With several processes, it waits for all of them.
 
     Args:
-      num_devices: devices per process; None: all, or one on a CPU. A CPU is split into that
-        many devices; on accelerators the first ones are used.
+      num_devices: devices per process; None: one, or among several processes all that each has.
+        A CPU is split into that many devices; on accelerators the first ones are used.
       coordinator: HOST:PORT of the first process, the same for all; None: a single process.
       num_processes: how many processes run.
       process_id: the number of this process, from 0.

@@ -24,6 +24,11 @@ class DamagedError(ValueError):
     """A file does not hold what fairjax wrote there."""
 
 
+def cache_folder() -> Path:
+    """Returns the folder below which fairjax caches data and compiled programs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Adds the name of a file or folder to the system's errors in a block."""

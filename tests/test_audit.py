@@ -75,6 +75,11 @@ def test_only_the_stretch_that_gains_most_is_a_row():
     trials.append(trials[0]._replace(strength=3.0, accuracies=audit.honest.accuracies))
     (row,) = dataclasses.replace(audit, trials=tuple(trials)).rows()
     assert row["strength"] == 1.5
+    # An unknown gain counts least: both runs diverged.
+    broken = [one._replace(accuracies=np.full((2, 3), np.nan)) for one in trials[1:2]]
+    for some in ([*broken, trials[0]], [trials[0], *broken]):
+        (row,) = dataclasses.replace(audit, trials=tuple(some)).rows()
+        assert (row["strength"], row["own_gain"]) == (1.5, 12.5)
 
 
 @pytest.mark.slow

@@ -73,6 +73,22 @@ def test_a_result_is_the_same_from_memory_from_a_run_and_from_disk(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_result_of_another_experiment_is_no_standalone_result():
+    experiment = fj.Experiment(num_agents=2, samples_per_agent=10, rounds=1, model="logistic")
+    alone = experiment.alone().run()
+    evaluated = dataclasses.replace(experiment, eval_every=1, mechanism="rr", gamma=None)
+    assert evaluated.run(standalone=alone).standalone_accuracies is not None
+    for other in (
+        dataclasses.replace(experiment, seed=1),
+        dataclasses.replace(experiment, rounds=2),
+    ):
+        with pytest.raises(ValueError, match="`standalone` must be the result of Experiment"):
+            other.run(standalone=alone)
+    with pytest.raises(ValueError, match="got that of Experiment"):
+        experiment.run(standalone=evaluated.run())
+
+
+@pytest.mark.slow
 def test_the_standalone_run_has_the_same_shards_and_first_parameters(tmp_path):
     result = SMALL.run(tmp_path / "run")
     alone = fj.load_run(tmp_path / "run" / "standalone")

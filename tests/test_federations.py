@@ -273,6 +273,16 @@ def first_two():
     return fj.mechanisms.fedavg()._replace(plan=plan)
 
 
+def test_agents_that_a_plan_leaves_out_upload_nothing_whatever_their_behaviour(data):
+    shards, _ = data
+    dishonest = [Behaviour(0, "broken_nan"), Behaviour(2, "broken_nan")]
+    one = federation(shards, mechanism=first_two(), behaviours=dishonest)
+    _, record = one.step(one.init(jax.random.key(0), shards), shards)
+    assert record.excluded.tolist() == [True, False, False]
+    assert record.participants.tolist() == [True, True, False]
+    assert not any(leaf[2].any() for leaf in jax.tree.leaves(record.uploads))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_rounds", [4, 60])
 def test_an_honest_update_of_zeros_is_warned_about_once_by_agent_and_round(data, num_rounds):

@@ -153,6 +153,22 @@ def test_a_sweep_varies_what_objects_do_not_hold():
         np.testing.assert_allclose(history.fractions[-1], fractions, rtol=1e-5)
 
 
+def test_standalone_is_the_same_as_a_name_a_function_and_an_object():
+    named = fj.Experiment(mechanism="standalone", behaviours={"sign_flip": 1})
+    for mechanism in (fj.mechanisms.standalone, fj.mechanisms.standalone()):
+        assert fj.Experiment(mechanism=mechanism, behaviours={"sign_flip": 1}) == named
+
+
+def test_a_factory_may_take_any_options():
+    def mine(beta=1.0, **options):
+        return fj.mechanisms.cgsv(beta=beta, **options)
+
+    made = fj.Experiment(mechanism=mine, beta=2.0, options={"mask": "leaf"}).make_mechanism()
+    assert made.name == "cgsv"
+    with pytest.raises(TypeError, match="missks"):
+        fj.Experiment(mechanism=mine, options={"missks": "leaf"})
+
+
 def test_a_mechanism_that_is_made_of_another_has_no_factory():
     made = fj.mechanisms.cgsv(alpha=0.5)
     assert made.factory(beta=2.0).factory is not None

@@ -373,6 +373,9 @@ def test_a_mechanism_that_pays_nan_is_named_with_the_round():
     fj.run(jax.random.key(0), federation, shards, data, num_rounds=2)
     with pytest.raises(ValueError, match="'mine' must pay finite rewards.*in round 2"):
         fj.run(jax.random.key(0), federation, shards, data, num_rounds=4)
+    state, _ = fj.run(jax.random.key(0), federation, shards, data, num_rounds=2)
+    with pytest.raises(ValueError, match="in round 2"):  # of the state, not of the call
+        fj.run(jax.random.key(0), federation, shards, data, num_rounds=2, state=state)
 
 
 def test_a_run_leaves_the_parameters_and_the_state_that_it_was_given(digits):

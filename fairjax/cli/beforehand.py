@@ -4,15 +4,13 @@ import atexit
 import contextlib
 import gc
 import importlib
-import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from fairjax import simulation
+from fairjax import files, simulation
 from fairjax.cli.terminal import output
 from fairjax.experiments import Experiment
 
@@ -22,8 +20,7 @@ LARGE = 2**30  # bytes
 def keep_programs() -> None:
     """Makes JAX cache compiled programs in the user's cache, unless another folder is set."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"
-        jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+        jax.config.update("jax_compilation_cache_dir", str(files.cache_folder() / "programs"))
         # By default JAX leaves out those that take less than a second: in a short run, most.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

@@ -95,8 +95,8 @@ def _run(
       resume: go on with a run that was stopped; False: start over.
       track: tools that receive every round's scalars: csv, tensorboard, wandb, or several with
         commas.
-      devices: number of devices of each process that share the agents; by default all, or 1 on a
-        CPU.
+      devices: number of devices of each process that share the agents; by default 1, or among
+        several processes all.
       coordinator: address of the first of several processes, the same in all commands.
       num_processes: number of processes, at least 1.
       process_id: number of this process, from 0; the first one writes and prints.

@@ -2,7 +2,7 @@
 
 from fairjax.data.dataset import Dataset, hold_out
 from fairjax.data.mixtures import dirichlet, mixtures
-from fairjax.data.shards import MOST_AGENTS, Shards, stacked
+from fairjax.data.shards import Shards, stacked
 from fairjax.data.sources import DATASETS, SENTENCES, load, register
 from fairjax.data.splits import SPLITS, class_imbalance, power_law, uniform
 from fairjax.data.text import Tokenizer
@@ -10,7 +10,6 @@ from fairjax.data.tfds_images import DataUnavailableError
 
 __all__ = [
     "DATASETS",
-    "MOST_AGENTS",
     "SENTENCES",
     "SPLITS",
     "DataUnavailableError",

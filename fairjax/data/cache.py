@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fairjax import files
 from fairjax.data import text
 
 
@@ -59,17 +59,10 @@ def _are_examples(arrays: dict[str, np.ndarray], kind: type[np.generic], ndim: i
 
 def _write_cache(cached: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes arrays completely or not at all; without a cache the next load decodes again."""
-    unfinished = cached.with_name(f"{cached.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(cached)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with files.replacing(cached) as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
 
 def _cache_file(name: str, data_dir: Path) -> Path | None:
@@ -77,12 +70,7 @@ def _cache_file(name: str, data_dir: Path) -> Path | None:
     folder = data_dir / name.replace(":", "/")
     if not name or ".." in folder.parts or not folder.is_dir():
         return None
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    prepared = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in prepared]
     digest = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
-    return cache_folder() / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"
-
-
-def cache_folder() -> Path:
-    """Returns the folder below which fairjax caches data."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairjax"
+    return files.cache_folder() / f"{name.replace('/', '-').replace(':', '-')}-{digest}.npz"

@@ -20,7 +20,6 @@ from fairjax import checks
 from fairjax.data.arrays import as_array, check_rows, described, is_known, is_whole, row_numbers
 from fairjax.data.dataset import MADE_BY, MOST_SEED, Dataset, register_unchecked
 
-MOST_AGENTS = 10**6
 MOST_INDICES = 2**28  # bound on N times M: 1 GiB of int32
 
 
@@ -205,7 +204,7 @@ def count_dealt(
                 f"got num_agents={num_agents}."
             )
         return len(train)
-    checks.count("num_agents", num_agents, most=MOST_AGENTS)
+    checks.count("num_agents", num_agents)
     checks.count("samples_per_agent", samples_per_agent)
     total, most = int(samples_per_agent) * int(num_agents), MOST_INDICES if replace else len(train)
     if total > most:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fairjax import checks
+from fairjax import checks, files
 from fairjax.data import text
-from fairjax.data.cache import arrays_of, cache_folder
+from fairjax.data.cache import arrays_of
 from fairjax.data.dataset import Dataset
 from fairjax.data.tfds_images import decoded, unknown
 
@@ -250,7 +250,7 @@ def _count_bytes(images: np.ndarray) -> np.ndarray:
 def _load_sentences(name: str, data_dir: Path) -> dict[str, np.ndarray]:
     """Returns sentences from the data directory, or from the cache if that is read-only."""
     there = (data_dir / name).is_dir() or _is_writable(data_dir)
-    folder = data_dir if there else cache_folder() / "tensorflow_datasets"
+    folder = data_dir if there else files.cache_folder() / "tensorflow_datasets"
 
     def read() -> dict[str, np.ndarray]:
         from fairjax.data import tfds_text

@@ -4,7 +4,7 @@
     power_law        sizes that follow a power law, the same mixture of classes for all agents
     class_imbalance  equal sizes; agent i has only the first c_i classes
     dirichlet        each class is dealt out in proportions drawn from a Dirichlet distribution
-    mixtures         equal sizes; each agent's mixture of classes is drawn from one
+    dir3, dir7       equal sizes; each agent's mixture of classes is drawn from one
 
 In shapes, N is the number of agents, n of examples, C of classes. Every split takes the
 training data and gives every agent at least one example. The seed determines the split.

@@ -4,7 +4,6 @@ name -> builder, prepared by TFDS if need be -> bytes of images and their classe
 """
 
 import contextlib
-import difflib
 import socket
 import sys
 import urllib.parse
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fairjax import checks
 
 BULK = 1000  # examples decoded at a time
 
@@ -96,8 +97,7 @@ def unknown(name: str, data_dir: Path, ours: tuple[str, ...]) -> ValueError:
     import tensorflow_datasets as tfds
 
     known = (*ours, *tfds.list_builders(with_community_datasets=False))
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
+    hint = checks.suggestion(name, [one for one in known if one != name])
     return ValueError(
         f"Unknown dataset {name!r:.100}.{hint} Known: {', '.join(ours)}, and any "
         f"image-classification set of TensorFlow Datasets, or one prepared in {data_dir}."

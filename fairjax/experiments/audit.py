@@ -9,7 +9,7 @@ The module `trials` plays them.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Audit:
         best: dict[tuple[str, int], dict[str, Any]] = {}
         for row in rows:  # only `stretch` has several strengths
             place = row["manipulation"], row["agent"]
-            if place not in best or not row["own_gain"] <= best[place]["own_gain"]:
+            if place not in best or _gain(row) > _gain(best[place]):
                 best[place] = row
         return list(best.values())
 
@@ -74,7 +74,7 @@ class Audit:
         rows, made = self.rows(), []
         for name in dict.fromkeys(row["manipulation"] for row in rows):
             of_name = [row for row in rows if row["manipulation"] == name]
-            most = max(of_name, key=lambda row: np.nan_to_num(row["own_gain"], nan=-np.inf))
+            most = max(of_name, key=_gain)
 
             def mean(column: str, of_name: Any = of_name) -> float:
                 values = [row[column] for row in of_name if not np.isnan(row[column])]
@@ -205,6 +205,11 @@ def audit(
         elif name == "sybil":
             trials += plays.split_in_two()
     return Audit(on[0].resolved(), tuple(seeds), honest, tuple(trials))
+
+
+def _gain(row: Mapping[str, Any]) -> float:
+    """Returns what a cheat gains, by which rows are compared; an unknown gain is the least."""
+    return float(np.nan_to_num(row["own_gain"], nan=-np.inf))
 
 
 def _largest(values: Iterable[float]) -> float:

@@ -18,7 +18,7 @@ from fairjax.experiments.description import (
 )
 from fairjax.experiments.optimizers import SERVER_OPTIMIZERS, SERVER_RATES
 from fairjax.experiments.presets import lengths
-from fairjax.mechanisms import Mechanism
+from fairjax.mechanisms import Mechanism, standalone
 from fairjax.models import Model
 from fairjax.simulation import (
     check_fits,
@@ -58,6 +58,9 @@ class Checked(Description):
             check = field.metadata.get("check")
             if check is not None and not (value is None and field.default is None):
                 check(field.name, value)
+        made_by = factories.factory_of(self.mechanism)
+        if getattr(made_by, "func", made_by) is standalone:  # its name says: play no other beside
+            object.__setattr__(self, "mechanism", standalone.__name__)
         self._check_ranks()
         if isinstance(self.gamma, tuple):
             checks.lengths("gamma", self.gamma, self.rounds)

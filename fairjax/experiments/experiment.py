@@ -85,8 +85,8 @@ class Experiment(Setup):
         Raises:
           ValueError: `out` belongs to another experiment, or to a shorter one whose schedule or
             mechanism depends on its number of rounds; it cannot be written or is in use by
-            another process; all its checkpoints are damaged; the data cannot be loaded; or a
-            tool of `track` is not installed.
+            another process; all its checkpoints are damaged; the data cannot be loaded; a
+            tool of `track` is not installed; or `standalone` belongs to another experiment.
           OSError: a record cannot be written, because the disk is full or permission is
             missing. The same call then goes on from the last checkpoint.
         """
@@ -94,10 +94,19 @@ class Experiment(Setup):
         checks.function("watch", watch, WATCHES, optional=True)
         if standalone is not None:
             checks.kind("standalone", standalone, Result, "`fairjax.Experiment(...).run()`")
+            self._check_alone(standalone.experiment)
         mesh = devices.checked(mesh)
         out = None if out is None else checks.path("out", out)
         tools = tracking.checked(track, out)
         return self._play(out, resume, mesh, watch, tools, standalone)
+
+    def _check_alone(self, given: Any) -> None:
+        """Raises unless an experiment is this one without sharing; evaluations do not count."""
+        wanted, found = self.alone(), given.alone()
+        if given.mechanism != "standalone" or found.resolved() != wanted.resolved():
+            raise ValueError(
+                f"`standalone` must be the result of {wanted!r}, got that of {given!r}."
+            )
 
     def _play(
         self,

@@ -59,9 +59,11 @@ def make(mechanism: Any, coefficients: Mapping[str, Any], options: Mapping[str, 
     """
     if isinstance(mechanism, Mechanism) and not coefficients and not options:
         return mechanism
-    name, known = objects.label("mechanism", mechanism), takes(mechanism)
+    name, parameters = objects.label("mechanism", mechanism), takes(mechanism)
+    known = {argument: one for argument, one in parameters.items() if one.kind not in ANY_NUMBER}
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     for argument in (*coefficients, *options):
-        if argument not in known:
+        if argument not in known and not takes_any:
             raise ValueError(
                 f"The mechanism {name!r} does not take `{argument}`. It takes: "
                 f"{', '.join(known) or 'nothing'}.{_hint(mechanism)}"
@@ -70,9 +72,7 @@ def make(mechanism: Any, coefficients: Mapping[str, Any], options: Mapping[str, 
     missing = [
         argument
         for argument, parameter in known.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in ANY_NUMBER
-        and argument not in given
+        if parameter.default is parameter.empty and argument not in given
     ]
     if missing:
         raise ValueError(

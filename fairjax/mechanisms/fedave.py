@@ -68,9 +68,6 @@ def fedave(*, alpha: Scalar = 0.95, beta: Scalar = 5.0, gamma: Length = GAMMA) -
     checks.above("beta", beta, 0)
     check_length("gamma", gamma)
 
-    def init(num_agents: int) -> PerAgent:
-        return jnp.zeros(num_agents)
-
     def update(
         updates: Stacked, reputation: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
@@ -95,7 +92,7 @@ def fedave(*, alpha: Scalar = 0.95, beta: Scalar = 5.0, gamma: Length = GAMMA) -
         paid = largest_of_tensors(aggregate, fractions)
         return Outcome(aggregate, paid, scores, reputation, fractions), reputation
 
-    return Mechanism(init, update)
+    return Mechanism(jnp.zeros, update)
 
 
 def _divergences(own: Array, held_out: Array) -> PerAgent:

@@ -50,7 +50,7 @@ def write_run(result: Result, out: Path) -> Path:
         _show_rewards(result, out),
         _show_fairness(result, out),
         _show_dishonest(result),
-        _show_time(result, out),
+        _show_time(out),
         _show_settings(result, records.read_json(out / records.EXPERIMENT)),
         _show_commands(result),
     )
@@ -272,7 +272,7 @@ def _show_dishonest(result: Result) -> Section:
     return Section("dishonest", "Excluded and dishonest", pieces)
 
 
-def _show_time(result: Result, out: Path) -> Section:
+def _show_time(out: Path) -> Section:
     seconds = {PARTS[name]: value for name, value in records.read_times(out).items()}
     alone = records.read_times(out / "standalone")
     if alone:

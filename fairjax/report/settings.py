@@ -15,8 +15,9 @@ from fairjax.tables import first_line
 WIDTH = 88  # characters of a line of Python source
 
 
-def words(experiment: Experiment, shard_sizes: Any) -> str:
+def words(experiment: Experiment, shard_sizes: Any, *, with_seed: bool = True) -> str:
     """Returns two sentences that describe the data and the training."""
+    seed = f", seed {experiment.seed}" if with_seed else ""
     split_words = ""
     if experiment.shards is None:
         split_words = f": {first_line(data.SPLITS[experiment.split])}"
@@ -25,7 +26,7 @@ def words(experiment: Experiment, shard_sizes: Any) -> str:
         f"{experiment.where}{split_words}. "
         f"The model {experiment.label('model')} is trained for "
         f"{_count_nouns(experiment.rounds, 'round')} of "
-        f"{_count_epochs(experiment.resolved().local_epochs)}, seed {experiment.seed}."
+        f"{_count_epochs(experiment.resolved().local_epochs)}{seed}."
     )
 
 

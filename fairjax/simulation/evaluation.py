@@ -114,12 +114,12 @@ def mean_losses(
 
         def batch_sum(number: Scalar, total: Scalar) -> Scalar:
             x, y = examples(data, rows[number])
-            present = number * batch_size + jnp.arange(batch_size) < size
-            loss, _ = training.loss(own, x, y, present, None, statistics)
-            return total + loss * present.sum()
+            counted = number * batch_size + jnp.arange(batch_size) < size
+            loss, _ = training.loss(own, x, y, counted, None, statistics)
+            return total + loss * counted.sum()
 
         total = lax.fori_loop(0, (size + batch_size - 1) // batch_size, batch_sum, 0.0)
-        return total / (size if present is None else jnp.maximum(size, 1))
+        return total / jnp.maximum(size, 1)
 
     sizes = shards.sizes if present is None else jnp.where(present, shards.sizes, 0)
     agents = (params, statistics, shards.indices, sizes)

@@ -184,7 +184,7 @@ class Federation(ByContents):
             mesh=self.mesh,
         )
         held = state.server, self.behaviours, state.memory, state.round
-        uploads = upload(upload_key, trained, *held, present)
+        uploads = upload(upload_key, trained, *held, plan.participants)
         if plan.start is not None:
             losses = own_losses(self, plan.start, state.statistics, shards, present)
             context = context._replace(losses=losses)

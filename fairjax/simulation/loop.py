@@ -216,7 +216,7 @@ def play(
         )
         row = jax.tree.map(lambda values, like: values.astype(like.dtype), row, empty)
         counts = number < num_rounds
-        events = trees.where(counts, events.after(record, number), events)
+        events = trees.where(counts, events.after(record, state.round), events)
         return (trees.where(counts, after, state), events), devices.everywhere(federation.mesh, row)
 
     def skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:

@@ -120,7 +120,7 @@ def upload(
     behaviours: Sequence[Behaviour],
     memory: Memory | None,
     round: Scalar,
-    present: PerAgent | None = None,
+    participants: PerAgent | None = None,
 ) -> Uploads:
     """Returns what agents upload, and which uploads are usable.
 
@@ -131,16 +131,16 @@ def upload(
       behaviours: the behaviours of dishonest agents.
       memory: what dishonest agents remember, if there are any.
       round: number of the round, from 0.
-      present: `[N]` booleans; absent agents upload zeros. None: all are there.
+      participants: `[N]` booleans; other agents upload zeros. None: all take part.
     """
     updates = uploads = trained.updates
     if memory is not None:  # behaviours change entries
         updates = lowrank.dense(updates)
-        memory = memory.with_first(updates, round, present)
-        uploads = change_uploads(key, updates, memory, round, behaviours, present)
+        memory = memory.with_first(updates, round, participants)
+        uploads = change_uploads(key, updates, memory, round, behaviours, participants)
     zeros = jax.tree.map(jnp.zeros_like, uploads)
-    if present is not None:
-        uploads = trees.where(present, uploads, zeros)
+    if participants is not None:
+        uploads = trees.where(participants, uploads, zeros)
     usable = rowwise.addable_rows(uploads, (trained.start, server))
     return Uploads(trees.where(usable, uploads, zeros), usable, memory)
 
