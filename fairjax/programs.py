@@ -40,7 +40,7 @@ def _capture(
     settings: tuple[Any, ...],
 ) -> tuple[Callable[..., Any], list[Any]]:
     """Returns a program of captured arrays and arguments of these shapes, and those arrays."""
-    del settings  # by others the function is traced anew
+    del settings  # other settings need a new trace
     closed, out = jax.make_jaxpr(function, return_shape=True)(*structure.unflatten(shapes))
     large = [const for const in closed.consts if _is_large(const)]
 

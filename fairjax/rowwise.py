@@ -1,8 +1,8 @@
 """Row-wise: which rows of a stacked pytree are finite, zero, or small enough to be added.
 
-Sums of squares tell, and need one fast pass: entries are finite if the sum is, not all zero if it
-is not, and at most as large as its root. Only where that is not enough, every entry is looked at.
-On a CPU that takes three times as long.
+Sums of squares need one fast pass, and mostly tell: if the sum of a row is finite, all its entries
+are, and none is larger than its root; if it is above zero, some entry is not zero. Only where the
+sums do not tell, every entry is looked at. On a CPU that takes three times as long.
 """
 
 import functools
@@ -22,7 +22,7 @@ from fairjax.types import Array, PerAgent, Stacked
 
 def finite_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: all entries, or factors, of the agent's row are finite."""
-    stacked = _joined(stacked)
+    stacked = _join_leaves(stacked)
 
     def look() -> PerAgent:
         found = [rows(jnp.isfinite(leaf)).all(1) for leaf in jax.tree.leaves(stacked)]
@@ -33,7 +33,7 @@ def finite_rows(stacked: Stacked) -> PerAgent:
 
 def zero_rows(stacked: Stacked) -> PerAgent:
     """Returns `[N]` booleans: the agent's row is exactly zero."""
-    stacked = _joined(stacked)
+    stacked = _join_leaves(stacked)
 
     def of_leaf(leaf: Any) -> PerAgent:
         if is_low_rank(leaf):
@@ -63,7 +63,7 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
     """
     most = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(stacked)) / 8
     each = most / len(jax.tree.leaves(stacked)[0])
-    stacked = _joined(stacked)
+    stacked = _join_leaves(stacked)
 
     def small(leaf: Any) -> PerAgent:
         low_rank = is_low_rank(leaf)
@@ -90,7 +90,7 @@ def addable_rows(stacked: Stacked, held: Any) -> PerAgent:
     return _where_sure(stacked, lambda: jnp.sqrt(_entry_squares(stacked)) <= each, fit) & room
 
 
-def _joined(stacked: Stacked) -> Stacked:
+def _join_leaves(stacked: Stacked) -> Stacked:
     """Returns a few numbers of one dtype as one leaf `[N, D]`, which needs fewer kernels."""
     leaves = jax.tree.leaves(stacked)
     alike = len({leaf.dtype for leaf in leaves}) == 1 and not lowrank.holds_low_rank(stacked)
@@ -109,7 +109,7 @@ def _entry_squares(stacked: Stacked) -> PerAgent:
 
 
 def _where_sure(tree: Any, tell: Callable[[], Array], look: Callable[[], Array]) -> Array:
-    """Returns `tell()` if all of that is true, else `look()`; few numbers are always looked at."""
+    """Returns `tell()` if it is true for all rows, else `look()`; small trees always `look()`."""
     if blocks.is_small(sum(leaf.size for leaf in jax.tree.leaves(tree))):
         return look()
     sure = tell()

@@ -7,8 +7,8 @@ Every sum over agents or parameters is a matrix product at full precision, some 
 columns (`fairjax.blocks`): on a CPU it is many times faster than a reduction over the leading
 axis, and on an accelerator the default precision would round the inputs.
 
-A `LowRank` node is a leaf whose entries are never computed; see `fairjax.lowrank`. Nor are those
-of a node `InUnits`, which stands for rows in other units.
+A `LowRank` node is a leaf whose entries are never computed; see `fairjax.lowrank`. The same holds
+for an `InUnits` node, which stands for rows in other units.
 """
 
 import functools

@@ -140,7 +140,7 @@ def test_cffl_takes_its_published_settings_for_class_imbalance():
     cells = [cell for cell in STUDIES["referee"].cells(False) if cell.name.endswith("-cffl")]
     options = [dict(cell.experiment.options) for cell in cells]
     assert all(not one for one in options)  # they are added where a split is run
-    made = list(referee._published(cells[0].experiment, ("power_law", "class_imbalance")))
+    made = list(referee._split_by_protocol(cells[0].experiment, ("power_law", "class_imbalance")))
     assert [dict(one.options) for one, _ in made] == [{}, protocol.BY_CLASSES]
 
 

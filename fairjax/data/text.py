@@ -127,14 +127,14 @@ def tokenised(
     else:
         train, test = hold_out(train, TEST_SHARE)
     if tokenizer is not None:
-        return _encoded(train, test, tokenizer.encode(raw), tokenizer.vocabulary_size)
+        return _encode(train, test, tokenizer.encode(raw), tokenizer.vocabulary_size)
     sentences = [CLEANING[name](sentence) for sentence in raw]
     token_of = vocabulary(sentences[row] for row in train.x)
     numbers = [[token_of.get(word, UNKNOWN) for word in sentence] for sentence in sentences]
-    return _encoded(train, test, numbers, len(token_of) + UNKNOWN + 1)
+    return _encode(train, test, numbers, len(token_of) + UNKNOWN + 1)
 
 
-def _encoded(
+def _encode(
     train: Dataset, test: Dataset, numbers: Sequence[Sequence[int]], vocabulary_size: int
 ) -> tuple[Dataset, Dataset]:
     """Returns data sets of rows `x` with the tokens of these rows, padded or cut to one length."""

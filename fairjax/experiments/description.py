@@ -42,8 +42,7 @@ class Description:
         "power_law",
         "data",
         fields.one_of(data.SPLITS),
-        'how agents get training data: "power_law", "uniform", "class_imbalance", "dirichlet", '
-        '"dir3" or "dir7".',
+        f"how agents get training data: {', '.join(data.SPLITS)}.",
     )
     num_agents: int = describe_field(
         DEFAULT_AGENTS, "data", checks.count, "number of agents N, 1 to 1,000,000."

@@ -2,8 +2,8 @@
 
     dataset    a pair (train, test)       mechanism  a `Mechanism`, or a function that makes one
     shards     `Shards`                   optimizer  of optax, or a function of the learning rate
-    model      a `Model`                  params     first parameters
-    task       a `Task`
+    model      a `Model`                  server_optimizer  of optax
+    task       a `Task`                   params     first parameters
 
 An object is shown by its label. Records keep a fingerprint of its contents, not the object.
 """

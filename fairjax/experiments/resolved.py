@@ -33,7 +33,7 @@ class Resolved(Checked):
     def num_decays(self) -> int:
         """How often the learning rate decays in the whole run."""
         most = max(
-            np.ravel(_filled(self.local_epochs, lengths(self.model)["local_epochs"])).tolist()
+            np.ravel(_fill_open(self.local_epochs, lengths(self.model)["local_epochs"])).tolist()
         )
         return self.rounds * (most if self.decay_per == "epoch" else 1)
 
@@ -76,7 +76,7 @@ class Resolved(Checked):
             chosen["options"] = {**dict(self.options), "smoothness": "bounded"}
         for name in EACH:
             if isinstance(value := getattr(self, name), tuple):
-                chosen[name] = _filled(value, each[name])
+                chosen[name] = _fill_open(value, each[name])
         return dataclasses.replace(self, **chosen)
 
     def description(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Resolved(Checked):
             )
 
 
-def _filled(value: Any, default: Any) -> Any:
+def _fill_open(value: Any, default: Any) -> Any:
     """Returns one number, or agents' numbers with the default where they are left open."""
     if not isinstance(value, tuple):
         return value

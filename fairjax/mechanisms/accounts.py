@@ -129,7 +129,7 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
         uploads, lengths, cosines = _filter_copies(updates, held.aggregate)
         held = _observe(held, lengths, cosines, context)
         products = _verified_products(held, lengths, cosines)
-        mixed = functools.partial(_mixed, present=context.present)
+        mixed = functools.partial(_mix, present=context.present)
         held = held._replace(
             given=mixed(held.given, products, MEMORY),
             given_met=mixed(held.given_met, 1.0, MEMORY),
@@ -148,7 +148,7 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
         trusted = jnp.where(given > 1.5 * floor, given, 0)
         # Who stands at the floor has earned nothing, and is paid its own upload only.
         above = jnp.maximum(1 - trees.ratio(floor, given), 0)
-        shares = _open(account, gate) * trusted * above[:, None]
+        shares = _count_open(account, gate) * trusted * above[:, None]
         shares = jnp.where(jnp.eye(len(given), dtype=bool), given, shares)
         shares = shares * _reciprocity(given, beta)
         shares = trees.ratio(shares, shares.sum(1, keepdims=True))
@@ -234,7 +234,7 @@ def _reciprocity(given: PerAgent, beta: Scalar) -> Array:
     return (1 - beta) * earned**STRICT + beta * earned
 
 
-def _open(account: Array, gate: Array) -> Array:
+def _count_open(account: Array, gate: Array) -> Array:
     """Returns `[N, N]` how far agent i lets the upload of agent j in."""
     account, gate = (
         trees.ratio(values, _off_diagonal(jnp.maximum(values, 0)).max(1, keepdims=True))
@@ -243,7 +243,7 @@ def _open(account: Array, gate: Array) -> Array:
     return jnp.clip(account, 0, 1) ** 2 * jnp.clip(gate / GATE, 0, 1)
 
 
-def _mixed(old: Array, new: Any, memory: float, *, present: PerAgent | None) -> Array:
+def _mix(old: Array, new: Any, memory: float, *, present: PerAgent | None) -> Array:
     """Returns a moving average; pairs of which one is absent keep theirs."""
     return jnp.where(_pairs(len(old), present), memory * old + (1 - memory) * new, old)
 

@@ -55,7 +55,7 @@ def mean_of_factors(updates: Stacked, factors: Any, context: Context) -> Params:
     """Returns the means of both factors, each by itself, and of other leaves.
 
     An agent's own columns are those below its rank; others count as zero. An agent that uploads
-    only zeros, as one whose upload is excluded, counts with the old `factors`, if they are known.
+    zeros, for example because its upload was excluded, counts with the old `factors`, if known.
     """
     updates, shares = trees.zero_broken(updates), context.shares
     nothing = rowwise.zero_rows(jax.tree.leaves(updates))  # no factor has an entry

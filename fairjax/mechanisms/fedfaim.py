@@ -114,14 +114,14 @@ def _pay(updates: Stacked, aggregate: Params, fractions: PerAgent) -> Stacked:
 
     def one(given: tuple[Params, Array]) -> Params:
         own, fraction = given
-        scores = jax.tree.map(jnp.multiply, _scaled(own), _scaled(aggregate))
+        scores = jax.tree.map(jnp.multiply, _scale(own), _scale(aggregate))
         kept = rewards.largest_entries(scores, fraction[None])
         return jax.tree.map(lambda mask, leaf: jnp.where(mask[0], leaf, 0), kept, aggregate)
 
     return jax.lax.map(one, (updates, fractions))
 
 
-def _scaled(tree: Params) -> Params:
+def _scale(tree: Params) -> Params:
     """Returns entries in float32 or wider, at most 1, so that products of them do not vanish."""
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
     largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(wide)]).max()

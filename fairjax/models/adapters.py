@@ -140,7 +140,7 @@ def lora(
         checks.above("alpha", alpha, 0)
     if model.adapters is not None:
         raise ValueError("`model` must not have adapters already, got one that `lora` returned.")
-    leaves = _named(params)
+    leaves = _name_leaves(params)
     _check_alike(model, params)
     chosen = _choose(leaves, model.head, targets)
     heads = [name for name in leaves if _is_of(name, model.head) and name not in chosen]
@@ -149,10 +149,10 @@ def lora(
     def init(key: Key) -> Params:
         del key
         held = {name: jnp.zeros(shapes[name], leaves[name].dtype) for name in chosen}
-        return _nested({**held, **{name: leaves[name] for name in heads}})
+        return _nest({**held, **{name: leaves[name] for name in heads}})
 
     def apply(held: Params, x: Array, key: Key | None = None, *statistics: Any) -> Any:
-        own = _named(held)
+        own = _name_leaves(held)
 
         def whole(path: Any, leaf: Array) -> Array:
             name = _name(path)
@@ -202,7 +202,7 @@ def _choose(leaves: Mapping[str, Array], head: str | None, targets: str | None) 
     return chosen
 
 
-def _named(params: Params) -> dict[str, Any]:
+def _name_leaves(params: Params) -> dict[str, Any]:
     """Returns the leaves of parameters by path, such as "encoder/layer_0/query/kernel"."""
     found = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     for name, leaf in found.items():
@@ -223,7 +223,7 @@ def _is_of(name: str, head: str | None) -> bool:
     return head is not None and name.split("/")[0] == head
 
 
-def _nested(leaves: Mapping[str, Array]) -> dict[str, Any]:
+def _nest(leaves: Mapping[str, Array]) -> dict[str, Any]:
     """Returns arrays as nested dicts, split at the slashes of their paths."""
     nested: dict[str, Any] = {}
     for name, leaf in leaves.items():

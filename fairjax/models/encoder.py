@@ -88,14 +88,14 @@ class _Layer(nn.Module):
         # A sentence without words would give NaN.
         scores = jnp.where(is_word.any(1)[:, None, None, None], scores, 0)
         mixed = jnp.einsum("bhij,bjhd->bihd", nn.softmax(scores), value)
-        mixed = _moved(mixed.reshape(-1, self.width), row.to_row, row.from_row.reshape(-1))
+        mixed = _move_rows(mixed.reshape(-1, self.width), row.to_row, row.from_row.reshape(-1))
         x = _norm("attention_norm")(x + nn.Dense(self.width, name="attention_output")(mixed))
         hidden = nn.gelu(nn.Dense(self.inner, name="inner")(x), approximate=False)
         return _norm("norm")(x + nn.Dense(self.width, name="output")(hidden))
 
     def _heads(self, x: Array, row: Row) -> Array:
         """Returns `[B, L, heads, E / heads]` of words in a row."""
-        x = _moved(x, row.from_row.reshape(-1), row.to_row)
+        x = _move_rows(x, row.from_row.reshape(-1), row.to_row)
         return x.reshape(*row.from_row.shape, self.num_heads, -1)
 
 
@@ -134,7 +134,7 @@ class Classifier(nn.Module):
     def _means(self, tokens: Array, num_places: int) -> Array:
         row = lay_in_row(tokens, num_places)
         words = self.encoder(row)
-        rows = _moved(words, row.from_row.reshape(-1), row.to_row)
+        rows = _move_rows(words, row.from_row.reshape(-1), row.to_row)
         counts = (tokens != 0).sum(1, keepdims=True)
         return rows.reshape(*tokens.shape, -1).sum(1) / jnp.maximum(counts, 1)
 
@@ -158,7 +158,7 @@ def lay_in_row(tokens: Array, num_places: int) -> Row:
 
 
 @jax.custom_vjp
-def _moved(x: Array, places: Array, inverse: Array) -> Array:
+def _move_rows(x: Array, places: Array, inverse: Array) -> Array:
     """Returns the rows of `x` at `places`, zeros where a place is beyond them.
 
     Places are different, so the gradient is a move by the inverse, not a sum.
@@ -170,15 +170,15 @@ def _take(x: Array, places: Array) -> Array:
     return x.at[places].get(mode="fill", fill_value=0)
 
 
-def _moved_forward(x: Array, places: Array, inverse: Array) -> tuple[Array, Array]:
+def _move_rows_forward(x: Array, places: Array, inverse: Array) -> tuple[Array, Array]:
     return _take(x, places), inverse
 
 
-def _moved_backward(inverse: Array, gradient: Array) -> tuple[Array, None, None]:
+def _move_rows_backward(inverse: Array, gradient: Array) -> tuple[Array, None, None]:
     return _take(gradient, inverse), None, None
 
 
-_moved.defvjp(_moved_forward, _moved_backward)
+_move_rows.defvjp(_move_rows_forward, _move_rows_backward)
 
 
 def _norm(name: str) -> nn.LayerNorm:

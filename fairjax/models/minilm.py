@@ -58,7 +58,7 @@ def minilm(train: Dataset, *, folder: str | os.PathLike | None = None) -> Model:
       Wang et al., MiniLM, NeurIPS 2020; Reimers and Gurevych, Sentence-BERT, EMNLP 2019.
     """
     checks.kind("train", train, Dataset, "`fairjax.data.load`")
-    folder = _chosen(folder)
+    folder = _find_folder(folder)
     weights = published_weights(folder)
     size = len(weights["encoder"]["words"]["embedding"])
     if train.vocabulary_size != size or train.x.ndim != 2 or train.x.shape[1] > LONGEST:
@@ -106,7 +106,7 @@ def minilm_tokenizer(folder: str | os.PathLike | None = None) -> Tokenizer:
         import tokenizers
     except ImportError as error:
         raise ValueError(f"MiniLM needs `pip install 'fairjax[text]'`: {error}.") from error
-    text = _read(_chosen(folder), PIECES).decode(errors="replace")
+    text = _read(_find_folder(folder), PIECES).decode(errors="replace")
     try:
         json.loads(text)["model"]["vocab"]  # tokenizers raises plain exceptions
         made = tokenizers.Tokenizer.from_str(text)
@@ -165,7 +165,7 @@ def _as_encoder(found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
     return {"encoder": {**embeddings, **layers}}
 
 
-def _chosen(folder: str | os.PathLike | None) -> Path | None:
+def _find_folder(folder: str | os.PathLike | None) -> Path | None:
     """Returns the folder that is given, or that the environment names; None: the package."""
     given = os.environ.get(FOLDER) if folder is None else folder
     return None if given is None else checks.path("folder", given)

@@ -48,10 +48,10 @@ def chain(layers: Sequence[str | Sequence[str]]) -> Callable[[Params], Units]:
             '`layers` must be different names of at least two layers, such as ("hidden", "head"), '
             f"got {layers!r:.100}."
         )
-    return functools.partial(_chained, tuple(stages))
+    return functools.partial(_chain, tuple(stages))
 
 
-def _chained(stages: tuple[tuple[str, ...], ...], params: Params) -> Units:
+def _chain(stages: tuple[tuple[str, ...], ...], params: Params) -> Units:
     always = np.full(1, ALWAYS, np.int32)
     makes, takes = (
         jax.tree.map(lambda leaf: always.reshape((1,) * leaf.ndim), params) for _ in range(2)

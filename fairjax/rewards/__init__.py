@@ -5,8 +5,7 @@
     reward        v_i   =  the floor(f_i D) largest entries of the aggregate
 
 `coefficients` has the first two, `masks` the last. `triples` keeps singular triples in place of
-entries. In `submodels` a reward is a network without
-some of its hidden units.
+entries. In `submodels` a reward is a network without some of its hidden units.
 """
 
 from fairjax.rewards.coefficients import (

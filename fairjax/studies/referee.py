@@ -99,13 +99,13 @@ def _run(setting: Setting, splits: tuple[str, ...], name: str, experiment: Exper
     if experiment.mechanism != "standalone":
         alone = _sweep_alone(experiment.alone(), seeds, splits)
     rows, found, start = [], [], time.monotonic()
-    for one, some in _published(experiment, splits):
+    for one, some in _split_by_protocol(experiment, splits):
         swept = sweep(one, seeds=seeds, split=some, standalone=alone)
         found += [(swept[place], row) for place, row in enumerate(swept.rows())]
     seconds = (time.monotonic() - start) / (len(seeds) * len(splits))
     cheating = {
         split: _audit(setting, dataclasses.replace(one, split=split))
-        for one, some in _published(experiment, splits)
+        for one, some in _split_by_protocol(experiment, splits)
         for split in some
     }
     where = {
@@ -121,7 +121,7 @@ def _run(setting: Setting, splits: tuple[str, ...], name: str, experiment: Exper
     return rows
 
 
-def _published(
+def _split_by_protocol(
     experiment: Experiment, splits: tuple[str, ...]
 ) -> Iterator[tuple[Experiment, tuple[str, ...]]]:
     """Yields experiments with the published options for some splits."""

@@ -36,7 +36,7 @@ CORRELATIONS = ("contribution", "fraction", "fairness")
 LINKS = (
     *CORRELATIONS, "fairness_change", "best_%", "mean_%", "spread_%", "gain_%", "shortfall_%",
 )  # fmt: skip
-WORDS = {  # what an undefined value means
+UNDEFINED = {  # what an undefined value means
     "contribution": "not judged",
     "fraction": "all equal",
     "fairness": WORDS["fairness"],
@@ -180,7 +180,7 @@ def tables(rows: Rows) -> dict[str, Table]:
         return {"fairness_change": round(difference, 9)}  # equal ones differ by rounding
 
     by = ("setting", "split", "variant")
-    whole = spreads([{**row, **change(row)} for row in rows], by, LINKS, apart=by, words=WORDS)
+    whole = spreads([{**row, **change(row)} for row in rows], by, LINKS, apart=by, words=UNDEFINED)
     found = {"all": whole}
     for place in dict.fromkeys((row["setting"], row["split"]) for row in whole.rows):
         found[", ".join(place)] = Table(
@@ -214,7 +214,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
                     add(axis, row[link], place, color=colour, marker="o", markersize=3.5)
                 axis.set(xlabel=label, title=setting if axis is line[0] else "")
                 if link in CORRELATIONS:
-                    correlation_axis(axis, WORDS[link])
+                    correlation_axis(axis, UNDEFINED[link])
                 name_lines(axis, names)
         for split in SPLITS:
             axes[0, 0].plot([], [], "o", color=grid.COLOURS[split], label=split.replace("_", " "))
