@@ -149,6 +149,20 @@ def test_a_stretched_upload_gains_little():
     assert plain < stretched < 1.5 * plain
 
 
+def test_under_nested_an_agent_that_holds_the_servers_model_is_not_behind():
+    server = np.random.default_rng(0).normal(size=D).astype(np.float32)
+    rounded = server * np.where(np.arange(D) % 2, 1 + 1.2e-7, 1 - 1.2e-7).astype(np.float32)
+    assert (rounded != server).any()
+    mechanism, judged = fj.mechanisms.nested(alpha=0.5), []
+    uploads = jnp.asarray(next(iter(rounds_of_uploads(1, 3))))
+    for own in (server, rounded):
+        agents = jnp.tile(own, (N, 1))
+        context = Context(shard_sizes=SIZES, server=jnp.asarray(server), agents=agents)
+        outcome, _ = mechanism.update(uploads, mechanism.init(N, jnp.zeros(D)), context)
+        judged.append(outcome.contributions)
+    np.testing.assert_array_equal(*judged)
+
+
 @pytest.mark.parametrize("catch_up", ["removed", "kept"])
 def test_nested_pays_parts_of_the_servers_model_since_the_start(catch_up):
     random = np.random.default_rng(0)

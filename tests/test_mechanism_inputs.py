@@ -94,6 +94,24 @@ def test_a_round_keeps_every_dtype_where_64_bits_are_allowed(name, dtype):
     assert {number.dtype for number in judged} == {jnp.dtype("float64")}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((name, {}) for name in sorted(REGISTRY)),
+        ("cgsv", {"mask": "leaf"}),
+        ("cgsv", {"mask": "rank"}),
+    ],
+)
+def test_a_leaf_without_entries_changes_nothing(name, arguments):
+    without = play(name, updates(), **arguments)
+    rows = {**updates(), "with_no_entry": jnp.zeros((N, 2, 0))}  # the last by its name
+    found = play(name, rows, **arguments)
+    assert found.rewards.pop("with_no_entry").shape == (N, 2, 0)
+    found.aggregate.pop("with_no_entry")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), found, without)
+
+
 def test_lengths_of_short_floats_are_summed_in_float32():
     rows = {"w": jnp.full((2, 100_000), 2.0, jnp.float16)}  # float16 ends at 65,504
     np.testing.assert_allclose(fj.trees.squared_norms(rows), 400_000)

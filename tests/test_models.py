@@ -111,10 +111,20 @@ class LinenDropout(nn.Module):
         return nn.Dense(10)(nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1)))
 
 
+class LinenNoise(nn.Module):
+    @nn.compact
+    def __call__(self, x, is_training=False):
+        x = x.reshape(len(x), -1)
+        if is_training:
+            x = x + jax.random.normal(self.make_rng("noise"), x.shape)
+        return nn.Dense(10)(x)
+
+
 DROPOUT = {
     "nnx": functools.partial(NnxMLP, rate=0.5),
     "nnx, rngs in the call": TakesDropoutKeys,
     "linen": LinenDropout(),
+    "linen, a stream of its own": LinenNoise(),
 }
 
 

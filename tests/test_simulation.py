@@ -378,6 +378,20 @@ def test_a_mechanism_that_pays_nan_is_named_with_the_round():
         fj.run(jax.random.key(0), federation, shards, data, num_rounds=2, state=state)
 
 
+def test_an_honest_agent_whose_upload_is_dropped_is_named_once():
+    x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    x[4:] = np.nan
+    data = fj.data.Dataset(x, np.arange(6) % 2, num_classes=2)
+    shards = fj.data.Shards.from_indices(data, [[0, 1], [2, 3], [4, 5]])
+    federation = fj.federation(
+        model=linear_model(data), mechanism=fj.mechanisms.cgsv(), optimizer=optax.sgd(0.1)
+    )
+    test = data.take(np.arange(4))
+    with pytest.warns(UserWarning, match="Agent 2 .* in round 0 and its upload held NaN") as caught:
+        fj.run(jax.random.key(0), federation, shards, test, num_rounds=3)
+    assert len(caught) == 1
+
+
 def test_a_run_leaves_the_parameters_and_the_state_that_it_was_given(digits):
     shards, test = digits
     federation, key = digits_federation(shards), jax.random.key(0)

@@ -1,5 +1,8 @@
 """Tasks: losses, metrics against scikit-learn, and runs of every named task."""
 
+import dataclasses
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -392,6 +395,44 @@ def test_targets_far_from_zero_cause_a_warning():
 def test_what_does_not_fit_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_held_out_data_that_give_a_metric_nothing_to_rank_are_refused_where_they_are_measured():
+    rng = np.random.default_rng(0)
+    test = fj.data.Dataset(rng.normal(size=(60, 4)), np.arange(60) % 2, num_classes=2)
+    shards = fj.data.uniform(test, num_agents=2)
+    ones = test.take(np.flatnonzero(test.y == 1))
+    shards = dataclasses.replace(shards, validation=ones)
+    one = fj.Experiment(
+        dataset=(test, test), shards=shards, model="logistic", rounds=1, metric="auc",
+        local_epochs=1,
+    )  # fmt: skip
+    message = "`validation` must hold examples with and without a class for the metric 'auc'"
+    for name, options in (("cffl", {}), ("eci", {}), ("iafl", {"performance": "held_out"})):
+        judging = dataclasses.replace(one.with_mechanism(name), options=options)
+        for play in (judging.run, lambda judging=judging: fj.sweep(judging, seeds=[0])):
+            with pytest.raises(ValueError, match=message):
+                play()
+    with pytest.raises(ValueError, match=message):
+        one.utility()
+    assert np.isfinite(one.with_mechanism("cgsv").run().history.contributions).all()  # it measures nothing
+
+
+def test_a_loss_that_broadcasts_over_examples_is_warned_of():
+    data = fj.data.Dataset(np.arange(24.0).reshape(12, 2) / 24, np.arange(12.0) / 6)
+    own = fj.Experiment(dataset=(data, data), model="mlp", num_agents=2, rounds=1, local_epochs=1)
+
+    def metric(outputs, y):
+        return 0.5  # a number of Python
+
+    for loss, words in (
+        (lambda o, y: ((o - y) ** 2).mean(-1), "depends on the other examples"),
+        (lambda o, y: ((o - y[:, None]) ** 2).mean(-1), None),
+    ):
+        task = Task(loss, {"half": metric, "mse": METRICS["mse"]})
+        with warnings.catch_warnings() if words is None else pytest.warns(UserWarning, match=words):
+            result = dataclasses.replace(own, task=task, mechanism="standalone").run()
+        assert (result.accuracies == 0.5).all()
 
 
 @pytest.mark.slow

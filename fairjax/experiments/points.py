@@ -24,9 +24,10 @@ from fairjax.simulation import (
     Federation,
     History,
     Progress,
+    check_held_out,
     check_paid,
     spare_maps,
-    warn_of_unchanged,
+    warn_of_honest,
 )
 from fairjax.types import Scalar
 
@@ -81,6 +82,7 @@ def play_points(
     first = jax.tree.map(lambda leaf: leaf[0], shards)
     federation = common.federation(first)
     federation.training.task.check_test("test", test)
+    check_held_out(federation, first, test)
     runs = _stack_runs(on, shards, federation)
     values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
     if points_at_once is None:
@@ -88,7 +90,7 @@ def play_points(
     num_values = min(len(coefficients), points_at_once)
     num_runs = min(len(on), max(1, points_at_once // num_values))
     test = jax.device_put(test)
-    parts, done, warned = [], 0, False
+    parts, done, warned = [], 0, set()
     # The names of parts that users registered can mean other parts in a later call.
     meant = tuple(part for one in (common, *together) for part in one.parts())
     program = _program(common, together, manipulations, meant)
@@ -105,7 +107,7 @@ def play_points(
                 )
             )
             check_paid(name, events.broken.max())
-            warned = warned or warn_of_unchanged(events)
+            warn_of_honest(events, warned)
             row.append(history)
             done += history.accuracies.shape[0] * history.accuracies.shape[1]
             if watch is not None:

@@ -141,6 +141,7 @@ class Setup(Resolved):
                 "dataclasses.replace(shards, validation=held_out), got none."
             )
         task, model = self.make_task(shards.data), self.make_model(shards.data)
+        task.check_test("validation", shards.validation)
         if first_statistics(jax.random.key(self.seed), model, shards.data) is not None:
             raise ValueError(
                 f"`utility` needs a network without statistics, got {self.label('model')}: records "

@@ -7,7 +7,7 @@ reputation  r_i  <-  .8 r_i + .2 a_i / sum_R a, then sinh(5 (1 + t/T) r_i), norm
 R           agents with r_i < c / |R| leave it for good
 aggregate   u     =  sum over R of u_i
 reward      d_i + the (r_i / max r) (n_i / max n) D largest entries of u, less u_i
-            in those entries
+            in those of them that are not zero
 """
 
 import jax

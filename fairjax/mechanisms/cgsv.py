@@ -92,7 +92,14 @@ def cgsv(
         fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
         paid: Any
         if mask == "leaf":
-            paid = trees.map_leaves(lambda leaf: rewards.sparsify(leaf, fractions), aggregate)
+            paid = trees.map_leaves(
+                lambda leaf: (
+                    rewards.sparsify(leaf, fractions)
+                    if leaf.size
+                    else trees.broadcast(len(fractions), leaf)
+                ),
+                aggregate,
+            )
         elif mask == "rank":
             paid = rewards.truncate(aggregate, fractions)
         else:

@@ -124,5 +124,6 @@ def _pay(updates: Stacked, aggregate: Params, fractions: PerAgent) -> Stacked:
 def _scale(tree: Params) -> Params:
     """Returns entries in float32 or wider, at most 1, so that products of them do not vanish."""
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
-    largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(wide)]).max()
+    magnitudes = [jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(wide)]
+    largest = jnp.stack(magnitudes).max()
     return jax.tree.map(lambda leaf: trees.ratio(leaf, largest), wide)

@@ -1,7 +1,7 @@
 """Nested: every agent's model is a part of the model of the next more important one.
 
 aggregate     u_N  =  sum_i (n_i / n) dw_i
-judged        d_i  =  dw_i without its part along w - w_i
+judged        d_i  =  dw_i without its part along w - w_i, if it points that way
 contribution  c_i  =  cos(d_i, sum_j (n_j / n) d_j)
 importance    r_i <-  alpha r_i + (1 - alpha) c_i, floored, then normalised
 fraction      f_i  =  tanh(beta r_i) / max_j tanh(beta r_j)
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from fairjax import blocks, checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, shares_of_present
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
+
+ROUNDING = 8  # a model that is reached differs by at most so many machine epsilons of its length
 
 
 @remembered
@@ -75,8 +77,7 @@ def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, catch_up: str = "removed
         aggregate = trees.weighted_sum(context.shares, updates)
         own = updates
         if catch_up == "removed":
-            behind = jax.tree.map(lambda all_, one: all_ - one, server, agents)
-            own = _without_part_along(updates, behind)
+            own = _without_part_along(updates, _behind(server, agents))
         judged = contributions.measure("cosine", own, context.shares)
         importance = rewards.importance(importance, judged, alpha, present=context.present)
         fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
@@ -86,6 +87,15 @@ def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, catch_up: str = "removed
         return Outcome(aggregate, paid, judged, importance, fractions), (importance, first)
 
     return Mechanism(init, update)
+
+
+def _behind(server: Params, agents: Stacked) -> Stacked:
+    """Returns how far agents are behind the server's model; zero where that may be rounding."""
+    behind = jax.tree.map(lambda all_, one: all_ - one, server, agents)
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(server))
+    reached = ROUNDING * eps * jnp.sqrt(trees.squared_norms(trees.broadcast(1, server)))
+    real = jnp.sqrt(trees.squared_norms(behind)) > reached
+    return trees.where(real, behind, jax.tree.map(jnp.zeros_like, behind))
 
 
 def _without_part_along(updates: Stacked, directions: Stacked) -> Stacked:

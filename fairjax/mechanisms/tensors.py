@@ -22,6 +22,8 @@ def largest_of_tensors(aggregate: Params, fractions: PerAgent) -> Stacked:
 
 def _largest_of_tensor(tensor: Array, fractions: PerAgent) -> Stacked:
     size = tensor.size
+    if not size:
+        return trees.broadcast(len(fractions), tensor)
     kept = jnp.minimum(jnp.ceil(fractions * size).astype(jnp.int32), size - 1)
     magnitudes = jnp.sort(jnp.abs(tensor).reshape(-1), descending=True)
     thresholds = jnp.where(kept > 0, magnitudes[kept - 1], jnp.inf if size > 1 else 0)

@@ -146,7 +146,7 @@ def initial(model: Model, key: Array, data: Dataset) -> tuple[Params, Any]:
         params, statistics = make_params(key), None
         if jax.tree.leaves(jax.eval_shape(make_statistics, key)):
             statistics = jax.tree.map(jnp.asarray, make_statistics(key))
-    except (*BROKEN, FlaxError) as error:
+    except (*BROKEN, ValueError, FlaxError) as error:
         raise ValueError(
             f"`model.init` does not make parameters for the data set's examples of shape "
             f"{x.shape[1:]}: {type(error).__name__}: {error!s:.300}"

@@ -26,7 +26,8 @@ def from_linen(module: nn.Module, example: Dataset | Array | None, head: str | N
         return collections
 
     def apply(params: Params, x: Array, key: Key | None = None, statistics: Any = None) -> Any:
-        streams = {} if key is None else {"dropout": key}
+        # Other streams of random numbers fall back to that of the parameters.
+        streams = {} if key is None else {"params": key, "dropout": key}
         options: dict[str, Any] = {"rngs": streams, **mode_arguments(module, key)}
         if statistics is not None and key is not None:
             options["mutable"] = list(statistics)
@@ -64,7 +65,7 @@ def mode_arguments(module: Any, key: Key | None) -> dict[str, Any]:
     """Returns the arguments of the module's `__call__` that say whether it is training."""
     training = key is not None
     values = {
-        **dict.fromkeys(("train", "training"), training),
+        **dict.fromkeys(("train", "training", "is_training"), training),
         **dict.fromkeys(("deterministic", "use_running_average"), not training),
     }
     takes = inspect.signature(type(module).__call__).parameters

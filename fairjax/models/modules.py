@@ -22,10 +22,10 @@ def from_flax(
 ) -> Model:
     """Returns a `Model` of a Flax module, Linen or NNX.
 
-    A key given to `apply` turns dropout on and determines its randomness. If the module's
-    `__call__` takes `train`, `training` or `deterministic`, `apply` sets it. An NNX module is
-    also set to `train()` or `eval()`, and the key determines its random streams and the `rngs`
-    of its `__call__`.
+    A key given to `apply` turns dropout on and determines all random streams of the module. If its
+    `__call__` takes `train`, `training`, `is_training`, `deterministic` or `use_running_average`,
+    `apply` sets it. An NNX module is also set to `train()` or `eval()`, and gets the `rngs` that
+    its `__call__` takes.
 
     Args:
       module: maps `x [B, ...]` to logits `[B, C]`. For NNX, pass a function of `rngs`, such as

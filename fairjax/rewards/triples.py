@@ -70,7 +70,7 @@ def _keep_triples(aggregate: Params, kept: PerAgent) -> Stacked:
             paid.append(LowRank(b.reshape(*lead, *b.shape[-2:]), a.reshape(*lead, *a.shape[-2:])))
             continue
         whole = trees.per_agent(mask.all((1, 2)), leaf[None])
-        paid.append(jnp.where(whole, leaf, dot(b, a).reshape(-1, *leaf.shape)))
+        paid.append(jnp.where(whole, leaf, dot(b, a).reshape(len(kept), *leaf.shape)))
     return structure.unflatten(paid)
 
 
@@ -78,6 +78,8 @@ def _as_matrices(leaf: Any) -> Any:
     """Returns a leaf as `[P, m, n]`, the matrices that it holds."""
     if is_low_rank(leaf):
         return LowRank(*(factor.reshape(-1, *factor.shape[-2:]) for factor in leaf))
+    if not leaf.size:
+        return leaf.reshape(0, 1, 1)
     return leaf.reshape(1, -1, leaf.shape[-1] if leaf.ndim else 1)
 
 

@@ -42,7 +42,7 @@ def measure(
     """Returns all metrics of one model."""
     found = outputs(model, params, data, statistics)
     y = jnp.asarray(data.y)
-    return {name: metric(found, y).astype(jnp.float32) for name, metric in task.metrics}
+    return {name: jnp.asarray(metric(found, y), jnp.float32) for name, metric in task.metrics}
 
 
 def measure_agents(
@@ -90,7 +90,8 @@ def utility(
 ) -> Scalar:
     """Returns the main metric of one model, negated if it is better when it is lower."""
     metric = dict(task.metrics)[task.main]
-    return task.sign * metric(outputs(model, params, data, statistics), jnp.asarray(data.y))
+    found = outputs(model, params, data, statistics)
+    return task.sign * jnp.asarray(metric(found, jnp.asarray(data.y)))
 
 
 def mean_losses(

@@ -54,6 +54,18 @@ def make_context(
     return context._replace(factors=ranked.common(state.key, state.server), ranks=ranks)
 
 
+def check_held_out(federation: "Federation", shards: Shards, test: Dataset) -> None:
+    """Raises if the mechanism measures held-out data that give the metric nothing to rank."""
+    if shards.validation is None or federation.training.task.can_rank(shards.validation):
+        return
+
+    def first_round(key: Key) -> Any:  # it raises where it measures these data
+        state = federation.init(key, shards, num_rounds=1, test=test)
+        return federation.step(state, shards)
+
+    jax.eval_shape(first_round, jax.random.key(0))
+
+
 def own_losses(
     federation: "Federation",
     params: Stacked,
@@ -71,13 +83,18 @@ def scores(
     federation: "Federation", statistics: Any, joined: PerAgent | None, shards: Shards
 ) -> dict[str, Any]:
     """Returns functions that score parameters on held-out data, if there are any, by name."""
-    if shards.validation is None:
+    held_out = shards.validation
+    if held_out is None:
         return {}
     task, model = federation.training.task, federation.training.model
     mean = mean_statistics(statistics, joined, shards)
-    given = {"data": shards.validation, "statistics": mean}
-    found = {"utility": evaluation.utility, "held_out_loss": evaluation.loss}
-    named = {name: functools.partial(of, task, model, **given) for name, of in found.items()}
+
+    def utility(params: Params) -> Scalar:
+        task.check_test("validation", held_out)
+        return evaluation.utility(task, model, params, held_out, mean)
+
+    def held_out_loss(params: Params) -> Scalar:
+        return evaluation.loss(task, model, params, held_out, mean)
 
     def example_losses(params: Stacked) -> tuple[Any, Any]:
         def one(agent: Any, data: tuple[Dataset, Dataset]) -> tuple[Any, Any]:
@@ -90,10 +107,10 @@ def scores(
             return jnp.where(jnp.arange(len(rows)) < size, measured[0], jnp.nan), measured[1]
 
         agents = (params, statistics, shards.indices, shards.sizes)
-        data, at_once = (shards.data, shards.validation), federation.group_size or 1
+        data, at_once = (shards.data, held_out), federation.group_size or 1
         return map_agents(one, agents, data, at_once, federation.mesh)
 
-    return {**named, "example_losses": example_losses}
+    return {"utility": utility, "held_out_loss": held_out_loss, "example_losses": example_losses}
 
 
 def reached_alone(
@@ -126,6 +143,8 @@ def reached_alone(
             f"`num_rounds` must be given to `init` for the mechanism {name!r}, which needs to know "
             "what agents reach alone by the end of the run, got num_rounds=0."
         )
+    if on == "held_out":
+        federation.training.task.check_test("validation", data)
     alone = dataclasses.replace(
         federation, mechanism=standalone(), behaviours=(), server_optimizer=None
     )

@@ -19,8 +19,10 @@ from fairjax import checks, devices, lowrank, trees
 from fairjax.data import Dataset, Shards
 from fairjax.programs import WithCaptured
 from fairjax.simulation import either
+from fairjax.simulation.behaviours import changing_uploads
 from fairjax.simulation.evaluation import mean_statistics
 from fairjax.simulation.federations import Federation
+from fairjax.simulation.looking import check_held_out
 from fairjax.simulation.memory import shapes, spare_maps
 from fairjax.simulation.participation import check_fits
 from fairjax.simulation.progress import (
@@ -29,7 +31,7 @@ from fairjax.simulation.progress import (
     Progress,
     check_paid,
     no_rows,
-    warn_of_unchanged,
+    warn_of_honest,
 )
 from fairjax.simulation.states import MOST_ROUNDS, State
 from fairjax.types import Params, PerAgent, Scalar
@@ -87,13 +89,13 @@ class Rounds(NamedTuple):
         if spare and start is None:  # the first state may hold arrays of the caller
             progress = progress._replace(state=_copy(progress.state))
         program, length = self._program(progress.state, spare)
-        warned = False
+        warned: set[str] = set()
         while progress.num_rounds <= num_rounds:
             (state, events), rows = program(
                 progress.state, shards, test, num_rounds, self.eval_every, progress.num_rounds
             )
             check_paid(federation.mechanism.name, events.broken)
-            warned = warned or warn_of_unchanged(events)
+            warn_of_honest(events, warned)
             played = min(length, num_rounds + 1 - progress.num_rounds)
             rows = jax.tree.map(lambda row, played=played: np.asarray(row)[:played], rows)
             progress = Progress(state, jax.tree.map(_append, progress.rows, rows))
@@ -138,6 +140,7 @@ class Rounds(NamedTuple):
         checks.kind("test", self.test, Dataset, "`fairjax.data.load`")
         self.shards.data.check_alike("test", self.test)
         self.federation.training.task.check_test("test", self.test)
+        check_held_out(self.federation, self.shards, self.test)
         played = 0
         if self.state is None:
             checks.key("key", self.key)
@@ -174,6 +177,7 @@ def play(
     task, adapters = federation.training.task, federation.training.model.adapters
     unknown = jnp.full(shards.num_agents, jnp.nan)
     not_measured = dict.fromkeys(task.names, jnp.append(unknown, jnp.nan))
+    honest = ~changing_uploads(federation.behaviours, shards.num_agents)
 
     def due(number: Scalar) -> Scalar:
         last = number == num_rounds - 1
@@ -216,7 +220,7 @@ def play(
         )
         row = jax.tree.map(lambda values, like: values.astype(like.dtype), row, empty)
         counts = number < num_rounds
-        events = trees.where(counts, events.after(record, state.round), events)
+        events = trees.where(counts, events.after(record, state.round, honest), events)
         return (trees.where(counts, after, state), events), devices.everywhere(federation.mesh, row)
 
     def skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fairjax import trees
 from fairjax.simulation.states import Record, State
-from fairjax.types import Params, PerRound, Scalar, Stacked
+from fairjax.types import Params, PerAgent, PerRound, Scalar, Stacked
 
 
 class History(NamedTuple):
@@ -59,31 +59,46 @@ class History(NamedTuple):
     network: PerRound | None = None
 
 
+HONEST_EVENTS = {
+    "unchanged": "its update was exactly zero, so it is judged as if it gave nothing. Likely the "
+    "learning rate has become so small that parameters no longer change, a schedule within the "
+    "optimizer (`schedule_counts`) has ended, or gradients vanish.",
+    "excluded": "its upload held NaN, infinity or numbers too large to be added, so it was "
+    "dropped. Likely its training diverges (try a smaller `learning_rate`), or its data hold NaN.",
+}
+
+
 class Events(NamedTuple):
     """Events to report on the host; a round is -1 where nothing happened.
 
     Attributes:
       broken: the first round in which the mechanism paid NaN or infinity.
-      unchanged: the first round in which an honest agent's update was exactly zero.
-      agent: that agent.
+      unchanged: the first round in which an honest agent's update was exactly zero, and the agent.
+      excluded: the first round in which an honest agent's upload was dropped, and the agent.
     """
 
     broken: Scalar
-    unchanged: Scalar
-    agent: Scalar
+    unchanged: tuple[Scalar, Scalar]
+    excluded: tuple[Scalar, Scalar]
 
     @classmethod
     def none(cls) -> "Events":
         """Returns the events of a run in which nothing happened yet."""
-        return cls(jnp.array(-1), jnp.array(-1), jnp.array(-1))
+        never = jnp.array(-1)
+        return cls(never, (never, never), (never, never))
 
-    def after(self, record: Record, number: Scalar) -> "Events":
-        """Returns the first events, including those of one more round."""
-        broken = jnp.where(record.broken & (self.broken < 0), number, self.broken)
-        is_first = record.unchanged.any() & (self.unchanged < 0)
-        unchanged = jnp.where(is_first, number, self.unchanged)
-        agent = jnp.where(is_first, record.unchanged.argmax(), self.agent)
-        return Events(broken, unchanged, agent)
+    def after(self, record: Record, number: Scalar, honest: PerAgent) -> "Events":
+        """Returns the first events, including those of one more round; `honest` is `[N]`."""
+
+        def first(earlier: tuple[Scalar, Scalar], agents: PerAgent) -> tuple[Scalar, Scalar]:
+            is_first = agents.any() & (earlier[0] < 0)
+            return trees.where(is_first, (number, agents.argmax()), earlier)
+
+        return Events(
+            jnp.where(record.broken & (self.broken < 0), number, self.broken),
+            first(self.unchanged, record.unchanged),
+            first(self.excluded, record.excluded & honest),
+        )
 
 
 class Progress(NamedTuple):
@@ -152,21 +167,19 @@ def check_paid(mechanism: str, broken: Scalar) -> None:
         )
 
 
-def warn_of_unchanged(events: Events) -> bool:
-    """Warns if an honest agent's update was exactly zero, and says whether that happened.
+def warn_of_honest(events: Events, warned: set[str]) -> None:
+    """Warns if an honest agent's update was exactly zero, or its upload was dropped.
 
     Args:
-      events: the events of one run, or of several runs on leading axes; the warning names the
-        first.
+      events: the events of one run, or of several runs on leading axes; a warning names the first.
+      warned: of what the run has warned already; this call adds to it.
     """
-    rounds, agents = np.ravel(events.unchanged), np.ravel(events.agent)
-    found = np.flatnonzero(rounds >= 0)
-    if found.size:
-        warnings.warn(
-            f"Agent {agents[found[0]]} trained honestly in round {rounds[found[0]]} and its update "
-            "was exactly zero, so it is judged as if it gave nothing. Likely the learning rate has "
-            "become so small that parameters no longer change, a schedule within the optimizer "
-            "(`schedule_counts`) has ended, or gradients vanish.",
-            stacklevel=2,
-        )
-    return bool(found.size)
+    for name, words in HONEST_EVENTS.items():
+        rounds, agents = map(np.ravel, getattr(events, name))
+        found = np.flatnonzero(rounds >= 0)
+        if found.size and name not in warned:
+            warned.add(name)
+            agent, number = agents[found[0]], rounds[found[0]]
+            warnings.warn(
+                f"Agent {agent} trained honestly in round {number} and {words}", stacklevel=2
+            )

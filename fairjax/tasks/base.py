@@ -6,6 +6,7 @@ main      the metric that fairness, figures and `utility` are about
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -170,6 +171,27 @@ class Task(ByContents):
                     f"The task's {name} must return {rule}, of shape {shape}, for {given}, "
                     f"got {found}."
                 )
+        self._warn_of_mixed(outputs, data.y)
+
+    def _warn_of_mixed(self, outputs: Any, y: Any) -> None:
+        """Warns if the loss of an example depends on other examples, as where shapes broadcast."""
+        ours = (getattr(self.loss, "__module__", None) or "").startswith("fairjax.")
+        if ours or not checks.is_known(y) or len(y) < 2:
+            return
+        y = np.asarray(y)
+        others = (y != y[0]).reshape(len(y), -1).any(1)
+        with jax.ensure_compile_time_eval():
+            pair = jax.random.normal(jax.random.key(0), (2, *outputs.shape[1:]), outputs.dtype)
+            y = jnp.asarray(y[[0, int(others.argmax())]])
+            together, single = self.loss(pair, y)[0], self.loss(pair[:1], y[:1])[0]
+            mixed = bool(jnp.abs(together - single) > 0.01 * jnp.abs(single) + 0.01)
+        if mixed:
+            warnings.warn(
+                f"The task's loss of an example depends on the other examples of its batch: it is "
+                f"{single:.4g} alone and {together:.4g} beside another one. Likely outputs "
+                f"{[*pair.shape]} and y {[*y.shape]} are broadcast.",
+                stacklevel=3,
+            )
 
     def check_test(self, name: str, data: Dataset) -> None:
         """Raises if test data give a main metric that ranks examples nothing to rank.
@@ -190,14 +212,19 @@ class Task(ByContents):
                 f"`{name}` must hold labels [n, K] of 0 and 1 for the metric {of_labels[0]!r}, "
                 f"got {data}."
             )
-        if self.main not in RANKING:
-            return
-        positive = y > 0 if y.ndim == 2 else y[:, None] == np.unique(y)
-        if not (positive.any(0) & ~positive.all(0)).any():
+        if not self.can_rank(data):
             raise ValueError(
                 f"`{name}` must hold examples with and without a class for the metric "
                 f"{self.main!r}, got {len(y)} examples of one kind."
             )
+
+    def can_rank(self, data: Dataset) -> bool:
+        """Says whether data give the main metric something to rank, or it ranks nothing."""
+        if self.main not in RANKING:
+            return True
+        y = np.asarray(data.y)
+        positive = y > 0 if y.ndim == 2 else y[:, None] == np.unique(y)
+        return bool((positive.any(0) & ~positive.all(0)).any())
 
 
 def _as_pairs(metrics: Any) -> tuple[tuple[str, Any], ...]:
