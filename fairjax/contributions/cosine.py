@@ -68,8 +68,8 @@ def cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgen
     """Returns the exact cosine gradient Shapley value (CGSV) of every upload.
 
     Costs one Gram matrix, O(N^2 D), and O(2^N) scalars. Values sum to one. Where
-    uploads nearly cancel, |u_N|^2 < .001 sum |a_i|^2, float32 loses digits;
-    float64 updates (with x64 enabled) keep them.
+    uploads nearly cancel, |u_N|^2 < .001 sum |a_i|^2, float32 loses digits, and a coalition
+    with |u_S|^2 < 5e-7 N sum_S |a_i|^2 counts as 0; float64 updates (with x64 enabled) keep them.
 
     Args:
       updates: leaves `[N, ...]`, with N at most 25.

@@ -150,6 +150,9 @@ class Result:
     def agent(self, number: int) -> Params:
         """Returns the parameters of the model that an agent was paid in the end.
 
+        Agents that train adapters hold only the changes of a frozen network. The model that takes
+        them is `result.experiment.make_model(train)`.
+
         Args:
           number: the agent, in [0, N).
 
