@@ -415,7 +415,8 @@ def test_held_out_data_that_give_a_metric_nothing_to_rank_are_refused_where_they
                 play()
     with pytest.raises(ValueError, match=message):
         one.utility()
-    assert np.isfinite(one.with_mechanism("cgsv").run().history.contributions).all()  # it measures nothing
+    found = one.with_mechanism("cgsv").run()  # which measures nothing
+    assert np.isfinite(found.history.contributions).all()
 
 
 def test_a_loss_that_broadcasts_over_examples_is_warned_of():
