@@ -6,7 +6,7 @@ shown      how a metric is written
 named      classification, class_weighted, regression, multi_label
 """
 
-from fairjax.tasks.base import LOWER, METRICS, SHARES, Task
+from fairjax.tasks.base import METRICS, Task
 from fairjax.tasks.measures import confusion
 from fairjax.tasks.named import (
     CLASSIFICATION,
@@ -21,6 +21,6 @@ from fairjax.tasks.named import (
 from fairjax.tasks.shown import Shown
 
 __all__ = [
-    "CLASSIFICATION", "LOWER", "METRICS", "METRICS_OF", "SHARES", "TASKS", "Shown", "Task",
+    "CLASSIFICATION", "METRICS", "METRICS_OF", "TASKS", "Shown", "Task",
     "as_task", "class_weighted", "classification", "confusion", "multi_label", "regression",
 ]  # fmt: skip
