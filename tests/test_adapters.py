@@ -334,6 +334,17 @@ def test_dishonest_uploads_change_products(data, network):
         step(federation(network, "fedit", behaviours=behaviours), shards)
 
 
+def test_rewards_in_ranks_refuse_uploads_that_have_no_factors():
+    experiment = fj.Experiment(
+        num_agents=2, samples_per_agent=20, rounds=1, lora_rank=2, options={"mask": "rank"}
+    )
+    message = r"`updates` of the mechanism .*mask='rank'.* must hold `fairjax.LowRank` nodes"
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(experiment, behaviours={"sign_flip": 1}).run()
+    with pytest.raises(ValueError, match=message):
+        fj.audit(experiment, ["sign_flip"], agents=[0], seeds=[0])
+
+
 @pytest.mark.slow
 def test_a_run_with_adapters_is_recorded_resumed_and_shown(tmp_path, capsys):
     flags = "run --num-agents 3 --samples-per-agent 30 --rounds 3 --ranks 4,2,1 --mechanism cgsv"

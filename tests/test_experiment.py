@@ -88,6 +88,22 @@ def test_the_result_of_another_experiment_is_no_standalone_result():
         experiment.run(standalone=evaluated.run())
 
 
+def test_own_shards_keep_their_sizes_where_a_preset_has_some():
+    train = fj.data.Dataset(np.zeros((6, 32, 32, 1), np.float32), np.arange(6), num_classes=10)
+    own = fj.Experiment(dataset="mnist", shards=fj.data.uniform(train, num_agents=3))
+    assert own.resolved().samples_per_agent is None
+
+
+def test_starting_over_keeps_nothing_of_the_old_environment(tmp_path):
+    small = dataclasses.replace(SMALL, rounds=1, mechanism="standalone")
+    small.run(tmp_path)
+    path = tmp_path / records.EXPERIMENT
+    old = records.read_experiment(tmp_path)
+    records.write_json(path, {**old, "environment": {"jax": "0.0.1"}, "agents_at_once": 1})
+    small.run(tmp_path, resume=False)
+    assert records.read_experiment(tmp_path) == old
+
+
 @pytest.mark.slow
 def test_the_standalone_run_has_the_same_shards_and_first_parameters(tmp_path):
     result = SMALL.run(tmp_path / "run")

@@ -43,6 +43,33 @@ def test_a_row_of_the_table_is_a_mean_over_single_runs(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seeds", [None, (0, 1)])
+def test_a_comparison_with_a_server_optimizer_grows_and_has_a_page(tmp_path, seeds):
+    experiment = dataclasses.replace(
+        SMALL, mechanism="fedavg", server_optimizer="fedavgm", rounds=1, local_epochs=1
+    )
+    fj.compare(experiment, ["fedavg", "standalone"], tmp_path, seeds=seeds)
+    fj.compare(experiment, ["qffl"], tmp_path, seeds=seeds)
+    found = load_comparison(tmp_path)
+    assert list(found) == ["fedavg", "standalone", "qffl"]
+    write = report.write_comparison if seeds is None else report.write_over_seeds
+    assert "fedavgm" in write(found, tmp_path).read_text()
+
+
+def test_a_function_of_the_data_sees_all_training_data_in_runs_and_in_sweeps():
+    seen = []
+
+    def model(train):
+        seen.append((len(train), float(np.asarray(train.x).mean())))
+        return fj.models.logistic(train)
+
+    experiment = dataclasses.replace(SMALL, model=model, samples_per_agent=20, rounds=1)
+    found = experiment.run().accuracies
+    np.testing.assert_allclose(fj.sweep(experiment, seeds=[0, 1])[0].accuracies, found, atol=0.003)
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.slow
 def test_differences_are_paired_by_seed_and_undefined_fairness_is_said(compared):
     comparison, _ = compared
     first, fedavg, rr = comparison.table().rows

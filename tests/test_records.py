@@ -203,6 +203,13 @@ def test_a_damaged_description_can_be_started_over(stopped):
     SMALL.run(stopped, resume=False)
 
 
+def test_infinity_is_kept_where_json_has_none(tmp_path):
+    values = [1.5, np.inf, -np.inf, np.nan]
+    records.write_json(tmp_path / records.RESULT, {"standalone_accuracies": values})
+    json.loads((tmp_path / records.RESULT).read_text(), parse_constant=pytest.fail)
+    np.testing.assert_array_equal(records.read_standalone_accuracies(tmp_path, 4), values)
+
+
 @pytest.mark.parametrize("content", ["{}", "null", '{"mechanisms": 3}', '{"mechanisms": ["x"]}'])
 def test_a_damaged_comparison_is_named(content, tmp_path):
     (tmp_path / records.COMPARISON).write_text(content)

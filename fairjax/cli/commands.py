@@ -159,15 +159,20 @@ def _compare(
       resume: go on with runs that were stopped; False: start over.
     """
     names = [name.strip() for name in mechanisms.split(",") if name.strip()]
-    experiment = flags.experiment(described)
+    experiment = flags.experiment(described, names)
     # Name the folder after the mechanisms, so that comparisons do not replace each other's pages.
     drawn = flags.parse_seeds(seeds)
-    folder = "-".join([*names, *(["seeds", seeds] if drawn else [])])
-    out = out or Path("runs") / f"compare-{experiment.name}" / re.sub(r"[^\w.-]", "_", folder)
+    folder = _name_folder([*names, *(["seeds", seeds] if drawn else [])])
+    out = out or Path("runs") / f"compare-{experiment.name}" / folder
     saved = endings.MECHANISMS if drawn else endings.CHECKPOINTS
     with endings.resumable(out, resume, saved), ProgressBar() as watch:
         results = compare(experiment, names, out, resume, seeds=drawn, watch=watch)
     _leave(results, out)
+
+
+def _name_folder(given: list[str]) -> str:
+    """Returns a name for a folder, in which 0:5 and 0,5 differ."""
+    return re.sub(r"[^\w.-]", "_", "-".join(given).replace(":", "to"))
 
 
 def _audit(
@@ -195,8 +200,7 @@ def _audit(
     drawn = (experiment.seed,) if drawn is None else drawn
     # Name the folder after its arguments, so that audits do not replace each other's pages.
     given = ["-".join(names or ["all"]), *(["agents", agents] if agents else []), "seeds", seeds]
-    folder = re.sub(r"[^\w.-]", "_", "-".join(given))
-    out = out or Path("runs") / f"audit-{experiment.name}" / folder
+    out = out or Path("runs") / f"audit-{experiment.name}" / _name_folder(given)
     with records.locked(out), ProgressBar() as watch:
         if (out / records.EXPERIMENT).exists() or (out / records.COMPARISON).exists():
             raise ValueError(

@@ -131,8 +131,12 @@ def flags(*without: str) -> Any:
     return dataclasses.make_dataclass("flags", made, namespace={"__doc__": " "})
 
 
-def experiment(described: Any) -> Experiment:
+def experiment(described: Any, mechanisms: Sequence[str] = ()) -> Experiment:
     """Returns the experiment that flags describe.
+
+    Args:
+      described: the flags, in groups.
+      mechanisms: those to compare, where no flag names one.
 
     Raises:
       ValueError: `Experiment` does not allow a value, or an option or a behaviour has not the
@@ -143,6 +147,9 @@ def experiment(described: Any) -> Experiment:
     }
     for name, parsed in (("options", _parse_option), ("behaviours", _parse_behaviour)):
         fields[name] = tuple(map(parsed, fields.get(name, ())))
+    sharing = [name for name in mechanisms if name != "standalone"]
+    if sharing and fields.get("server_optimizer"):  # which the default mechanism refuses
+        fields["mechanism"] = sharing[0]
     return Experiment(**fields)
 
 

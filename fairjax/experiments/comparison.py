@@ -87,7 +87,7 @@ def compare(
             for name, run in runs.items()
         }
         if out is not None:
-            records.write_json(out / records.COMPARISON, {"mechanisms": list(runs)})
+            records.add_to_comparison(out, runs)
     return results
 
 

@@ -142,8 +142,7 @@ def compare_over_seeds(
         for name, one in experiments.items()
     }
     if out is not None:
-        content = {"mechanisms": list(played), "seeds": list(seeds)}
-        records.write_json(out / records.COMPARISON, content)
+        records.add_to_comparison(out, played, seeds)
     return Comparison(played)
 
 

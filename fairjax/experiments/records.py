@@ -18,7 +18,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ def claim(
             ) from damage
         if not accepts(record["experiment"], description):
             check_same(out, record, description)
-        return record
+        # Starting over, keep only which experiment was here, perhaps a shorter one.
+        return record if resume else {**fresh, "experiment": record["experiment"]}
     if present:
         raise ValueError(
             f"`out` must be empty or hold a run of fairjax, got {out}, which holds "
@@ -212,6 +213,16 @@ def read_times(out: Path) -> dict[str, float]:
     return {name: times[name] for name in PARTS}
 
 
+def add_to_comparison(out: Path, names: Iterable[str], seeds: Sequence[int] | None = None) -> None:
+    """Writes which mechanisms were compared in a directory, after those that are there already."""
+    path, drawn = out / COMPARISON, {} if seeds is None else {"seeds": list(seeds)}
+    with contextlib.suppress(DamagedError):
+        before = read_json(path, ("mechanisms",))
+        if before.get("seeds") == drawn.get("seeds"):
+            names = dict.fromkeys([*before["mechanisms"], *names])
+    write_json(path, {"mechanisms": list(names), **drawn})
+
+
 def read_standalone_accuracies(out: Path, num_agents: int) -> np.ndarray:
     """Returns `[N]` standalone accuracies from `result.json` of a directory.
 
@@ -270,12 +281,13 @@ class Clock:
 
 
 def _without_nan(content: Any) -> Any:
+    """Returns JSON, which has neither nan, null here, nor infinity, "inf" or "-inf"."""
     if isinstance(content, Mapping):
         return {name: _without_nan(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
         return [_without_nan(value) for value in content]
     if isinstance(content, float) and not np.isfinite(content):
-        return None
+        return None if np.isnan(content) else str(content)
     return content
 
 

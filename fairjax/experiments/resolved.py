@@ -69,6 +69,8 @@ class Resolved(Checked):
         }
         if self.gamma == "cosine":
             chosen["gamma"] = cosine
+        if self.shards is not None:  # they have their sizes
+            chosen.pop("samples_per_agent", None)
         optimizer = chosen.get("optimizer", self.optimizer)
         plain = optimizer in ("sgd", optax.sgd)
         if self.mechanism == "qffl" and not plain and "smoothness" not in dict(self.options):
@@ -104,8 +106,7 @@ class Resolved(Checked):
 
     def alone(self) -> Self:
         """Returns the same experiment without sharing, evaluated only at the end."""
-        without = dataclasses.replace(self, server_optimizer=None, server_learning_rate=None)
-        alone = without.with_mechanism("standalone")
+        alone = self.with_mechanism("standalone")
         return dataclasses.replace(alone, eval_every=self.rounds, record_updates=False)
 
     def with_mechanism(self, mechanism: str | Mechanism | Callable[..., Mechanism]) -> Self:
@@ -118,7 +119,11 @@ class Resolved(Checked):
             mechanism = references.resolve("mechanism", mechanism)
         factories.check("mechanism", mechanism)
         takes = {} if isinstance(mechanism, Mechanism) else factories.takes(mechanism)
-        kept = {name: getattr(self, name) if name in takes else None for name in COEFFICIENTS}
+        kept: dict[str, Any] = {
+            name: getattr(self, name) if name in takes else None for name in COEFFICIENTS
+        }
+        if mechanism == "standalone":  # it has no server
+            kept |= {"server_optimizer": None, "server_learning_rate": None}
         return dataclasses.replace(self, mechanism=mechanism, options=(), **kept)
 
     def warn_of_decay(self) -> None:

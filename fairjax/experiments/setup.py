@@ -230,10 +230,18 @@ class Setup(Resolved):
         model: Any = self.resolved().model
         if isinstance(model, str):
             model = models.REGISTRY[model]
+        elif models.looks_at_data(model):
+            model = self._model_of_data
         model = models.computing_in(models.as_model(model, data), self.compute_dtype)
         if self.lora_rank is not None:
             model = models.lora(model, self._frozen_params(model, data), self.lora_rank)
         return model
+
+    @functools.cached_property
+    def _model_of_data(self) -> models.Model:
+        """The model that a function makes of all training data, so that all seeds have the same."""
+        like = self.load()[0] if self.shards is None else self.shards.data
+        return models.as_model(self.resolved().model, like)
 
     def _frozen_params(self, model: models.Model, data: Dataset) -> Any:
         """Returns the parameters below the adapters, the same for every seed.

@@ -107,10 +107,13 @@ class Plays(NamedTuple):
 
 
 def _with_one_more(one: Experiment) -> Experiment:
-    """Returns the experiment with one more agent, who is present if all are."""
+    """Returns the experiment with one more agent, who is present if all are, and the same task."""
     num_agents, present = one.num_agents + 1, one.participation
     present = num_agents if present == one.num_agents else present
-    return dataclasses.replace(one, num_agents=num_agents, participation=present, shards=None)
+    fields: dict[str, Any] = {"num_agents": num_agents, "participation": present}
+    if one.shards is not None:
+        fields |= {"shards": None, "task": one.make_task(), "metric": None}
+    return dataclasses.replace(one, **fields)
 
 
 def _halve(shards: Shards, agent: int) -> Shards:

@@ -20,6 +20,7 @@ from fairjax.mechanisms.base import (
     remembered,
     shares_of_present,
 )
+from fairjax.mechanisms.factors import check_factors
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
@@ -82,6 +83,8 @@ def cgsv(
     def update(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
+        if mask == "rank":
+            check_factors("cgsv(mask='rank')", updates, context)
         weights = first_round_shares(importance, context)
         # Sum the updates directly: rescaled uploads would take another N D numbers.
         aggregate = _aggregate(updates, weights, length_at(gamma, context, updates))

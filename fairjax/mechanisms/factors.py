@@ -45,9 +45,9 @@ def check_factors(mechanism: str, updates: Stacked, context: Context) -> None:
     """Raises where agents train adapters, but updates do not hold their factors."""
     if context.factors is not None and not lowrank.holds_low_rank(updates):
         raise ValueError(
-            f"`updates` of the mechanism {mechanism!r} must hold `fairjax.LowRank` nodes, whose "
-            "factors it averages, got only arrays. Agents that change their uploads change entries "
-            "of products, which have no factors: take `flora`."
+            f"`updates` of the mechanism {mechanism!r} must hold `fairjax.LowRank` nodes, by whose "
+            "factors it pays, got only arrays. Agents that change their uploads change entries of "
+            "products, which have no factors: take `flora`, or `cgsv` with another mask."
         )
 
 

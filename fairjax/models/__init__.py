@@ -3,7 +3,7 @@
 from fairjax.models.adapters import Adapters, changes, joined, lora, with_factors
 from fairjax.models.base import Model, computing_in, evaluator, initial, initial_params
 from fairjax.models.minilm import minilm, minilm_tokenizer
-from fairjax.models.modules import as_model, from_flax
+from fairjax.models.modules import as_model, from_flax, looks_at_data
 from fairjax.models.named import (
     REGISTRY,
     TOKENIZERS,
@@ -33,6 +33,7 @@ __all__ = [
     "joined",
     "load_params",
     "logistic",
+    "looks_at_data",
     "lora",
     "minilm",
     "minilm_tokenizer",

@@ -93,7 +93,7 @@ def as_model(given: Any, data: Dataset) -> Model:
         return from_flax(given, data)
     flax = (nn.Module, Module)
     made = given
-    if not isinstance(given, (Model, *flax)):
+    if looks_at_data(given):
         checks.function("model", given, "of the training data, that makes a Model or a Flax module")
         try:
             made = given(data)
@@ -108,6 +108,14 @@ def as_model(given: Any, data: Dataset) -> Model:
             f"one, got {checks.shown(given)}, which makes {checks.shown(made)}."
         )
     return made if isinstance(made, Model) else from_flax(made, data)
+
+
+def looks_at_data(given: Any) -> bool:
+    """Says whether what a user gives as a model is a function of the training data."""
+    from flax.nnx import Module
+
+    made = inspect.isclass(given) or isinstance(given, (Model, nn.Module, Module))
+    return not made and not _takes_rngs(given)
 
 
 def _takes_rngs(function: Any) -> bool:

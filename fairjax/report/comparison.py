@@ -48,6 +48,8 @@ def common_experiment(results: Mapping[str, Result]) -> Experiment:
         name: next((value for run in runs if (value := getattr(run, name)) is not None), None)
         for name in COEFFICIENTS
     }
+    if sharing[0].server_optimizer is not None:  # which most mechanisms refuse
+        return sharing[0].resolved()
     common = dataclasses.replace(sharing[0], mechanism="cgsv", options=(), **coefficients)
     return common.resolved()
 
