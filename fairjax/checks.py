@@ -5,8 +5,9 @@ Only known values are checked. A value that is being traced by `jit`, `vmap` or
 """
 
 import difflib
+import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,21 @@ def function(name: str, value: Any, what: str, *, optional: bool = False) -> Non
     if not callable(value) and not (optional and value is None):
         or_none = " or None" * optional
         raise ValueError(f"`{name}` must be a function{or_none}, {what}, got {shown(value)}.")
+
+
+def takes(name: str, value: Callable[..., Any], given: Sequence[str]) -> None:
+    """Raises unless a function takes the arguments `given`, or Python does not know."""
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # compiled functions
+        return
+    try:
+        signature.bind(*given)
+    except TypeError:
+        raise ValueError(
+            f"`{name}` must take {', '.join(given)}, in this order, got a function that takes "
+            f"{signature}."
+        ) from None
 
 
 def kind(name: str, value: Any, wanted: type, made_by: str) -> None:

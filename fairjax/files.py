@@ -80,6 +80,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise ValueError(
             f"`out` must be a directory that can be written, got {folder}: {error.strerror}."
         ) from error
+    for partial in folder.glob(".*.partial"):  # of processes that were killed
+        partial.unlink(missing_ok=True)
     with file:
         try:
             yield

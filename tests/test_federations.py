@@ -283,6 +283,38 @@ def test_agents_that_a_plan_leaves_out_upload_nothing_whatever_their_behaviour(d
     assert not any(leaf[2].any() for leaf in jax.tree.leaves(record.uploads))
 
 
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (lambda s, c: None, "a `fairjax.mechanisms.Plan`, got None"),
+        (lambda s, c: (True,), "a `fairjax.mechanisms.Plan`, got .True,."),
+        (lambda s, c: Plan(jnp.ones(3)), r"`participants` of booleans .* got float32\[3\]"),
+        (lambda s, c: Plan(jnp.ones(4, bool)), r"of shape \(3,\), got bool\[4\]"),
+        (lambda s, c: Plan(start=c.server), "`start` of shapes"),
+        (lambda s, c: Plan(frozen=True), "`frozen` only where agents train adapters"),
+        (lambda: Plan(), "`plan` must take state, context, in this order"),
+    ],
+)
+def test_a_plan_that_breaks_the_protocol_is_named(data, plan, words):
+    shards, _ = data
+
+    def play():
+        mechanism = fj.mechanisms.Mechanism(*fj.mechanisms.fedavg()[:2], plan)
+        one = federation(shards, mechanism=mechanism)
+        jax.eval_shape(one.step, one.init(jax.random.key(0), shards), shards)
+
+    with pytest.raises(ValueError, match=words):
+        play()
+
+
+def test_a_list_says_who_takes_part(data):
+    shards, _ = data
+    mechanism = fj.mechanisms.fedavg()._replace(plan=lambda s, c: Plan([True, False, True]))
+    one = federation(shards, mechanism=mechanism)
+    _, record = one.step(one.init(jax.random.key(0), shards), shards)
+    assert record.participants.tolist() == [True, False, True]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_rounds", [4, 60])
 def test_an_honest_update_of_zeros_is_warned_about_once_by_agent_and_round(data, num_rounds):

@@ -81,3 +81,15 @@ def test_a_bad_argument_is_named_with_its_rule(change, message):
     }
     with pytest.raises(ValueError, match=message):
         contributions.multi_round_shapley(**{**given, **change})
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_layers_of_different_shapes_are_no_rounds_where_there_are_as_many_agents(kind):
+    servers, updates, weights = recorded()
+    expected = contributions.multi_round_shapley(utility, servers, updates, weights)
+    found = contributions.multi_round_shapley(
+        lambda params: utility(dict(zip("ab", params, strict=True))),
+        *(kind(tree.values()) for tree in (servers, updates)),
+        weights,
+    )
+    np.testing.assert_array_equal(found, expected)

@@ -134,6 +134,7 @@ CALLS = {  # the required arguments
 INNER = {  # only called by the package itself
     "contributions.check_table", "contributions.checked", "contributions.coalition_cosines",
     "contributions.measure", "contributions.products_of", "mechanisms.checked_answer",
+    "mechanisms.checked_plan", "models.looks_at_data",
     "mechanisms.length_at", "mechanisms.switched", "models.as_model", "devices.by_agent",
     "devices.checked", "devices.everywhere",
     "devices.map_shards", "devices.placed", "figures.check_results", "figures.correlation_axis",

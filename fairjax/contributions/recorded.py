@@ -175,12 +175,13 @@ def _as_rounds(servers: Any, updates: Any) -> tuple[Params, Stacked]:
     """Returns servers `[T, ...]` and updates `[T, N, ...]`, or raises.
 
     Lists of T rounds are stacked, and so are lists of N agents in a round. A list of layers is
-    accepted only if N differs from T, since then it cannot be a list of rounds.
+    accepted only if it cannot be a list of rounds: N differs from T, or the layers differ.
     """
     layers = _have_round_shapes(servers, updates)
     if layers and inputs.is_sequence(servers):
         num_rounds, num_agents = np.shape(jax.tree.leaves(updates)[0])[:2]
-        layers = num_rounds != num_agents
+        kinds = {str(jax.tree.map(np.shape, layer)) for layer in servers}
+        layers = num_rounds != num_agents or len(kinds) > 1
     if not layers:
         servers = inputs.as_stacked("servers", servers, "rounds")
         if inputs.is_sequence(updates):

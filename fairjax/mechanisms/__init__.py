@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fairjax import checks
 from fairjax.mechanisms.accounts import accounts
 from fairjax.mechanisms.alone import WORDS as MEASURED_ON
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan, checked_answer
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, checked_answer
 from fairjax.mechanisms.cffl import cffl
 from fairjax.mechanisms.cgsv import cgsv
 from fairjax.mechanisms.cgsv_released import cgsv_released
@@ -23,6 +23,7 @@ from fairjax.mechanisms.flora import flora
 from fairjax.mechanisms.iafl import iafl
 from fairjax.mechanisms.lengths import Length, length_at
 from fairjax.mechanisms.nested import nested
+from fairjax.mechanisms.plans import Plan, checked_plan
 from fairjax.mechanisms.proportional import proportional
 from fairjax.mechanisms.qffl import qffl
 from fairjax.mechanisms.rr import rr
@@ -105,6 +106,7 @@ __all__ = [
     "cgsv",
     "cgsv_released",
     "checked_answer",
+    "checked_plan",
     "dw",
     "eci",
     "fair_yet_equal",

@@ -21,6 +21,7 @@ import numpy as np
 
 from fairjax import checks, lowrank, rewards, trees
 from fairjax.mechanisms.context import Context, checked_context, checked_updates
+from fairjax.mechanisms.plans import ONE_MODEL, Plan
 from fairjax.types import Params, PerAgent, Stacked
 
 Given = ParamSpec("Given")
@@ -40,24 +41,6 @@ class Outcome(NamedTuple):
     contributions: PerAgent
     importance: PerAgent
     fractions: PerAgent  # of the aggregate that each agent earned, before rounding
-
-
-class Plan(NamedTuple):
-    """What a mechanism decides before training.
-
-    Attributes:
-      participants: `[N]` booleans: who trains this round; None: all.
-      start: parameters from which agents train, leaves `[N, ...]`; None: their own.
-      factors: where agents train adapters, their first factors: `LowRank` nodes in place of
-        matrices, `[N, ...]`, whose products are part of the model but not of `start`, and are part
-        of the updates; None: drawn afresh, with products of zero.
-      frozen: whether the first of both given factors stays as it is.
-    """
-
-    participants: PerAgent | None = None
-    start: Stacked | None = None
-    factors: Stacked | None = None
-    frozen: bool = False
 
 
 class _Functions(NamedTuple):
@@ -92,8 +75,10 @@ class Mechanism(_Functions):
         checks.function("init", init, "init(num_agents) or init(num_agents, params) -> state")
         begin = _beginning(init)
         checks.function("update", update, "update(updates, state, context) -> (Outcome, state)")
+        checks.takes("update", update, ("updates", "state", "context"))
         if plan is not None:
             checks.function("plan", plan, "plan(state, context) -> Plan")
+            checks.takes("plan", plan, ("state", "context"))
         checks.flag("low_rank", low_rank)
 
         @functools.wraps(update)
@@ -119,8 +104,8 @@ class Mechanism(_Functions):
 
     @property
     def pays_one_model(self) -> bool:
-        """Whether everybody is paid the same aggregate, as its plan by `start_at_server` says."""
-        return getattr(self.plan, "__qualname__", "").startswith(start_at_server.__name__)
+        """Whether everybody is paid the same aggregate, as the mark of its plan says."""
+        return getattr(self.plan, ONE_MODEL, False)
 
     @property
     def factory(self) -> "Callable[..., Mechanism] | None":
@@ -144,6 +129,7 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
     taken = {name: one for name, one in list(given.items())[1:] if one.kind in kinds}
     # Of others, the first that is required gets the parameters, whatever its name is.
     required = [name for name, one in taken.items() if one.default is one.empty]
+    checks.takes("init", init, ("num_agents", *required))
     own = next((name for name in required if name not in STARTS), "params")
     known = {own, "units", "performance", "factors"}
     unnamed, named = ([name for name in taken if taken[name].kind is kind] for kind in kinds)
@@ -215,22 +201,6 @@ def shares_of_present(importance: PerAgent, context: Context) -> PerAgent:
     if context.present is None:
         return importance
     return rewards.normalised(importance, context.present)
-
-
-def start_at_server(mechanism: str) -> Callable[[Any, Context], Plan]:
-    """Returns the plan of a mechanism with one common model.
-
-    If agents are absent, those present train the server's model, as their own may be old.
-    """
-
-    def plan(state: Any, context: Context) -> Plan:
-        if context.present is None:
-            return Plan()  # all hold the server's model
-        server, agents = (context.require(name, mechanism) for name in ("server", "agents"))
-        everybody = trees.broadcast(len(context.present), server)
-        return Plan(start=trees.where(context.present, everybody, agents))
-
-    return plan
 
 
 def pay_everybody(aggregate: Params, num_agents: int) -> Outcome:

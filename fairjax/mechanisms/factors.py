@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from fairjax import checks, lowrank, rowwise, trees
 from fairjax.lowrank import LowRank, is_low_rank
-from fairjax.mechanisms.base import Context, Outcome, Plan, pay_everybody, start_at_server
+from fairjax.mechanisms.base import Context, Outcome, pay_everybody
+from fairjax.mechanisms.plans import Plan, for_one_model, start_at_server
 from fairjax.types import Params, Stacked
 
 
@@ -38,7 +39,7 @@ def start_at_server_factors(mechanism: str) -> Callable[[Any, Context], Plan]:
             start = trees.where(context.present, start, agents)
         return Plan(start=start, factors=trees.broadcast(num, factors))
 
-    return plan
+    return for_one_model(plan)
 
 
 def check_factors(mechanism: str, updates: Stacked, context: Context) -> None:

@@ -15,8 +15,8 @@ from fairjax.mechanisms.base import (
     Plan,
     pay_everybody,
     remembered,
-    start_at_server,
 )
+from fairjax.mechanisms.plans import for_one_model, start_at_server
 from fairjax.types import Stacked
 
 
@@ -69,4 +69,4 @@ def start_at_server_with_frozen() -> Callable[[Any, Context], Plan]:
         common = trees.broadcast(len(context.shard_sizes), context.factors)
         return planned._replace(factors=common, frozen=True)
 
-    return plan
+    return for_one_model(plan)

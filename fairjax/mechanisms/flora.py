@@ -11,8 +11,8 @@ from fairjax.mechanisms.base import (
     Outcome,
     pay_everybody,
     remembered,
-    start_at_server,
 )
+from fairjax.mechanisms.plans import start_at_server
 from fairjax.types import Stacked
 
 

@@ -21,8 +21,8 @@ from fairjax.mechanisms.base import (
     Outcome,
     pay_everybody,
     remembered,
-    start_at_server,
 )
+from fairjax.mechanisms.plans import start_at_server
 from fairjax.types import Scalar, Stacked
 
 TINY = 1e-10  # added to losses, as in the authors' program

@@ -10,7 +10,6 @@ apply(params, x, key, statistics) -> outputs, statistics  training computes the 
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -80,11 +79,7 @@ class Model(_Functions):
         checks.function("init", init, "init(key) -> params")
         checks.function("apply", apply, "apply(params, x, key=None) -> outputs")
         given = ("params", "x", "key", "statistics")[: 3 if statistics is None else 4]
-        if not _takes(apply, len(given)):
-            raise ValueError(
-                f"`apply` must take {', '.join(given)}, in this order, got a function that takes "
-                f"{inspect.signature(apply)}."
-            )
+        checks.takes("apply", apply, given)
         checks.function("statistics", statistics, "statistics(key) -> statistics", optional=True)
         checks.function(
             "units", units, 'such as fairjax.models.chain(["hidden", "head"])', optional=True
@@ -92,19 +87,6 @@ class Model(_Functions):
         if head is not None:
             checks.kind("head", head, str, "an entry of the parameters' dict")
         return super().__new__(cls, init, apply, head, statistics, units, adapters)
-
-
-def _takes(function: Callable[..., Any], number: int) -> bool:
-    """Says whether a function takes so many arguments; true if Python does not know."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # compiled functions
-        return True
-    try:
-        signature.bind(*range(number))
-    except TypeError:
-        return False
-    return True
 
 
 class NeedsExample(NamedTuple):

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from fairjax import checks, trees
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
-from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, standalone
+from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_plan, standalone
 from fairjax.simulation import each
 from fairjax.simulation.adapting import num_received
 from fairjax.simulation.behaviours import Behaviour, changing_uploads
@@ -247,7 +247,9 @@ class Federation(ByContents):
         """Returns what the mechanism decides before training; absent agents never take part."""
         plan = Plan()
         if self.mechanism.plan is not None:
-            plan = self.mechanism.plan(state.mechanism, context)
+            answer = self.mechanism.plan(state.mechanism, context)
+            adapted = self.training.ranked is not None
+            plan = checked_plan(answer, state.agents, self.mechanism.name, adapted)
         if context.present is None:
             return plan
         chosen = True if plan.participants is None else plan.participants
