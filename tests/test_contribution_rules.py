@@ -69,6 +69,19 @@ def test_a_key_is_a_key(key):
             call()
 
 
+def test_agents_take_turns_at_the_front_from_any_one_on():
+    def first_wins(params):
+        return (params > 0).any() * 1.0
+
+    keys = jax.random.split(KEY, 300)
+    found = jax.vmap(
+        lambda key: contributions.gtg_shapley(
+            key, first_wins, jnp.zeros(3), jnp.eye(3), num_permutations=4, tolerance=0
+        )
+    )(keys)
+    np.testing.assert_allclose(found.mean(0), 1 / 3, atol=0.02)
+
+
 def test_keys_of_the_older_kind_are_keys():
     for key in (jax.random.PRNGKey(0), np.array([0, 1], np.uint32)):
         found = contributions.sampled_cosine_shapley(key, np.eye(2), num_permutations=2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -205,3 +206,21 @@ def test_a_result_whose_fairness_is_undefined_is_drawn(num_agents, known):
     for draw in (*OVER_ROUNDS, figures.fairness):
         assert "<svg" in figures.svg(draw(result).figure, "one")
     assert "<svg" in figures.svg(figures.comparison({"a": result, "b": result}).figure, "one")
+
+
+@pytest.mark.parametrize("names", [["$10", "$20_$", "more"], ["$10_k-$20_k", "a" * 81, "b" * 50]])
+def test_names_of_classes_are_drawn_as_they_are_and_cut(names, tmp_path):
+    x = np.arange(24.0).reshape(12, 2)
+    data = fj.data.Dataset(x, [names[row % 3] for row in range(12)])
+    ax = figures.partition(fj.data.uniform(data, num_agents=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.write(ax.figure, tmp_path / "partition.png")
+    texts = [label.get_text() for label in ax.get_xticklabels()]
+    assert texts == [name.replace("$", r"\$") if len(name) < 15 else f"{name[:13]}…"
+                     for name in sorted(names)]  # fmt: skip
+
+
+def test_a_run_of_one_round_has_one_tick():
+    result = fj.Experiment(num_agents=2, rounds=1, model="logistic", samples_per_agent=9).run()
+    assert [tick for tick in figures.accuracy(result).get_xticks() if 0.5 <= tick <= 1.5] == [1]

@@ -11,10 +11,12 @@ import optax
 import pytest
 import seen
 import twin
+from scipy import stats
 
 import fairjax as fj
 from fairjax.mechanisms import REGISTRY, Context, Outcome
 from fairjax.mechanisms.base import checked_answer
+from fairjax.mechanisms.fair_yet_equal import _add_round, _p_value
 from fairjax.mechanisms.tensors import largest_of_tensors
 
 N = 5
@@ -549,6 +551,25 @@ def test_shapfed_mixes_the_servers_model_and_ones_own():
     np.testing.assert_allclose(
         flat(outcome.rewards), share * server + (1 - share) * rows, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("spread", [0.003, 0.1])
+def test_hotellings_p_does_not_cancel_where_contributions_hardly_vary(spread):
+    rng, num, rounds = np.random.default_rng(0), 5, 20
+    mechanism = REGISTRY["fair_yet_equal"]()
+    state, rows = mechanism.init(num), []
+    shared = rng.normal(size=(rounds, 1))
+    psi = 0.9 + spread * (0.99**0.5 * shared + 0.1 * rng.normal(size=(rounds, num)))
+    known = Context(shard_sizes=jnp.ones(num), num_rounds=1000)
+    for row in psi.astype(np.float32):
+        state = _add_round(state, jnp.asarray(row), known, 1.0)
+        rows.append(row.astype(np.float64))
+    rows = np.array(rows)
+    change = rows.mean(0) - rows[:-15].mean(0)
+    statistic = rounds * change @ np.linalg.solve(np.cov(rows.T), change)
+    ratio = (rounds - num) / (num * (rounds - 1)) * statistic
+    expected = stats.f.sf(ratio, num, rounds - num)
+    assert _p_value(state) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import seen
+from flax import linen as nn
 
 import fairjax as fj
 from fairjax import figures, report
@@ -54,6 +55,30 @@ def test_a_comparison_with_a_server_optimizer_grows_and_has_a_page(tmp_path, see
     assert list(found) == ["fedavg", "standalone", "qffl"]
     write = report.write_comparison if seeds is None else report.write_over_seeds
     assert "fedavgm" in write(found, tmp_path).read_text()
+
+
+@pytest.mark.parametrize("mechanism", ["rr", "fair_yet_equal"])
+def test_mechanisms_with_dishonest_agents_share_a_program(mechanism):
+    experiment = dataclasses.replace(
+        SMALL, behaviours={"free_rider_stale": 1}, samples_per_agent=20
+    )
+    found = fj.compare(experiment, ["cgsv", mechanism], seeds=[0])[mechanism][0]
+    alone = experiment.with_mechanism(mechanism).run()
+    np.testing.assert_allclose(found.history.importance, alone.history.importance, rtol=1e-3)
+    np.testing.assert_array_equal(found.history.participants, alone.history.participants)
+
+
+def test_first_parameters_may_depend_on_the_first_example():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(10)(x - self.param("centre", lambda key: x[0]))
+
+    experiment = dataclasses.replace(
+        SMALL, model=Net(), samples_per_agent=20, rounds=1, mechanism="standalone"
+    )
+    swept = fj.sweep(experiment, seeds=[0, 1])[0]
+    np.testing.assert_allclose(swept.accuracies, experiment.run().accuracies, atol=0.003)
 
 
 def test_a_function_of_the_data_sees_all_training_data_in_runs_and_in_sweeps():

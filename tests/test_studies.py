@@ -106,6 +106,10 @@ def test_a_study_that_stopped_goes_on_with_what_is_missing(tmp_path):
     assert re.findall(r"Cells computed with .*device (.*)\.", text) == [
         f"{records.environment()['device']}: 2", "gpu: another: 1",
     ]  # fmt: skip
+    elsewhere.write_bytes(elsewhere.read_bytes()[:50])
+    with pytest.warns(UserWarning, match="It is computed again"):
+        conduct("toy", study(False), tmp_path, quick=True)
+    assert ran[-1] == 2
     with pytest.raises(ValueError, match="`only` must be part of a cell's name, got 'd'"):
         conduct("toy", study(False), tmp_path, quick=True, only="d")
 

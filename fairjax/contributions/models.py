@@ -77,8 +77,8 @@ def gtg_shapley(
 ) -> PerAgent:
     """Returns guided truncated-gradient Shapley values: sampled, truncated permutations.
 
-    Each agent takes its turn at the front of a permutation. Agents then join in its
-    order and are scored until the coalition's utility is within `tolerance` of the
+    Agents take turns at the front of a permutation, from a random one on. Agents then join in
+    its order and are scored until the coalition's utility is within `tolerance` of the
     utility of all. The remaining agents get nothing, and their models are not made.
 
     Args:
@@ -114,14 +114,15 @@ def gtg_shapley(
     num_agents = trees.num_agents(updates)
     checks.count("num_permutations", num_permutations, most=MAX_VALUES // num_agents)
     margin = jnp.asarray(tolerance, jnp.float32)
+    turn = jax.random.randint(jax.random.fold_in(key, num_permutations), (), 0, num_agents)
     nobody, everybody = score(jnp.zeros(num_agents)), score(jnp.ones(num_agents))
 
     def score_order(number_and_key: tuple[Scalar, Key]) -> tuple[PerAgent, PerAgent]:
         """Returns the order `[N]` in which agents join, and the utility `[N]` after each."""
         number, own_key = number_and_key
         order = jax.random.permutation(own_key, num_agents)
-        place = jnp.argmax(order == number % num_agents)
-        order = order.at[place].set(order[0]).at[0].set(number % num_agents)
+        front = (turn + number) % num_agents
+        order = order.at[jnp.argmax(order == front)].set(order[0]).at[0].set(front)
 
         def join(carry: tuple[Array, Scalar], agent: Scalar) -> tuple[tuple[Array, Scalar], Scalar]:
             members, before = carry

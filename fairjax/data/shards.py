@@ -219,8 +219,8 @@ def count_dealt(
 def stacked(shards: Sequence[Shards]) -> Shards:
     """Stacks several shards with the same number of agents on a leading axis, for `vmap`.
 
-    Only examples that some agent holds are kept. Shards with fewer examples than others
-    are padded with repeated examples, which no agent's indices name.
+    Only the first example, by which a model may be made, and those that some agent holds are kept.
+    Shards with fewer examples than others are padded with repeated ones, which no indices name.
 
     Args:
       shards: S shards; the examples of their datasets have the same shape.
@@ -237,10 +237,10 @@ def stacked(shards: Sequence[Shards]) -> Shards:
       >>> two = [Shards.from_indices(data, rows) for rows in ([[1, 2], [5]], [[3], [4]])]
       >>> both = stacked(two)
       >>> both.data.x.shape, both.indices.tolist()
-      ((2, 3, 2), [[[0, 1], [2, 2]], [[0, 0], [1, 1]]])
+      ((2, 4, 2), [[[1, 2], [3, 3]], [[1, 1], [2, 2]]])
     """
     _check_stackable(shards)
-    used_rows = [np.unique(one.indices) for one in shards]
+    used_rows = [np.unique(np.append(one.indices, 0)) for one in shards]
     num_rows = max(len(rows) for rows in used_rows)
     width = max(one.indices.shape[1] for one in shards)
     parts = []

@@ -231,14 +231,14 @@ class Setup(Resolved):
         if isinstance(model, str):
             model = models.REGISTRY[model]
         elif models.looks_at_data(model):
-            model = self._model_of_data
+            model = self.model_of_data
         model = models.computing_in(models.as_model(model, data), self.compute_dtype)
         if self.lora_rank is not None:
             model = models.lora(model, self._frozen_params(model, data), self.lora_rank)
         return model
 
     @functools.cached_property
-    def _model_of_data(self) -> models.Model:
+    def model_of_data(self) -> models.Model:
         """The model that a function makes of all training data, so that all seeds have the same."""
         like = self.load()[0] if self.shards is None else self.shards.data
         return models.as_model(self.resolved().model, like)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fairjax import data
+from fairjax import data, models
 from fairjax.data import Dataset, Shards
 from fairjax.experiments.description import EACH
 from fairjax.experiments.experiment import Experiment
@@ -107,12 +107,17 @@ class Plays(NamedTuple):
 
 
 def _with_one_more(one: Experiment) -> Experiment:
-    """Returns the experiment with one more agent, who is present if all are, and the same task."""
+    """Returns the experiment with one more agent, and with the same task and model.
+
+    The agent is present if all are.
+    """
     num_agents, present = one.num_agents + 1, one.participation
     present = num_agents if present == one.num_agents else present
     fields: dict[str, Any] = {"num_agents": num_agents, "participation": present}
     if one.shards is not None:
         fields |= {"shards": None, "task": one.make_task(), "metric": None}
+        if models.looks_at_data(one.model):
+            fields["model"] = one.model_of_data
     return dataclasses.replace(one, **fields)
 
 

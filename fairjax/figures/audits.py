@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from fairjax import checks
 from fairjax.experiments import Audit
-from fairjax.figures import style
+from fairjax.figures import style, texts
 
 LINEAR = 2.0  # points around zero that are drawn to scale; larger ones on a logarithmic one
 
@@ -51,13 +51,15 @@ def audit(audit: Audit, ax: Axes | None = None) -> Axes:
             ax.plot(
                 row["worst_other"], place, "o", color=colour, markersize=3.5, markerfacecolor="none"
             )
+        if not any(row["own_gain"] or row["worst_other"] for row in rows):
+            ax.set_xlim(-LINEAR, LINEAR)  # matplotlib would draw rounding errors
         style.name_lines(ax, names)
         unit = "points" if shown.in_percent else shown.words
         ax.set_xlabel(f"gain by cheating ({unit})")
         experiment = audit.experiment
         ax.set_title(
-            f"{experiment.label('mechanism')}, {experiment.label('dataset')}, "
-            f"{style.split(experiment)}, {len(audit.seeds)} seed{'s' * (len(audit.seeds) > 1)}"
+            f"{texts.mechanism(experiment)}, {texts.where(experiment)}, "
+            f"{len(audit.seeds)} seed{'s' * (len(audit.seeds) > 1)}"
         )
         ax.plot([], [], "o", color="0.4", markersize=3.5, label="of the agent that cheats")
         ax.plot(

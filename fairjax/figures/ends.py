@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from fairjax import checks
 from fairjax.data import Shards
 from fairjax.experiments import Comparison, Result
-from fairjax.figures import style
+from fairjax.figures import style, texts
 from fairjax.tables import number
 
 ENDS = {"best": ("^", "#1b9e77"), "mean": ("o", "0.2"), "worst": ("v", "#d95f02")}
@@ -59,7 +59,9 @@ def partition(shards: Shards, ax: Axes | None = None) -> Axes:
                 )  # fmt: skip
         names = shards.data.class_names
         if names is not None and len(names) <= MOST_NAMES:
-            ax.set_xticks(range(len(names)), names, rotation=45 if len(names) > 4 else 0)
+            named = [texts.plain(name, 14) for name in names]
+            crowded = sum(map(len, named)) > 40
+            ax.set_xticks(range(len(named)), named, rotation=45 if crowded else 0)
         elif has_classes:
             style.number_ticks(ax.xaxis, num_classes)
         else:
@@ -106,7 +108,7 @@ def fairness(result: Result, ax: Axes | None = None) -> Axes:
         ax.set(
             xlabel=f"standalone test {shown.axis}",
             ylabel=f"final test {shown.axis}",
-            title=f"{style.title(result)}\n{_describe_fairness(result)}",
+            title=f"{texts.title(result)}\n{_describe_fairness(result)}",
         )
         ax.margins(0.12)
         style.legend(ax, result, points=True)
@@ -154,7 +156,7 @@ def comparison(results: Mapping[str, Result], ax: Axes | None = None) -> Axes:
             ax, [_describe_run(results[name]) if name in results else "" for name in rows]
         )
         experiment = first.experiment
-        ax.set_title(f"{experiment.label('dataset')}, {style.split(experiment)}")
+        ax.set_title(texts.where(experiment))
         ax.plot([], [], "|", color="0.1", markersize=8, label="mean")
         style.legend(ax, first, points=True)
     return ax
@@ -196,10 +198,7 @@ def over_seeds(comparison: Comparison, ax: Axes | None = None) -> Axes:
         style.name_lines(ax, [row["mechanism"] for row in rows])
         ax.set_xlabel(f"final test {experiment.shown.axis}")
         _write_beside(ax, [_describe_row(row, column) for row in rows])
-        ax.set_title(
-            f"{experiment.label('dataset')}, {style.split(experiment)}, "
-            f"{len(comparison.seeds)} seeds"
-        )
+        ax.set_title(f"{texts.where(experiment)}, {len(comparison.seeds)} seeds")
         figure: Any = ax.figure
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return ax

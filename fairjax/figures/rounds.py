@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from fairjax.experiments import Result
-from fairjax.figures import style
+from fairjax.figures import style, texts
 from fairjax.simulation import History
 
 DOTTED: Any = {"linestyle": (0, (1, 2)), "linewidth": 1}
@@ -44,7 +44,7 @@ def accuracy(result: Result | History, ax: Axes | None = None) -> Axes:
         for agent in style.some(num_agents, style.MOST_LINES):
             alone = shown.scaled(result.standalone_accuracies[agent])
             ax.axhline(alone, color=shades[agent], **DOTTED)
-        ax.set(xlabel="round", ylabel=f"test {shown.axis}", title=style.title(result))
+        ax.set(xlabel="round", ylabel=f"test {shown.axis}", title=texts.title(result))
         if np.isfinite(result.standalone_accuracies).any():
             ax.plot([], [], color="0.4", label="alone", **DOTTED)
         style.legend(ax, result)
@@ -131,7 +131,7 @@ def _draw_judgement(ax: Axes, result: Result, values: np.ndarray, name: str) -> 
     _draw_lines(ax, result, values)
     if np.isnan(values).all():
         ax.text(0.5, 0.4, "this mechanism does not judge", transform=ax.transAxes, ha="center")
-    ax.set(xlabel="round", ylabel=name, title=style.title(result))
+    ax.set(xlabel="round", ylabel=name, title=texts.title(result))
 
 
 def _draw_lines(ax: Axes, result: Result, values: np.ndarray) -> None:
@@ -168,4 +168,6 @@ def _draw_lines(ax: Axes, result: Result, values: np.ndarray) -> None:
         **crosses,
     )  # fmt: skip
     ax.set_xlim(0.5, num_rounds + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    ax.xaxis.set_major_locator(
+        MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )

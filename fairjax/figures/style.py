@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fairjax import checks, files
 from fairjax.experiments import Result
+from fairjax.figures import texts
 from fairjax.simulation import HONEST, History
 from fairjax.tables import Spread
 from fairjax.tasks import Shown
@@ -103,20 +104,6 @@ def axes_of(ax: Axes | None, height: float = 2.6, width: float = COLUMN) -> Axes
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def title(result: Result) -> str:
-    """Returns a title with a result's mechanism, data set and split."""
-    experiment = result.experiment
-    if experiment is None:
-        return ""
-    mechanism, dataset = experiment.label("mechanism"), experiment.label("dataset")
-    return f"{mechanism}, {dataset}, {split(experiment)}"
-
-
-def split(experiment: Any) -> str:
-    """Returns how data were shared out."""
-    return experiment.label("split").replace("_", " ")
-
-
 def colours(num_agents: int) -> Any:
     """Returns one colour per agent, from dark to light, so that they differ without hue."""
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.88, num_agents))
@@ -154,7 +141,7 @@ def name_series(figure: Figure, ncols: int) -> None:
 
 def name_lines(axis: Axes, names: Sequence[str]) -> None:
     """Gives the vertical axis one line per name, the first on top."""
-    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axis.set_yticks(range(len(names)), [texts.plain(name.replace("_", " ")) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(axis="y", color="0.92", zorder=0)
     axis.tick_params(axis="y", length=0)

@@ -27,7 +27,7 @@ class Exploration(NamedTuple):
 
     num_rounds: Scalar
     total: PerAgent  # [N] sum of psi
-    squares: Array  # [N, N] sum of psi psi^T
+    squares: Array  # [N, N] sum of (psi - mean) (psi - mean)^T
     recent: Array  # [15, N] psi of the last rounds, cyclic
     settled: Scalar
 
@@ -130,11 +130,13 @@ def _add_round(
     state: Exploration, judged: PerAgent, context: Context, significance: Scalar
 ) -> Exploration:
     """Returns the exploration with one more round; a settled one stays unchanged."""
-    count = state.num_rounds + 1
+    count, total = state.num_rounds + 1, state.total + judged
+    before = state.total / jnp.maximum(state.num_rounds, 1)
     after = Exploration(
         count,
-        state.total + judged,
-        state.squares + jnp.outer(judged, judged),
+        total,
+        # Welford's sum: products of the contributions themselves would cancel.
+        state.squares + jnp.outer(judged - before, judged - total / count),
         state.recent.at[state.num_rounds % RECENT].set(judged),
         state.settled,
     )
@@ -153,7 +155,7 @@ def _p_value(state: Exploration) -> Scalar:
     n, num_agents = state.num_rounds.astype(jnp.float32), len(state.total)
     mean = state.total / n
     earlier = (state.total - state.recent.sum(0)) / jnp.maximum(n - RECENT, 1)
-    covariance = (state.squares - n * jnp.outer(mean, mean)) / jnp.maximum(n - 1, 1)
+    covariance = state.squares / jnp.maximum(n - 1, 1)
     # A ridge far below the spread avoids a division by zero for agents that never vary.
     ridge = 1e-6 * jnp.trace(covariance) / num_agents + jnp.finfo(jnp.float32).tiny
     difference = mean - earlier

@@ -68,7 +68,7 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
             return Plan() if of_one is None else of_one(states[place], context)
 
         plans = [jax.eval_shape(functools.partial(plan_of, place)) for place in places]
-        if not jax.tree.leaves(plans):
+        if not jax.tree.leaves([one._replace(frozen=None) for one in plans]):
             return Plan()
 
         def fill(place: int) -> Plan:

@@ -17,7 +17,8 @@ def zero_padding() -> Mechanism:
 
     All agents hold factors of the largest rank, and agent i trains their first r_i columns. With
     equal ranks it is `fedit`, and without adapters `fedavg`. Its state is the common factors. One
-    agent that uploads huge numbers ruins the model for all.
+    agent that uploads huge numbers ruins the model for all. Columns that no present agent has
+    become zero in both factors, and no later round trains them again.
 
     It does not judge: contributions and importance are nan. Reward fractions are 1.
 

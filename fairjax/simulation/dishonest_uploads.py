@@ -21,7 +21,7 @@ class Memory(NamedTuple):
     first: Stacked  # every agent's first update
     aggregate: Params  # the last aggregate
     rewards: Stacked  # every agent's last reward
-    joined: PerAgent | None = None  # [N] booleans: who has a first update; None: all, or nobody yet
+    joined: PerAgent | None = None  # [N] booleans: who has a first update; None: nobody yet
 
     def with_first(self, updates: Stacked, round: Scalar, present: PerAgent | None) -> "Memory":
         """Returns the memory with the updates of agents that take part for the first time.

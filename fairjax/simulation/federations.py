@@ -116,7 +116,6 @@ class Federation(ByContents):
             params,
             num_rounds,
             remember=bool(self.behaviours),
-            with_absence=self.participation is not None,
             server_optimizer=self.server_optimizer,
             mesh=self.mesh,
         )

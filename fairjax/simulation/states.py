@@ -100,7 +100,6 @@ def first_state(
     num_rounds: Scalar = 0,
     *,
     remember: bool = False,
-    with_absence: bool = False,
     server_optimizer: Any = None,
     mesh: Mesh | None = None,
 ) -> State:
@@ -114,7 +113,6 @@ def first_state(
       params: first parameters, as in `fairjax.run`; None: drawn by the model from the key.
       num_rounds: how many rounds there will be; 0: unknown.
       remember: whether to keep what dishonest agents need.
-      with_absence: whether agents can be absent.
       server_optimizer: an optax optimizer of the server; None: the aggregate is its step.
       mesh: devices that it must fit.
 
@@ -148,9 +146,8 @@ def first_state(
         joined=None if statistics is None else jnp.zeros(num_agents, bool),
     )
     if remember:
-        joined = jnp.zeros(num_agents, bool) if with_absence else None
         one, all_ = jax.tree.map(jnp.zeros_like, (server, state.agents))
-        state = state._replace(memory=Memory(all_, one, all_, joined))
+        state = state._replace(memory=Memory(all_, one, all_, jnp.zeros(num_agents, bool)))
     return state
 
 

@@ -4,8 +4,9 @@
     step    the gradient of the mean of the task's loss over a batch's examples
 
 An agent takes ceil(n_i / B) local steps per epoch, so more data means more steps. Padding
-never enters a gradient. A network's statistics see a partial batch filled up with examples of the
-same batch, in turn.
+never enters a gradient. Networks with statistics, such as BatchNorm's, see a batch filled up with
+its own examples, in turn, to the length of arrays: the largest batch size of all agents, or the
+largest shard if that is shorter.
 """
 
 import dataclasses

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from fairjax import mechanisms
 from fairjax.experiments import Experiment, records, sweep
 from fairjax.figures import write
-from fairjax.files import replacing
+from fairjax.files import DamagedError, replacing
 from fairjax.tables import Table
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -102,7 +103,7 @@ def conduct(
         (out / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"`out` must be a directory that can be written, got {out}.") from error
-    missing = [cell for cell in cells if not (resume and (out / "cells" / cell.file).exists())]
+    missing = [cell for cell in cells if not (resume and _is_done(out / "cells" / cell.file))]
     say(f"{name}: {len(cells) - len(missing)} of {len(cells)} cells are done.")
     if not quick and missing:
         duration = _format_duration(_estimate_seconds(missing))
@@ -123,6 +124,15 @@ def conduct(
             file.write(content.encode())
     write(study.draw(tables), files[2])
     return Report(tables, text, files)
+
+
+def _is_done(path: Path) -> bool:
+    """Says whether a file holds a finished cell."""
+    try:
+        return path.exists() and bool(records.read_json(path, ("rows",)))
+    except DamagedError as damage:
+        warnings.warn(f"{damage} It is computed again.", stacklevel=3)
+        return False
 
 
 def _read_row(row: Mapping[str, Any]) -> dict[str, Any]:
