@@ -84,7 +84,7 @@ class Events(NamedTuple):
     @classmethod
     def none(cls) -> "Events":
         """Returns the events of a run in which nothing happened yet."""
-        never = jnp.array(-1)
+        never = jnp.array(-1, jnp.int32)  # as the round of a state, with 64 bits too
         return cls(never, (never, never), (never, never))
 
     def after(self, record: Record, number: Scalar, honest: PerAgent) -> "Events":
@@ -92,7 +92,8 @@ class Events(NamedTuple):
 
         def first(earlier: tuple[Scalar, Scalar], agents: PerAgent) -> tuple[Scalar, Scalar]:
             is_first = agents.any() & (earlier[0] < 0)
-            return trees.where(is_first, (number, agents.argmax()), earlier)
+            agent = agents.argmax().astype(jnp.int32)
+            return trees.where(is_first, (number, agent), earlier)
 
         return Events(
             jnp.where(record.broken & (self.broken < 0), number, self.broken),
