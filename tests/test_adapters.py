@@ -395,6 +395,7 @@ def test_many_seeds_of_adapters_are_one_table(tmp_path):
             np.testing.assert_array_equal(theirs[column], counts)
 
 
+@pytest.mark.slow
 def test_a_sweep_freezes_the_given_network_as_a_run_does():
     train, _ = fj.data.load("digits")
     params = fj.models.mlp(train).init(jax.random.key(9))

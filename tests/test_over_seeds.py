@@ -57,6 +57,7 @@ def test_a_comparison_with_a_server_optimizer_grows_and_has_a_page(tmp_path, see
     assert "fedavgm" in write(found, tmp_path).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", ["rr", "fair_yet_equal"])
 def test_mechanisms_with_dishonest_agents_share_a_program(mechanism):
     experiment = dataclasses.replace(
@@ -68,6 +69,7 @@ def test_mechanisms_with_dishonest_agents_share_a_program(mechanism):
     np.testing.assert_array_equal(found.history.participants, alone.history.participants)
 
 
+@pytest.mark.slow
 def test_first_parameters_may_depend_on_the_first_example():
     class Net(nn.Module):
         @nn.compact
@@ -81,6 +83,7 @@ def test_first_parameters_may_depend_on_the_first_example():
     np.testing.assert_allclose(swept.accuracies, experiment.run().accuracies, atol=0.003)
 
 
+@pytest.mark.slow
 def test_a_function_of_the_data_sees_all_training_data_in_runs_and_in_sweeps():
     seen = []
 

@@ -397,6 +397,7 @@ def test_what_does_not_fit_is_named(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_held_out_data_that_give_a_metric_nothing_to_rank_are_refused_where_they_are_measured():
     rng = np.random.default_rng(0)
     test = fj.data.Dataset(rng.normal(size=(60, 4)), np.arange(60) % 2, num_classes=2)
@@ -419,6 +420,7 @@ def test_held_out_data_that_give_a_metric_nothing_to_rank_are_refused_where_they
     assert np.isfinite(found.history.contributions).all()
 
 
+@pytest.mark.slow
 def test_a_loss_that_broadcasts_over_examples_is_warned_of():
     data = fj.data.Dataset(np.arange(24.0).reshape(12, 2) / 24, np.arange(12.0) / 6)
     own = fj.Experiment(dataset=(data, data), model="mlp", num_agents=2, rounds=1, local_epochs=1)
