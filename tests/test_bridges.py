@@ -153,7 +153,7 @@ def no_records(flower, message):
     [None, failure, wrong_arrays, no_examples, no_records],
     ids=lambda answer: answer.__name__ if answer else "no_reply",
 )
-def test_an_agent_without_a_reply_counts_as_zero_and_is_paid_nothing(flower, answer):
+def test_an_agent_without_a_reply_is_absent_and_is_paid_nothing(flower, answer):
     mechanism = fj.mechanisms.cgsv()
     strategy = flower.CGSV(mechanism, num_agents=3)
     messages = sent(flower, strategy)
@@ -166,13 +166,16 @@ def test_an_agent_without_a_reply_counts_as_zero_and_is_paid_nothing(flower, ans
         heard.append(answer(flower, messages[12]))
     strategy.aggregate_train(2, heard)
     absent = trees.scaled(np.array([1, 0, 1]), updates)
-    sizes = np.array([EXAMPLES[node] for node in NODES])
-    outcome, _ = mechanism.update(absent, jnp.asarray(importance), Context(shard_sizes=sizes))
+    there = np.array([True, False, True])
+    context = Context(np.array([EXAMPLES[node] for node in NODES]), present=there)
+    outcome, _ = mechanism.update(absent, jnp.asarray(importance), context)
     history = strategy.history
-    np.testing.assert_allclose(history.contributions[-1], outcome.contributions, atol=1e-6)
+    for name in ("contributions", "fractions"):
+        found, expected = getattr(history, name)[-1], getattr(outcome, name)
+        np.testing.assert_allclose(found[there], expected[there], atol=1e-6)
+        assert np.isnan(found[1])
     np.testing.assert_allclose(history.importance[-1], outcome.importance, atol=1e-6)
-    assert history.contributions[-1, 1] == history.fractions[-1, 1] == 0
-    assert history.importance[-1, 1] < importance[1]
+    assert history.importance[-1, 1] == importance[1]
     assert history.excluded.tolist() == [[False] * 3, [False, True, False]]
     for name, leaf in strategy.agents.items():
         np.testing.assert_array_equal(leaf[1], before[name][1])

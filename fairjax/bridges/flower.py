@@ -59,11 +59,11 @@ class CGSV(FedAvg):
 
     The agents are `num_agents` nodes, drawn from the connected nodes in the first round and
     fixed from then on. In every round all connected agents train, each from its own model. An
-    update with NaN or infinity counts as zero, as in fairjax's simulator. An agent does not take
-    part in a round if it is not connected, does not reply in time, replies with an error, or
-    replies with anything but the arrays that it received and its number of examples. Its update
-    then counts as zero and it is paid nothing: it keeps its model, and its importance fades. A
-    round without any readable reply changes nothing.
+    update with NaN or infinity counts as zero, as in fairjax's simulator. An agent is absent from
+    a round if it is not connected, does not reply in time, replies with an error, or replies with
+    anything but the arrays that it received and its number of examples. It keeps its model, and
+    the mechanism treats it as it treats absent agents in a simulation: `cgsv` keeps its importance
+    and shares out what those present held. A round without any readable reply changes nothing.
 
     Clients answer as for Flower's FedAvg: one ArrayRecord with the names and shapes that they
     received, and one MetricRecord with the number of examples. This number weights updates in
@@ -194,8 +194,8 @@ class CGSV(FedAvg):
         if not contents:
             return None, None
         self._state, judged = play(
-            self.mechanism, self._state._replace(num_examples=num_examples), trained, replied,
-            server_round,
+            self.mechanism, self._state._replace(num_examples=num_examples), trained,
+            None if replied.all() else replied, server_round,
         )  # fmt: skip
         self.history = jax.tree.map(append, self.history, judged)
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)

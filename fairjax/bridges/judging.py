@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import rowwise, trees
-from fairjax.mechanisms import Context, Mechanism, checked_answer
+from fairjax.mechanisms import Context, Mechanism
+from fairjax.simulation import judge
 from fairjax.types import Params, PerAgent, PerRound, Scalar, Stacked
 
 
 class Judgements(NamedTuple):
-    """A mechanism's judgements: one row per round with a reply, as numpy arrays."""
+    """A mechanism's judgements: one row per round with a reply, as numpy arrays.
+
+    Contributions and fractions are nan where an agent did not reply.
+    """
 
     rounds: PerRound  # [T] Flower's numbers of these rounds, from 1
     contributions: PerRound  # [T, N]
@@ -49,16 +53,23 @@ def first_state(params: Mapping[str, np.ndarray], mechanism: Mechanism, num_agen
 
 @functools.partial(jax.jit, static_argnames="mechanism")
 def play(
-    mechanism: Mechanism, state: State, trained: Stacked, replied: PerAgent, number: Scalar
+    mechanism: Mechanism,
+    state: State,
+    trained: Stacked,
+    present: PerAgent | None,
+    number: Scalar,
 ) -> tuple[State, Judgements]:
-    """Returns the state after a round, and its judgements."""
+    """Returns the state after a round, and its judgements.
+
+    Agents `present` `[N]` replied; None: all did.
+    """
     updates = jax.tree.map(jnp.subtract, trained, state.agents)
     held = {"server": state.server, "agents": state.agents}
-    context = Context(shard_sizes=state.num_examples, round=number - 1, **held)
+    context = Context(state.num_examples, present=present, round=number - 1, **held)
     addable = rowwise.addable_rows(updates, (state.agents, state.server))
     uploads = trees.scaled(addable.astype(jnp.float32), updates)
-    answer = mechanism.update(uploads, state.mechanism, context)
-    outcome, after = checked_answer(answer, updates, state.mechanism, mechanism.name)
+    outcome, after = judge(mechanism, uploads, state.mechanism, context)
+    replied = jnp.ones_like(addable) if present is None else present
     paid = trees.where(replied, outcome.rewards, jax.tree.map(jnp.zeros_like, updates))
     state = state._replace(
         agents=jax.tree.map(jnp.add, state.agents, paid),
@@ -69,7 +80,7 @@ def play(
         rounds=number,
         contributions=outcome.contributions,
         importance=outcome.importance,
-        fractions=jnp.where(replied, outcome.fractions, 0),
+        fractions=outcome.fractions,
         replied=replied,
         excluded=~(replied & addable),
     )

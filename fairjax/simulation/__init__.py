@@ -40,6 +40,7 @@ from fairjax.simulation.memory import bytes_needed, spare_maps
 from fairjax.simulation.optimizers import COUNTS, check_server_optimizer
 from fairjax.simulation.participation import check_fits, check_participation
 from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_honest
+from fairjax.simulation.round import judge
 from fairjax.simulation.states import Record, State
 
 __all__ = [
@@ -49,6 +50,6 @@ __all__ = [
     "check_held_out", "check_paid",
     "check_participation", "check_server_optimizer", "federation", "first_params",
     "first_statistics", "follows_length", "given_params",
-    "history", "listed", "measure", "names", "outputs", "play", "spare_maps", "utility",
+    "history", "judge", "listed", "measure", "names", "outputs", "play", "spare_maps", "utility",
     "warn_of_honest",
 ]  # fmt: skip
