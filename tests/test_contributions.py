@@ -307,3 +307,13 @@ def test_exact_refuses_more_than_25_agents_and_names_the_alternatives():
 def test_a_bad_argument_is_named_with_its_rule(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_measure_and_its_key_are_checked():
+    uploads = np.eye(2, dtype=np.float32)
+    with pytest.raises(ValueError, match="Unknown name 'cosin'. Did you mean 'cosine'"):
+        contributions.measure("cosin", uploads)
+    with pytest.raises(ValueError, match="`key` must be one PRNG key"):
+        contributions.measure("gram", uploads, key=3)
+    with pytest.raises(ValueError, match="`products` must hold the Gram matrix"):
+        contributions.coalition_cosines(contributions.products_of(uploads, np.ones(2)), np.eye(2))

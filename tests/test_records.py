@@ -22,6 +22,7 @@ from fairjax import files, simulation
 from fairjax.cli import endings, main
 from fairjax.experiments import checkpoints, records
 from fairjax.files import DamagedError
+from fairjax.simulation import federations
 
 SMALL = fj.Experiment(
     num_agents=3, rounds=40, model="logistic", samples_per_agent=20, local_epochs=1, eval_every=10
@@ -345,3 +346,29 @@ def test_records_are_json_that_anybody_reads(finished):
     summary = json.loads((finished / records.RESULT).read_text())
     assert len(summary[records.DIGEST]) == 64
     assert len(summary["accuracies"]) == 3
+
+
+def test_a_resumed_run_measures_as_many_agents_at_once_as_the_first_sitting(tmp_path, monkeypatch):
+    # As on an accelerator, where the number is picked for the device.
+    monkeypatch.setattr("fairjax.simulation.federations.pick_agents_at_once", lambda *given: 3)
+    monkeypatch.setattr("fairjax.experiments.playing.CHECKPOINT_SECONDS", (0.0, 0.0))
+    seen, measure = [], federations.measure_agents
+
+    def spy(*given):
+        seen.append(given[4])
+        return measure(*given)
+
+    monkeypatch.setattr("fairjax.simulation.federations.measure_agents", spy)
+    experiment = dataclasses.replace(SMALL, num_agents=3, mechanism="fedavg")
+
+    def stop_early(name, done, total):
+        if name == "fedavg" and done >= 20:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        experiment.run(tmp_path / "run", watch=stop_early)
+    assert set(seen) == {3}
+    seen.clear()
+    jax.clear_caches()
+    experiment.run(tmp_path / "run")
+    assert set(seen) <= {3}

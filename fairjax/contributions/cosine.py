@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import trees
+from fairjax import checks, trees
 from fairjax.contributions import coalitions, sampling
 from fairjax.contributions.gram import (
     all_cosines,
@@ -145,13 +145,16 @@ def measure(
       `[N]`.
 
     Raises:
-      ValueError: as in the measure's own function.
+      ValueError: `name` is no measure, `key` is no PRNG key, or as in the measure's own function.
 
     Examples:
       >>> uploads = (jnp.array([[3.0], [0.0]]), jnp.array([[0.0], [1.0]]))  # two layers
       >>> print(measure("cosine", uploads, jnp.ones(2), at_one_length=True).round(3))
       [0.707 0.707]
     """
+    checks.choice("name", name, MEASURES)
+    if key is not None:
+        checks.key("key", key)
     uploads, weights = checked({"model": uploads}, weights)
     if name == "shapley":
         check_enumerable(trees.num_agents(uploads))

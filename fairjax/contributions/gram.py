@@ -166,6 +166,9 @@ def coalition_cosines(products: Products, members: Array) -> Array:
     Returns:
       `[B]` cosines of the coalitions' updates with the aggregate.
 
+    Raises:
+      ValueError: `products` are without the Gram matrix.
+
     Examples:
       >>> updates = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
       >>> products = products_of(updates, jnp.ones(3), with_gram=True)
@@ -173,6 +176,8 @@ def coalition_cosines(products: Products, members: Array) -> Array:
       [0.707 1.    0.   ]
     """
     gram: Any = products.gram
+    if gram is None:
+        raise ValueError("`products` must hold the Gram matrix: `products_of(with_gram=True)`.")
     members = members.astype(gram.dtype)
     squares = (arithmetic.dot(members, gram) * members).sum(1)
     squares = above_rounding(squares, arithmetic.dot(members, products.squares), len(gram))

@@ -176,6 +176,7 @@ class Experiment(Setup):
         # The bits depend on `agents_at_once`, so a run continues with its first value.
         federation = self.federation(shards, record.get("agents_at_once"), mesh=mesh)
         record["agents_at_once"] = federation.agents_at_once(shards)
+        federation = dataclasses.replace(federation, group_size=record["agents_at_once"])
         if out is not None:
             records.write_json(out / records.EXPERIMENT, record)
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone

@@ -11,7 +11,7 @@ from fairjax.simulation import HONEST, History, State, outputs
 from fairjax.tasks import Shown
 from fairjax.types import Params
 
-PER_AGENT = ("accuracies", "trained_accuracies", "contributions", "importance", "fractions")
+ONLY_PRESENT = ("contributions", "fractions")  # fields of a history that are nan for the absent
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -131,18 +131,18 @@ class Result:
         return {**found, **{f"{name}_share": values / network for name, values in found.items()}}
 
     def latest(self, name: str) -> np.ndarray:
-        """Returns `[N]` values of a field of the history in the last round of each agent.
+        """Returns `[N]` contributions or fractions in the last round of each agent.
 
         That is the last round of the run, or the last one in which the agent took part; nan for an
         agent that never did.
 
         Args:
-          name: a field `[T, N]` of the history, such as "contributions".
+          name: "contributions" or "fractions".
 
         Raises:
-          ValueError: the history has no such field.
+          ValueError: `name` is neither.
         """
-        checks.choice("name", name, PER_AGENT)
+        checks.choice("name", name, ONLY_PRESENT)
         values, present = getattr(self.history, name), self.participants
         last = len(present) - 1 - present[::-1].argmax(0)
         return np.where(present.any(0), values[last, np.arange(values.shape[1])], np.nan)

@@ -236,38 +236,44 @@ def change_uploads(
     updates, memory = jax.tree.map(jnp.asarray, (updates, memory))
     check_agents(behaviours, trees.num_agents(updates))
     leader = _first_colluder(behaviours, present)
-
-    def row(tree: Stacked, agent: Scalar) -> Params:
-        return jax.tree.map(lambda leaf: leaf[agent], tree)
-
-    for agent, name, strength, which in behaviours:
-        if not _uploads(name):
-            continue
-        seen = Seen(
-            round=round,
-            first=row(memory.first, agent),
-            aggregate=memory.aggregate,
-            reward=row(memory.rewards, agent),
-            # Compare by identity, since a traced number of an agent has no value to compare.
-            leader=None if leader is None or leader is agent else row(updates, leader),
+    leading = None if leader is None else jax.tree.map(lambda leaf: leaf[leader], updates)
+    groups: dict[Any, list[Behaviour]] = {}
+    for one in filter(lambda one: _uploads(one.name), behaviours):
+        groups.setdefault(one.name, []).append(one)
+    for name, group in groups.items():  # agents that do the same are an axis
+        agents = jnp.stack([jnp.asarray(one.agent) for one in group])
+        own, first, reward = (
+            jax.tree.map(lambda leaf, i=agents: leaf[i], tree)
+            for tree in (updates, memory.first, memory.rewards)
         )
-        own = row(updates, agent)
-        its_key = jax.random.fold_in(key, agent)
-        if isinstance(name, tuple):
-            changes = [functools.partial(UPLOADS[one].change, its_key, own, seen) for one in name]
-            changes = [functools.partial(_change_like, own, change) for change in changes]
-            upload = jax.lax.switch(which, changes, strength)
-        else:
-            upload = UPLOADS[name].change(its_key, own, seen, strength_of(name, strength))
-        if present is not None and name == "collude":
-            upload = trees.where(leader == agent, own, upload)
-        updates = jax.tree.map(lambda leaf, one, i=agent: leaf.at[i].set(one), updates, upload)
+        act = jax.vmap(functools.partial(_act, name), (0, 0, Seen(None, 0, None, 0, None), 0, 0))
+        uploads = act(
+            jax.vmap(functools.partial(jax.random.fold_in, key))(agents),
+            own,
+            Seen(round, first, memory.aggregate, reward, leading),
+            jnp.stack([jnp.asarray(_strength(one), float) for one in group]),
+            jnp.stack([jnp.asarray(0 if one.which is None else one.which) for one in group]),
+        )
+        if name == "collude":
+            uploads = trees.where(agents == leader, own, uploads)
+        updates = jax.tree.map(lambda leaf, new, i=agents: leaf.at[i].set(new), updates, uploads)
     return updates
 
 
-def _change_like(own: Params, change: Callable[[Scalar], Params], strength: Scalar) -> Params:
-    """Returns what an agent uploads, in the dtypes of its update."""
-    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), change(strength), own)
+def _strength(one: Behaviour) -> Scalar:
+    return one.strength if isinstance(one.name, tuple) else strength_of(one.name, one.strength)
+
+
+def _act(name: Any, key: Key, own: Params, seen: Seen, strength: Scalar, which: Scalar) -> Params:
+    """Returns what an agent uploads, in the dtypes of its update; in an audit `which` chooses."""
+
+    def like_own(change: Callable[..., Params]) -> Params:
+        new = change(key, own, seen, strength)
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), new, own)
+
+    names = name if isinstance(name, tuple) else (name,)
+    changes = [functools.partial(like_own, UPLOADS[one].change) for one in names]
+    return jax.lax.switch(which, changes)
 
 
 def _uploads(name: str | tuple[str, ...]) -> bool:

@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     first: Params  # its own first update
     aggregate: Params  # the last one, which only an insider knows
     reward: Params  # its own last one
-    leader: Params | None  # the update of the first colluder; None: this agent is the first
+    leader: Params | None  # the update of the first colluder; None: there is none
 
 
 @register(UPLOADS)
@@ -106,7 +106,7 @@ def rescale(key: Key, own: Params, seen: Seen, strength: float) -> Params:
 @register(UPLOADS, most=ANY)
 def collude(key: Key, own: Params, seen: Seen, strength: float) -> Params:
     """Uploads the first colluder's update, plus relative noise."""
-    return own if seen.leader is None else _add_noise(key, seen.leader, strength)
+    return _add_noise(key, seen.leader, strength)
 
 
 @register(UPLOADS)
