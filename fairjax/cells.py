@@ -68,7 +68,8 @@ class Spread(NamedTuple):
             few = f" ({self.undefined} of {self.of} {self.word})" if self.undefined else ""
             return f"no common seed{few}"
         decimals = 3 if abs(self.mean) < 10 else 2
-        tiny = 0 < abs(self.mean) < 0.001
+        # Three decimals would not show such a mean, or such a deviation beside it.
+        tiny = 0 < abs(self.mean) < 0.001 or (abs(self.mean) < 0.01 and 0 < self.std < 0.0005)
         mean, std = (f"{x:.1e}" if tiny else f"{x:.{decimals}f}" for x in (self.mean, self.std))
         few = f"; {self.undefined} {self.word}" if self.undefined else ""
         few = f" ({self.num} of {self.of}{few})" if self.num < self.of else ""
@@ -123,8 +124,10 @@ class Difference(NamedTuple):
         if not self.num:
             return f"{UNDEFINED} ({self.of} of {self.of})"
         few = f" ({self.num} of {self.of})" if self.num < self.of else ""
-        interval = f" [{self.low:+.3f}, {self.high:+.3f}]" if self.num > 1 else ""
-        return f"{self.mean:+.3f}{interval}{few}"
+        ends = (self.low, self.high) if self.num > 1 else ()
+        tiny = 0 < max(map(abs, (self.mean, *ends))) < 0.001
+        mean, *interval = (f"{x:+.1e}" if tiny else f"{x:+.3f}" for x in (self.mean, *ends))
+        return f"{mean} [{', '.join(interval)}]{few}" if interval else f"{mean}{few}"
 
 
 Cell = Spread | Difference

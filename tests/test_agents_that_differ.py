@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import fairjax as fj
+from fairjax.experiments.optimizers import SERVER_OPTIMIZERS
 
 SMALL = {
     "num_agents": 3, "rounds": 3, "model": "logistic", "samples_per_agent": 40, "optimizer": "sgd",
@@ -271,3 +272,16 @@ def test_agents_differ_on_the_command_line(tmp_path, capsys):
     assert kept.learning_rate == (0.1, 0.001, 0.2)
     assert (kept.server_optimizer, kept.server_learning_rate) == ("fedadam", 0.1)
     assert (kept.proximal, kept.reset_optimizers) == (0.1, True)
+
+
+def test_fedyogi_moves_no_parameter_without_an_aggregate():
+    optimizer = SERVER_OPTIMIZERS["fedyogi"](0.01)
+    params = np.zeros(2, np.float32)
+    state, first, second = optimizer.init(params), 0.0, 0.0
+    for number in range(1, 4):
+        steps, state = optimizer.update(-np.array([0.0, 0.5], np.float32), state, params)
+        first, square = 0.9 * first + 0.1 * 0.5, 0.25
+        second -= 0.01 * np.sign(second - square) * square
+        moments = first / (1 - 0.9**number), second / (1 - 0.99**number)
+        expected = 0.01 * moments[0] / (np.sqrt(moments[1]) + 1e-3)
+        np.testing.assert_allclose(steps, [0, expected], rtol=1e-5)

@@ -492,6 +492,7 @@ def test_names_of_classes_are_kept_with_their_order():
     np.testing.assert_array_equal(test.y, [1, 1, 1])
     train.check_alike("test", test)
     assert test.take([0]).class_names == ("cat", "dog")
+    assert Dataset(x, [2, 0, 1], class_names=[b"a", b"b", b"c"]).class_names == ("a", "b", "c")
     named = Dataset(x, [2, 0, 1], class_names=["a", "b", "c"])
     assert named.num_classes == 3
     with pytest.raises(ValueError, match=r"`y` must hold names of .*'cat'.*got 'cow'"):

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 
+from fairjax.cells import Difference
 from fairjax.tables import Spread, Table, spreads
 
 NAN = float("nan")
@@ -103,3 +104,11 @@ def test_a_table_is_markdown_for_people_and_csv_for_programs():
 def test_a_pivot_has_a_row_and_a_column_for_every_value():
     rows = [{"a": a, "b": b, "c": a + b} for a in "xy" for b in "uv"]
     assert Table(rows).pivot("a", ["b"], "c").cells() == [["x", "xu", "xv"], ["y", "yu", "yv"]]
+
+
+def test_small_numbers_are_not_shown_as_zero():
+    values, first = [2.1e-4, 2.2e-4, 2.4e-4], [1e-4, 1.1e-4, 1.2e-4]
+    assert str(Difference.over(values, first)) == "+1.1e-04 [+9.9e-05, +1.3e-04]"
+    assert str(Difference.over([1e-4], [3e-4])) == "-2.0e-04"
+    assert str(Difference.over([0.5, 0.5], [0.5, 0.5])) == "+0.000 [+0.000, +0.000]"
+    assert str(Spread.over([2.1e-3, 2.2e-3, 2.1e-3])) == "2.1e-03 ± 5.8e-05"

@@ -453,3 +453,17 @@ def test_numbers_of_a_constant_column_and_labels_of_another_shape():
     assert float(METRICS["r2"](constant + 1, constant)) == 0
     with pytest.raises(ValueError, match="do not match"):
         METRICS["accuracy"](np.ones((4, 1)), np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("name", ["auc", "average_precision"])
+def test_scores_that_hold_nan_have_no_ranking(name):
+    outputs = np.array([[0, 0.9], [0, 0.8], [0, 0.1], [0, np.nan]], np.float32)
+    assert np.isnan(fj.tasks.METRICS[name](outputs, np.array([0, 0, 1, 1])))
+    diverged = jnp.array([[np.inf, np.inf]] * 4)
+    assert np.isnan(fj.tasks.METRICS[name](diverged, np.array([0, 0, 1, 1])))
+
+
+def test_examples_whose_outputs_are_all_equal_tie():
+    rng = np.random.default_rng(0)
+    outputs = np.repeat(rng.normal(size=(500, 1)).astype(np.float32), 3, axis=1)
+    assert fj.tasks.METRICS["auc"](outputs, rng.integers(0, 3, 500)) == 0.5

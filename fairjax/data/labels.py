@@ -30,7 +30,9 @@ def converted(
 
 def names(given: Any) -> tuple[str, ...]:
     """Returns names of classes, at least two and all different, or raises."""
-    found = tuple(map(str, given)) if checks.is_listing(given) else ()
+    found = ()
+    if checks.is_listing(given):
+        found = tuple(one.decode() if isinstance(one, bytes) else str(one) for one in given)
     if len(found) < 2 or len(set(found)) < len(found):
         raise ValueError(
             "`class_names` must hold at least two different names, one for each class, "

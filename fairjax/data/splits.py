@@ -95,7 +95,8 @@ def class_imbalance(
     """Returns equal shards with more and more classes, with replacement.
 
     Agent i has the first `int(linspace(1, C, N)[i])` classes: the first agent has only
-    class 0, the last all classes. Its examples are spread evenly over its classes.
+    class 0, the last all classes; a single agent is the first. Its examples are spread evenly over
+    its classes.
 
     Args:
       train: n examples, some of every class.

@@ -77,7 +77,8 @@ class Plays(NamedTuple):
     def split_in_two(self) -> Iterator[Trial]:
         """Yields the trials of agents that take part as two, each with half of the data.
 
-        The agent keeps the better of both models.
+        The agent keeps the model that is better on the test data. It does not see these, so its
+        gain is overstated: beside a choice at random, by half the difference of both models.
         """
         on = [_with_one_more(one) for one in self.on]
         sign = -1 if on[0].shown.lower_is_better else 1

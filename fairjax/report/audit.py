@@ -13,7 +13,8 @@ from fairjax.tables import Table
 TABLES = {"md": "markdown", "tex": "latex"}
 OURS = {
     "stretch": "uploads its update times the factor, of several, that gains it most",
-    "sybil": "takes part as two agents with half of its data each, and keeps the better model",
+    "sybil": "takes part as two agents with half of its data each, and keeps the model that is "
+    "better on the test data, which overstates its gain a little",
 }
 
 

@@ -10,7 +10,8 @@
 
 Labels are classes `[M]`, several labels `[M, K]` of 0 and 1, or numbers `[M]` or `[M, K]`. All
 agree with scikit-learn's functions, which `tests/test_tasks.py` compares; the log loss of several
-labels is the mean of theirs, and an AUC that is undefined for a class is left out.
+labels is the mean of theirs, an AUC that is undefined for a class is left out, and scores that hold
+nan, which scikit-learn refuses, give nan.
 """
 
 from collections.abc import Callable
@@ -202,11 +203,13 @@ def _over_labels(
         positive = y[:, None] == jnp.arange(outputs.shape[-1])
     else:
         scores, positive = like(outputs, y), y > 0
-    return jax.vmap(one, in_axes=1)(scores, positive), positive
+    values = jax.vmap(one, in_axes=1)(scores, positive)
+    return jnp.where(jnp.isnan(scores).any(0), jnp.nan, values), positive
 
 
 def _log_odds(outputs: Array) -> Array:
     """Returns log p / (1 - p) of classes `[M, C]`, which order examples as the p of softmax do."""
+    outputs = outputs - outputs.max(-1, keepdims=True)  # so that equal outputs tie exactly
     is_greatest = outputs.argmax(-1, keepdims=True) == jnp.arange(outputs.shape[-1])
     total = jax.nn.logsumexp(outputs, axis=-1, keepdims=True)
     others = total + jnp.log1p(-jnp.exp(jnp.where(is_greatest, -jnp.inf, outputs - total)))
