@@ -292,5 +292,4 @@ def _sample(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> Es
 
     batch = max(1, min(num_pairs, 2**22 // num_agents**2))
     values = jax.lax.map(pair, jax.random.split(key, num_pairs), batch_size=batch)
-    spread = jnp.sqrt(jnp.square(values - values.mean(0)).sum(0) / (num_pairs - 1 or jnp.nan))
-    return Estimate(values.mean(0), spread / jnp.sqrt(num_pairs))
+    return Estimate(values.mean(0), values.std(0, ddof=1) / jnp.sqrt(num_pairs))

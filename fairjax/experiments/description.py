@@ -115,8 +115,8 @@ class Description:
         None,
         "who takes part in a round: a number of agents such as 3, or a share of them such as 0.3, "
         "drawn by the seed. Absent agents do not train or upload, and receive nothing; a returning "
-        "agent trains the model that it holds, or the server's under fedavg and qffl; or, in "
-        "Python, a table [T, N] of booleans; None: all agents.",
+        "agent trains the model that it holds, or the server's if all are paid the same, as under "
+        "fedavg; or, in Python, a table [T, N] of booleans; None: all agents.",
     )
     lora_rank: int | None = describe_field(
         None,
@@ -209,7 +209,7 @@ class Description:
         ),
         'optimizer that makes the server\'s step from the aggregate: "fedavgm", "fedadam" or '
         '"fedyogi"; or, in Python, one of optax. Only for mechanisms that pay everybody the '
-        "aggregate (fedavg, qffl); None: the aggregate itself.",
+        "aggregate, such as fedavg; None: the aggregate itself.",
     )
     server_learning_rate: float | None = describe_field(
         None,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from fairjax.cells import Difference
@@ -22,7 +22,7 @@ from fairjax.experiments.playing import Watcher
 from fairjax.experiments.points import play_points
 from fairjax.experiments.sweeps import WORDS, Sweep, accuracies_alone, load_shards, sweep
 from fairjax.files import DamagedError
-from fairjax.simulation import History
+from fairjax.simulation import no_rows
 from fairjax.tables import Table, spreads
 
 STORED = ("shard_sizes", "standalone_accuracies")
@@ -176,20 +176,18 @@ def read_sweep(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> Sw
     sizes, alone = (np.array(content[name], object) for name in STORED)
     if sizes.shape != shape or alone.shape != shape:
         raise DamagedError(f"{path} is damaged: it must hold numbers of {shape} seeds and agents.")
-    numbers = jnp.zeros((0, experiment.rounds, experiment.num_agents))
-    flags = numbers.astype(bool)
-    like = History(numbers, numbers, numbers[..., 0], numbers, numbers, numbers, flags, flags)
-    names = experiment.make_task().names
-    like = like._replace(metrics=dict.fromkeys(names, numbers))
-    if experiment.trains_adapters:
-        counts = numbers.astype(np.int32)
-        like = like._replace(uploaded=counts, received=counts, network=counts[..., 0])
+    one_run = no_rows(
+        experiment.num_agents, experiment.make_task().names, experiment.trains_adapters
+    )
+    like = jax.tree.map(
+        lambda rows: np.zeros((0, experiment.rounds, *rows.shape[1:]), rows.dtype), one_run
+    )
     return Sweep(
         experiments=tuple(dataclasses.replace(experiment, seed=seed).resolved() for seed in seeds),
         axes=("seed",),
         history=histories.read(folder, like, len(seeds)),
         shard_sizes=sizes.astype(np.int32),
-        standalone_accuracies=alone.astype(numbers.dtype),
+        standalone_accuracies=alone.astype(like.accuracies.dtype),
     )
 
 

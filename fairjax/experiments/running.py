@@ -43,7 +43,7 @@ def run(
       params: common first parameters; or leaves `[N, ...]`, the agents' own; or a mapping from
         some agents to theirs; None: drawn by the model from the key. With their own, the
         server begins with their mean by examples; mechanisms that pay everybody the server's
-        model (fedavg, qffl) refuse them.
+        model, such as fedavg, refuse them.
       state: the state that an earlier call returned, to go on from; None: a new run. Together
         the calls give the numbers of one long run, unless the mechanism depends on the number
         of rounds of the whole run, as a cosine of gamma does. A participation table needs rows

@@ -7,7 +7,6 @@ factors: B random, A zero. Flax stores kernels as `[inputs, outputs]`, so that B
 of what the paper calls A.
 """
 
-import functools
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from fairjax import checks, trees
 from fairjax.lowrank import LowRank, is_low_rank
@@ -149,7 +149,8 @@ def lora(
     def init(key: Key) -> Params:
         del key
         held = {name: jnp.zeros(shapes[name], leaves[name].dtype) for name in chosen}
-        return _nest({**held, **{name: leaves[name] for name in heads}})
+        whole = {**held, **{name: leaves[name] for name in heads}}
+        return traverse_util.unflatten_dict(whole, sep="/")
 
     def apply(held: Params, x: Array, key: Key | None = None, *statistics: Any) -> Any:
         own = _name_leaves(held)
@@ -221,16 +222,6 @@ def _name(path: Any) -> str:
 def _is_of(name: str, head: str | None) -> bool:
     """Says whether a path leads into the entry of the parameters that is the output layer."""
     return head is not None and name.split("/")[0] == head
-
-
-def _nest(leaves: Mapping[str, Array]) -> dict[str, Any]:
-    """Returns arrays as nested dicts, split at the slashes of their paths."""
-    nested: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *outer, last = name.split("/")
-        inner = functools.reduce(lambda tree, part: tree.setdefault(part, {}), outer, nested)
-        inner[last] = leaf
-    return nested
 
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:

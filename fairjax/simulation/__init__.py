@@ -39,17 +39,22 @@ from fairjax.simulation.making import federation
 from fairjax.simulation.memory import bytes_needed, spare_maps
 from fairjax.simulation.optimizers import COUNTS, check_server_optimizer
 from fairjax.simulation.participation import check_fits, check_participation
-from fairjax.simulation.progress import Events, History, Progress, check_paid, warn_of_honest
+from fairjax.simulation.progress import (
+    Events,
+    History,
+    Progress,
+    check_paid,
+    no_rows,
+    warn_of_honest,
+)
 from fairjax.simulation.round import judge
 from fairjax.simulation.states import Record, State
 
 __all__ = [
     "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
-    "History", "Memory", "Progress", "Record", "Rounds", "State", "assign",
-    "behaviours", "bytes_needed", "change_data", "change_uploads", "check_fits",
-    "check_held_out", "check_paid",
-    "check_participation", "check_server_optimizer", "federation", "first_params",
-    "first_statistics", "follows_length", "given_params",
-    "history", "judge", "listed", "measure", "names", "outputs", "play", "spare_maps", "utility",
-    "warn_of_honest",
+    "History", "Memory", "Progress", "Record", "Rounds", "State", "assign", "behaviours",
+    "bytes_needed", "change_data", "change_uploads", "check_fits", "check_held_out",
+    "check_paid", "check_participation", "check_server_optimizer", "federation", "first_params",
+    "first_statistics", "follows_length", "given_params", "history", "judge", "listed",
+    "measure", "names", "no_rows", "outputs", "play", "spare_maps", "utility", "warn_of_honest",
 ]  # fmt: skip

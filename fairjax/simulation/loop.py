@@ -66,7 +66,8 @@ class Rounds(NamedTuple):
         """Returns the progress before the first round, or only one of its kind, not `measured`."""
         state = self._first_state(measured)
         training = self.federation.training
-        rows = no_rows(state, self.record_updates, training.task.names, bool(training.ranked))
+        recorded = state if self.record_updates else None
+        rows = no_rows(self.shards.num_agents, training.task.names, bool(training.ranked), recorded)
         return Progress(state, rows)
 
     def stages(self, start: Progress | None = None, spare: bool = False) -> Iterator[Progress]:
@@ -229,7 +230,8 @@ def play(
     def play_or_skip(carry: Carry, number: Scalar) -> tuple[Carry, History]:
         return lax.cond(number <= num_rounds, one_round, skip, carry, number)
 
-    empty = no_rows(state, record_updates, task.names, adapters is not None)
+    recorded = state if record_updates else None
+    empty = no_rows(shards.num_agents, task.names, adapters is not None, recorded)
     return lax.scan(play_or_skip, (state, Events.none()), first + jnp.arange(length))
 
 

@@ -69,7 +69,7 @@ def federation(
         factors and a fresh optimizer state.
       server_optimizer: an optax optimizer for which the aggregate, negated, is the gradient, such
         as optax.sgd(1.0, momentum=0.9) (FedAvgM) or optax.adam(0.01) (FedAdam); everybody is paid
-        its step. Only for mechanisms that pay everybody the aggregate: fedavg and qffl. None:
+        its step. Only for mechanisms that pay everybody the aggregate, such as fedavg. None:
         the aggregate is the step (Reddi et al., ICLR 2021).
       task: the loss and the metrics, such as `fairjax.tasks.regression(train)`; None: those of
         classification.

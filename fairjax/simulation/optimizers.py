@@ -128,8 +128,8 @@ def check_server_optimizer(optimizer: Any, mechanism: Mechanism) -> None:
     if not mechanism.pays_one_model:
         raise ValueError(
             f"`server_optimizer` must be left out with the mechanism {mechanism.name!r}, which "
-            "pays agents different rewards; it goes with fedavg and qffl, which pay everybody the "
-            "same aggregate."
+            "pays agents different rewards; it goes with mechanisms that pay everybody the same "
+            "aggregate, such as fedavg."
         )
 
 

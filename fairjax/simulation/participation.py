@@ -6,7 +6,7 @@ share       so many of all agents, rounded, and at least one
 table       [T, N] booleans
 
 An agent that was absent trains the model that it holds, which may be old; under mechanisms with one
-common model (fedavg, qffl) it trains the server's. The standalone run has the same absences.
+common model, such as fedavg, it trains the server's. The standalone run has the same absences.
 
 After the last round the agents train once more, for the last `trained_accuracies`; all take part.
 """

@@ -121,22 +121,22 @@ class Progress(NamedTuple):
 
 
 def no_rows(
-    state: State, record_updates: bool, metrics: Sequence[str], adapted: bool = False
+    num_agents: int, metrics: Sequence[str], adapted: bool, recorded: State | None = None
 ) -> History:
-    """Returns a history without rounds, in the shapes of a run that begins in `state`.
+    """Returns a history without rounds.
 
     Args:
-      state: the state before the first round.
-      record_updates: whether uploads are kept.
+      num_agents: N.
       metrics: names of the task's metrics.
       adapted: whether agents train adapters.
+      recorded: a state with the shapes of servers and uploads; None: these are not recorded.
     """
 
     def no_entries(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), tree)
 
     # Not of JAX, which would compile a program for each.
-    numbers = np.zeros((0, trees.num_agents(state.agents)), jnp.result_type(float))
+    numbers = np.zeros((0, num_agents), jnp.result_type(float))
     return History(
         accuracies=numbers,
         trained_accuracies=numbers,
@@ -147,8 +147,8 @@ def no_rows(
         participants=numbers.astype(bool),
         excluded=numbers.astype(bool),
         metrics=dict.fromkeys(metrics, numbers),
-        servers=no_entries(state.server) if record_updates else None,
-        updates=no_entries(state.agents) if record_updates else None,
+        servers=None if recorded is None else no_entries(recorded.server),
+        updates=None if recorded is None else no_entries(recorded.agents),
         uploaded=numbers.astype(np.int32) if adapted else None,
         received=numbers.astype(np.int32) if adapted else None,
         network=np.zeros(0, np.int32) if adapted else None,
