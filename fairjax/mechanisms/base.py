@@ -22,7 +22,7 @@ import numpy as np
 from fairjax import checks, lowrank, rewards, trees
 from fairjax.mechanisms.context import Context, checked_context, checked_updates
 from fairjax.mechanisms.plans import ONE_MODEL, Plan
-from fairjax.types import Params, PerAgent, Stacked
+from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 Given = ParamSpec("Given")
 STARTS = {  # what an `init` may take besides the number of agents
@@ -201,6 +201,20 @@ def shares_of_present(importance: PerAgent, context: Context) -> PerAgent:
     if context.present is None:
         return importance
     return rewards.normalised(importance, context.present)
+
+
+def map_present(
+    function: Callable[[Params], Scalar], stacked: Stacked, present: PerAgent | None
+) -> PerAgent:
+    """Returns `[N]` a function of every agent's row, one after the other.
+
+    Absent agents have 0, and nothing is computed for them; `present` is None if all are there.
+    """
+    if present is None:
+        return jax.lax.map(function, stacked)
+    return jax.lax.map(
+        lambda one: jax.lax.cond(one[0], function, lambda _: 0.0, one[1]), (present, stacked)
+    )
 
 
 def pay_everybody(aggregate: Params, num_agents: int) -> Outcome:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, map_present, remembered
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 MEMORY, STEEPNESS = 0.8, 5.0
@@ -94,9 +94,7 @@ def cffl(
 
         paid = jax.tree.map(received, rewards.sparsify(aggregate, fractions), uploads, own)
         # An agent that left the set neither uploads nor downloads.
-        paid = jax.tree.map(
-            lambda all_, alone: jnp.where(trees.per_agent(reputable, alone), all_, alone), paid, own
-        )
+        paid = trees.where(reputable, paid, own)
         return Outcome(aggregate, paid, scores, reputation, fractions), (reputation, reputable)
 
     return Mechanism(init, update)
@@ -109,11 +107,7 @@ def _score_uploads(uploads: Stacked, context: Context) -> PerAgent:
     def score(one: Params) -> Scalar:
         return utility(jax.tree.map(jnp.add, server, one))
 
-    if context.present is None:
-        return jax.lax.map(score, uploads)
-    return jax.lax.map(
-        lambda one: jax.lax.cond(one[0], score, lambda _: 0.0, one[1]), (context.present, uploads)
-    )
+    return map_present(score, uploads, context.present)
 
 
 def _update_reputation(

@@ -42,7 +42,8 @@ class Context(NamedTuple):
       present: `[N]` booleans: who takes part in this round; None: all, in every round. Absent
         agents upload zeros. Whatever a mechanism answers for them, they receive nothing, and their
         contributions and fractions are recorded as nan. Their importance and state are the
-        mechanism's own task: see `shares`, `among_present` and `fairjax.rewards.importance`.
+        mechanism's own task: see `there`, `shares`, `among_present` and
+        `fairjax.rewards.importance`.
       round: the number of the round, from 0.
       num_rounds: the number of rounds of the whole run; 0 where it is unknown.
       key: PRNG key of this round.
@@ -84,6 +85,11 @@ class Context(NamedTuple):
     units: Units | None = None
     factors: Params | None = None
     ranks: tuple[int, ...] | None = None
+
+    @property
+    def there(self) -> PerAgent:
+        """`[N]` booleans: who takes part in this round; all if `present` is None."""
+        return jnp.ones(len(self.shard_sizes), bool) if self.present is None else self.present
 
     @property
     def shares(self) -> PerAgent:

@@ -92,7 +92,7 @@ def fair_yet_equal(
         # The agents with the largest log probability plus Gumbel noise are a draw without
         # replacement.
         scores = jnp.log(probabilities(state)) + jax.random.gumbel(key, (num_agents,))
-        drawn = jnp.ones(num_agents, bool) if context.present is None else context.present
+        drawn = context.there
         ranks = jnp.argsort(jnp.argsort(jnp.where(drawn, -scores, jnp.inf)))
         number = jnp.maximum(1, jnp.round(share * drawn.sum()))
         return drawn & (~state.settled | (ranks < number))

@@ -10,16 +10,14 @@ aggregate   u_N   =  sum_i (n_i / n) .5 dw_i / |dw_i|
 reward      of every tensor the share f_i of its entries that are largest
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from fairjax import checks, rewards, trees
-from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
+from fairjax.mechanisms.base import Context, Mechanism, Outcome, map_present, remembered
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.mechanisms.tensors import largest_of_tensors
-from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
+from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 NUM_QUANTILES = 10
 FLOOR = 1e-3  # of reputation
@@ -81,7 +79,7 @@ def fedave(*, alpha: Scalar = 0.95, beta: Scalar = 5.0, gamma: Length = GAMMA) -
         likeness = rewards.share_of_largest(
             context.among_present(1 / _divergences(*losses(trained)))
         )
-        scores = _utilities(utility, trained, context.present) * likeness**2
+        scores = map_present(utility, trained, context.present) * likeness**2
         scores = jnp.where(jnp.isfinite(scores), scores, 0)
         memory, held = rewards.recall(reputation, jnp.maximum(scores, 0), context.present)
         mixed = jnp.where(memory.sum() > 0, alpha * memory + (1 - alpha) * scores, scores)
@@ -107,11 +105,3 @@ def _divergences(own: Array, held_out: Array) -> PerAgent:
     found = (own * jnp.log(own / held_out)).sum(1)
     # A model whose losses are not finite is as unlike as can be.
     return jnp.where(jnp.isfinite(found), jnp.maximum(found, 0) + TINY, jnp.inf)
-
-
-def _utilities(
-    utility: Callable[[Params], Scalar], models: Stacked, present: PerAgent | None
-) -> PerAgent:
-    """Returns `[N]` utilities of models; 0 for absent agents."""
-    found = jax.lax.map(utility, models)
-    return found if present is None else jnp.where(present, found, 0)

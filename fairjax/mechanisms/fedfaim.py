@@ -67,7 +67,7 @@ def fedfaim(*, threshold: Scalar = 0.01, temperature: Scalar = 0.1) -> Mechanism
     ) -> tuple[Outcome, tuple[PerAgent, PerAgent, PerAgent]]:
         total, passes, fails = state
         updates = trees.zero_broken(updates)
-        present = jnp.ones(len(total), bool) if context.present is None else context.present
+        present = context.there
         marginal = _marginal_losses(updates, present, context)
         passed = present & (marginal >= -threshold)
         weights = jnp.where(passed, jnp.exp(temperature * (marginal - marginal.max())), 0)

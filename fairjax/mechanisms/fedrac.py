@@ -87,7 +87,7 @@ def fedrac(*, b: Scalar = 80.0, block: int = 8, performance: Performance = "held
         alone, held, counts = state
         names = ("utility", "units", "server", "agents")
         utility, units, server, agents = (context.require(name, "fedrac") for name in names)
-        present = jnp.ones(len(alone), bool) if context.present is None else context.present
+        present = context.there
         updates = trees.zero_broken(updates)
         changed = jax.tree.map(
             lambda mask, leaf: mask & (leaf != 0), rewards.entries_held(units, held), updates

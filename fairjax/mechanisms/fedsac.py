@@ -83,7 +83,7 @@ def fedsac(*, b: Scalar = 1.0, every: int = 10, performance: Performance = "held
         alone, held, importance = state
         names = ("held_out_loss", "units", "server", "agents")
         loss, units, server, agents = (context.require(name, "fedsac") for name in names)
-        present = jnp.ones(len(alone), bool) if context.present is None else context.present
+        present = context.there
         updates = trees.zero_broken(updates)
         holders = rewards.entries_held(units, held & present[:, None])
         holders = jax.tree.map(lambda mask: mask & trees.per_agent(present, mask), holders)

@@ -71,7 +71,7 @@ def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism
         num_agents = trees.num_agents(updates)
         measured: Any = context.shard_sizes if by_size else jnp.maximum(state, 0)
         fractions = rewards.share_of_largest(context.among_present(measured)) ** (1 - kappa)
-        present = jnp.ones(num_agents, bool) if context.present is None else context.present
+        present = context.there
         # Subtract a little, so that a rounding error cannot raise a whole number.
         others = jnp.ceil(fractions * (present.sum() - 1) - 1e-5)
         received = _draw_updates(context.require("key", "iafl"), others, present)
