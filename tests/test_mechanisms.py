@@ -590,3 +590,18 @@ def test_a_need_that_the_context_does_not_meet_is_named():
             mechanism.update(
                 updates(), seen.begin(mechanism, N, first_params()), context(**{field: None})
             )
+
+
+def test_fair_yet_equal_draws_someone_present_whatever_its_probability():
+    """Those present have probabilities that vanish beside that of an absent agent."""
+    mechanism = REGISTRY["fair_yet_equal"]()
+    state = mechanism.init(3)._replace(
+        num_rounds=jnp.asarray(1), total=jnp.array([1.0, 0.0, 0.0]), settled=jnp.asarray(True)
+    )
+    context = Context(
+        shard_sizes=jnp.array([10, 10, 10]), num_rounds=30, key=jax.random.key(0),
+        present=jnp.array([False, True, True]), agents=jnp.zeros((3, 2)), server=jnp.zeros(2),
+    )  # fmt: skip
+    assert mechanism.plan(state, context).participants.sum() == 1
+    outcome, _ = mechanism.update(jnp.ones((3, 2)), state, context)
+    assert outcome.aggregate.tolist() == [1, 1]

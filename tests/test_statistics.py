@@ -1,5 +1,7 @@
 """Networks with statistics, such as BatchNorm: every agent's own, never uploaded or judged."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,3 +188,15 @@ def test_statistics_of_a_model_of_ones_own():
         one.utility()
     with pytest.raises(ValueError, match="`statistics` must be a function or None"):
         fj.models.Model(init, apply, "head", {})
+
+
+@pytest.mark.slow
+def test_a_sweep_warns_where_its_batches_are_not_those_of_a_run_alone():
+    one = fj.Experiment(
+        model=NETS["linen"], mechanism="fedavg", split="dirichlet", num_agents=4, rounds=1,
+        local_epochs=1, samples_per_agent=60, batch_size=128,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="largest shards .* have 84 to 107 examples .* is 128"):
+        fj.sweep(one, seeds=(0, 1))
+    fj.sweep(dataclasses.replace(one, batch_size=32), seeds=(0, 1))  # warnings are errors here
+    fj.sweep(dataclasses.replace(one, model="mlp"), seeds=(0, 1))

@@ -418,6 +418,23 @@ def test_held_out_data_that_give_a_metric_nothing_to_rank_are_refused_where_they
         one.utility()
     found = one.with_mechanism("cgsv").run()  # which measures nothing
     assert np.isfinite(found.history.contributions).all()
+    with pytest.raises(ValueError, match=message):  # whichever is first
+        fj.compare(one, ["cgsv", "cffl"], seeds=[0, 1])
+
+
+@pytest.mark.slow
+def test_held_out_data_of_every_seed_are_checked():
+    """Those of seed 0 have no positive example, those of seed 3 have one."""
+    rng = np.random.default_rng(0)
+    y = np.zeros((60, 2))
+    y[:4] = 1
+    data = fj.data.Dataset(rng.normal(size=(60, 4)), y)
+    one = fj.Experiment(
+        dataset=(data, data), task="multi_label", metric="auc", mechanism="cffl", rounds=1,
+        model="logistic", num_agents=2, local_epochs=1, split="uniform",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="`validation` must hold examples with and without"):
+        fj.sweep(one, seeds=[3, 0])
 
 
 @pytest.mark.slow

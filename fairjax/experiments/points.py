@@ -6,6 +6,7 @@ sets and over coefficients; points with the same data also share its shuffles.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,10 @@ def play_points(
     first = jax.tree.map(lambda leaf: leaf[0], shards)
     federation = common.federation(first)
     federation.training.task.check_test("test", test)
-    check_held_out(federation, first, test)
+    played = dataclasses.replace(federation, mechanism=resolved.make_mechanism())
+    _warn_of_batches(federation, first.data, np.max(shards.sizes, axis=1))
+    for place in range(len(on)):  # some seeds may hold out data that cannot be judged
+        check_held_out(played, jax.tree.map(lambda leaf, i=place: leaf[i], shards), test)
     runs = _stack_runs(on, shards, federation)
     values = {name: np.array([one[name] for one in coefficients]) for name in coefficients[0]}
     if points_at_once is None:
@@ -118,6 +122,24 @@ def play_points(
     return jax.tree.map(
         lambda leaf: leaf[: len(on), : len(coefficients)].reshape(-1, *leaf.shape[2:]), history
     )
+
+
+def _warn_of_batches(federation: Federation, examples: Dataset, longest: np.ndarray) -> None:
+    """Warns if a network with statistics sees other batches in a run of one seed alone.
+
+    The largest shards `[S]` of all seeds have so many examples.
+    """
+    training = federation.training
+    if len(set(np.minimum(longest, training.largest_batch).tolist())) == 1:
+        return
+    draw = functools.partial(simulation.first_statistics, model=training.model)
+    if jax.eval_shape(draw, jax.random.key(0), data=examples) is not None:
+        warnings.warn(
+            f"The largest shards of the seeds have {longest.min()} to {longest.max()} examples "
+            f"and `batch_size` is {training.largest_batch}. Networks with statistics see batches "
+            "filled up to the longest of all, so a run of one seed alone differs somewhat.",
+            stacklevel=2,
+        )
 
 
 def _stack_runs(on: Sequence[Experiment], shards: Shards, federation: Federation) -> dict[str, Any]:

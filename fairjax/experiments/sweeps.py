@@ -112,8 +112,10 @@ def sweep(
 ) -> Sweep:
     """Runs an experiment for every combination of seeds and values, as one program.
 
-    A point differs from `Experiment.run` with the same fields only by rounding. Values are
-    given as a list, a range, an array or a generator, with at least one entry.
+    A point differs from `Experiment.run` with the same fields only by rounding; networks with
+    statistics, such as BatchNorm's, differ more where `batch_size` exceeds the largest shard of a
+    seed, which is warned of. Values are given as a list, a range, an array or a generator, with at
+    least one entry.
 
     Args:
       experiment: the fields that all points share.

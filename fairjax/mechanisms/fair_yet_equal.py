@@ -80,18 +80,18 @@ def fair_yet_equal(
             jnp.zeros((), jnp.int32), jnp.zeros(num_agents), square, recent, jnp.zeros((), bool)
         )
 
-    def probabilities(state: Exploration) -> PerAgent:
-        num_agents = len(state.total)
+    def log_probabilities(state: Exploration) -> PerAgent:
+        # Their logarithms are finite where probabilities vanish.
         mean = state.total / jnp.maximum(state.num_rounds, 1)
-        drawn = jax.nn.softmax(temperature * mean)
-        return jnp.where(state.settled, drawn, 1 / num_agents)
+        drawn = jax.nn.log_softmax(temperature * mean)
+        return jnp.where(state.settled, drawn, -jnp.log(len(mean)))
 
     def participants(state: Exploration, context: Context) -> PerAgent:
         num_agents = len(state.total)
         key = jax.random.key(0) if context.key is None else context.key
         # The agents with the largest log probability plus Gumbel noise are a draw without
         # replacement.
-        scores = jnp.log(probabilities(state)) + jax.random.gumbel(key, (num_agents,))
+        scores = log_probabilities(state) + jax.random.gumbel(key, (num_agents,))
         drawn = context.there
         ranks = jnp.argsort(jnp.argsort(jnp.where(drawn, -scores, jnp.inf)))
         number = jnp.maximum(1, jnp.round(share * drawn.sum()))
@@ -115,7 +115,7 @@ def fair_yet_equal(
         aggregate = trees.weighted_sum(present / present.sum(), updates)
         judged = contributions.measure("cosine", updates, present)
         paid = trees.scaled(chosen.astype(jnp.float32), trees.broadcast(len(judged), aggregate))
-        importance = probabilities(state)
+        importance = jnp.exp(log_probabilities(state))
         if context.present is not None:
             mean = state.total / jnp.maximum(state.num_rounds, 1)
             of_all = context.among_present(judged).sum() / context.present.sum()
