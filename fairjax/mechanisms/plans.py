@@ -36,6 +36,10 @@ class Plan(NamedTuple):
     factors: Stacked | None = None
     frozen: bool = False
 
+    def trains(self, num_agents: int) -> PerAgent:
+        """Returns `[N]` booleans: who trains this round."""
+        return jnp.ones(num_agents, bool) if self.participants is None else self.participants
+
 
 def start_at_server(mechanism: str) -> Callable[[Any, Context], Plan]:
     """Returns the plan of a mechanism with one common model.

@@ -100,6 +100,14 @@ class Ranked(NamedTuple):
             held, variables, places
         )
 
+    def communicated(
+        self, uploads: Stacked, rewards: Stacked, frozen: bool, who: PerAgent
+    ) -> dict[str, PerAgent]:
+        """Returns how many numbers agents upload and receive; 0 but for `who` `[N]`."""
+        counts = {"uploaded": self.num_uploaded(uploads, frozen)}
+        counts["received"] = _num_received(rewards, frozen)
+        return {name: jnp.where(who, numbers, 0) for name, numbers in counts.items()}
+
     def num_uploaded(self, updates: Stacked, frozen: bool) -> PerAgent:
         """Returns `[N]` how many numbers agents upload: factors or products, and other leaves."""
         ranks = self.rank(jnp.arange(trees.num_agents(updates)))
@@ -121,7 +129,7 @@ def only(learned: Any, changed: Params) -> Params:
     return jax.tree.map(lambda may, change: jnp.where(may, change, 0), learned, changed)
 
 
-def num_received(rewards: Stacked, frozen: bool) -> PerAgent:
+def _num_received(rewards: Stacked, frozen: bool) -> PerAgent:
     """Returns `[N]` how many numbers agents receive.
 
     Of a product they are the columns of both factors that are not zero, or only one factor's if

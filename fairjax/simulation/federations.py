@@ -21,13 +21,12 @@ from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_plan, standalone
 from fairjax.simulation import each
-from fairjax.simulation.adapting import num_received
 from fairjax.simulation.behaviours import Behaviour, changing_uploads
 from fairjax.simulation.evaluation import measure_agents
 from fairjax.simulation.looking import make_context, own_losses, reached_alone, scores
 from fairjax.simulation.memory import bytes_per_agent, pick_agents_at_once
 from fairjax.simulation.participation import Participation, draw_present
-from fairjax.simulation.round import judge, pay, serve, train, upload
+from fairjax.simulation.round import Paid, Trained, Uploads, judge, pay, serve, train, upload
 from fairjax.simulation.states import Record, State, first_state, placed
 from fairjax.simulation.training import LocalTraining, Own
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
@@ -168,8 +167,8 @@ class Federation(ByContents):
         checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
         train_key, mechanism_key = jax.random.split(jax.random.fold_in(state.key, state.round))
         upload_key, presence_key = (jax.random.fold_in(train_key, number) for number in (1, 2))
-        num_agents, rounds = shards.num_agents, (state.round, state.num_rounds)
-        present = draw_present(self.participation, presence_key, *rounds, num_agents)
+        rounds = state.round, state.num_rounds
+        present = draw_present(self.participation, presence_key, *rounds, shards.num_agents)
         context = self.context(state, shards, mechanism_key, present)
         plan = self.plan(state, context)
         trained = train(
@@ -184,25 +183,15 @@ class Federation(ByContents):
         )
         held = state.server, self.behaviours, state.memory, state.round
         uploads = upload(upload_key, trained, *held, plan.participants)
-        if plan.start is not None:
-            losses = own_losses(self, plan.start, state.statistics, shards, present)
-            context = context._replace(losses=losses)
-        joined, took_part = state.joined, plan.participants
-        if took_part is None:
-            took_part = jnp.ones(num_agents, bool)
-        if joined is not None:  # score uploads with statistics that belong to them
-            joined |= trained.finite & took_part
-            context = context._replace(**scores(self, trained.statistics, joined, shards))
+        context, joined = self._after_training(context, state, plan, trained, shards)
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
         following = state.server_optimizer
         if self.server_optimizer is not None:
             outcome, following = serve(self.server_optimizer, outcome, state.server, following)
         paid = pay(trained, state.server, outcome, present)
         memory = uploads.memory
-        after = State(
+        after = state._replace(
             round=state.round + 1,
-            num_rounds=state.num_rounds,
-            key=state.key,
             agents=paid.agents,
             server=paid.server,
             optimizer=trained.optimizer,
@@ -212,7 +201,34 @@ class Federation(ByContents):
             statistics=trained.statistics,
             joined=joined,
         )
-        record = Record(
+        return placed(self.mesh, after), self._record(plan, trained, uploads, outcome, paid)
+
+    def _after_training(
+        self, context: Context, state: State, plan: Plan, trained: Trained, shards: Shards
+    ) -> tuple[Context, PerAgent | None]:
+        """Returns what the mechanism may look at when it judges, and who has trained so far."""
+        if plan.start is not None:
+            own = plan.start, state.statistics
+            losses = own_losses(self, *own, shards, context.present)
+            context = context._replace(losses=losses)
+        if state.joined is None:
+            return context, None
+        # Score uploads with statistics that belong to them.
+        joined = state.joined | (trained.finite & plan.trains(shards.num_agents))
+        return context._replace(**scores(self, trained.statistics, joined, shards)), joined
+
+    def _record(
+        self, plan: Plan, trained: Trained, uploads: Uploads, outcome: Outcome, paid: Paid
+    ) -> Record:
+        num_agents, ranked = len(outcome.fractions), self.training.ranked
+        took_part = plan.trains(num_agents)
+        communicated = {}
+        if ranked:
+            shares = took_part & (self.mechanism.name != standalone.__name__)
+            communicated = ranked.communicated(
+                uploads.updates, outcome.rewards, plan.frozen, shares
+            )
+        return Record(
             trained=trained.params,
             updates=trained.updates,
             uploads=uploads.updates,
@@ -223,24 +239,8 @@ class Federation(ByContents):
             excluded=~uploads.usable,
             broken=paid.broken,
             unchanged=trained.unchanged & ~changing_uploads(self.behaviours, num_agents),
-            **self._communicated(plan, uploads.updates, outcome, took_part),
+            **communicated,
         )
-        return placed(self.mesh, after), record
-
-    def _communicated(
-        self, plan: Plan, uploads: Stacked, outcome: Outcome, took_part: PerAgent
-    ) -> dict[str, PerAgent]:
-        """Returns how many numbers agents upload and receive, if they train adapters."""
-        ranked = self.training.ranked
-        if ranked is None:
-            return {}
-        sent = ranked.num_uploaded(uploads, plan.frozen)
-        got = num_received(outcome.rewards, plan.frozen)
-        shares = self.mechanism.name != standalone.__name__
-        return {
-            "uploaded": jnp.where(took_part & shares, sent, 0),
-            "received": jnp.where(took_part & shares, got, 0),
-        }
 
     def plan(self, state: State, context: Context) -> Plan:
         """Returns what the mechanism decides before training; absent agents never take part."""

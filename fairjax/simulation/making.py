@@ -121,10 +121,21 @@ def federation(
     task = CLASSIFICATION if task is None else task
     checks.kind("task", task, Task, "`fairjax.tasks.regression(train)`")
     optimizer_at, rate_at = by_rounds(optimizer, learning_rate)
-    steps = (local_epochs, batch_size, decay_per, local_steps, schedule_counts)
-    more = (float(proximal), bool(reset_optimizers), ranks)
+    training = LocalTraining(
+        model=model,
+        task=task,
+        optimizer_at=optimizer_at,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+        decay_per=decay_per,
+        local_steps=local_steps,
+        schedule_counts=schedule_counts,
+        proximal=float(proximal),
+        reset_optimizers=bool(reset_optimizers),
+        ranks=ranks,
+    )
     return Federation(
-        training=LocalTraining(model, task, optimizer_at, *steps, *more),
+        training=training,
         mechanism=mechanism,
         rate_at=rate_at,
         behaviours=_check_upload_behaviours(behaviours),
