@@ -33,6 +33,7 @@ from fairjax.experiments import (
     ProgressBar,
     Result,
     audit,
+    claim_audit,
     compare,
     load_comparison,
     load_run,
@@ -202,10 +203,8 @@ def _audit(
     given = ["-".join(names or ["all"]), *(["agents", agents] if agents else []), "seeds", seeds]
     out = out or Path("runs") / f"audit-{experiment.name}" / _name_folder(given)
     with records.locked(out), ProgressBar() as watch:
-        if (out / records.EXPERIMENT).exists() or (out / records.COMPARISON).exists():
-            raise ValueError(
-                f"`out` must not be the directory of a run, got {out}, which holds one."
-            )
+        told = {"seed": list(drawn), "manipulations": names, "agents": cheats and list(cheats)}
+        claim_audit(out, {**experiment.description(), **told})
         found = audit(experiment, names, cheats, drawn, watch=watch)
     table = found.table()
     unit = "points" if experiment.shown.in_percent else experiment.shown.words

@@ -1,7 +1,7 @@
 """Checkpoints: the last two states of a run and its rows so far, saved by Orbax.
 
-    checkpoint/240             the state and the rows after 240 rounds
-    checkpoint/240/files.json  the SHA-256 of each file in it
+    checkpoint/240             the state and the rows after 240 rounds: arrays, by number
+    checkpoint/240/files.json  the names of the arrays, and the SHA-256 of each file in it
     checkpoint/partial         a checkpoint that is being written; it is renamed when complete
 
 A finished run of T rounds ends with checkpoint T + 1: one extra round gives the last accuracies
@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import numpy as np
 
 from fairjax.experiments import records
 from fairjax.files import DamagedError
-from fairjax.simulation import History, Progress, State
+from fairjax.simulation import Progress
 
 PARTIAL, SUMS = "partial", "files.json"
 NUM_KEPT = 2
@@ -55,12 +55,13 @@ class Checkpoints:
 
         with _delay_signals():
             try:
-                saved = _as_dicts(progress)
+                arrays, _ = _name_arrays(progress)
+                saved = _drop_empty(_number(arrays))
                 with _silence_orbax(), _open_orbax(saved) as orbax:
                     self._keep_only(map(str, self.rounds()))
                     parts = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PART_BYTES), saved)
                     orbax.save(partial, args=ocp.args.PyTreeSave(saved, save_args=parts))
-                self._commit(partial, progress.num_rounds)
+                self._commit(partial, progress.num_rounds, arrays)
             except (OSError, ValueError) as error:
                 with contextlib.suppress(OSError):
                     self._keep_only(map(str, self.rounds()))
@@ -90,11 +91,24 @@ class Checkpoints:
                 return progress
             unread.append(num_rounds)
         if unread:
-            raise DamagedError(
-                f"No checkpoint in {self._folder} can be read. Start over with `resume=False` "
-                "(--resume False), or choose another directory."
-            )
+            raise self._damage()
         return None
+
+    def check_readable(self) -> None:
+        """Raises if checkpoints were saved, but all are damaged.
+
+        Raises:
+          DamagedError: they are.
+        """
+        found = self.rounds()
+        if found and not any(_read_names(self._folder / str(number)) for number in found):
+            raise self._damage()
+
+    def _damage(self) -> DamagedError:
+        return DamagedError(
+            f"No checkpoint in {self._folder} can be read. Start over with `resume=False` "
+            "(--resume False), or choose another directory."
+        )
 
     def final(self, like: Progress, num_rounds: int) -> Progress | None:
         """Returns the progress saved after a number of rounds, or None if there is none.
@@ -131,11 +145,11 @@ class Checkpoints:
                 if entry.name not in kept:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def _commit(self, partial: Path, num_rounds: int) -> None:
+    def _commit(self, partial: Path, num_rounds: int, names: Iterable[str]) -> None:
         """Makes the partial checkpoint the last one; only the first process does so."""
         if jax.process_index() > 0:
             return
-        records.write_json(partial / SUMS, {"files": _hash_files(partial)})
+        records.write_json(partial / SUMS, {"files": _hash_files(partial), "arrays": [*names]})
         before = [str(rounds) for rounds in self.rounds() if rounds < num_rounds]
         # Checkpoints of later rounds are damaged, since the run went on from an earlier one.
         self._keep_only([PARTIAL, *before])
@@ -147,32 +161,46 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         folder = self._folder / str(num_rounds)
-        if not _is_whole(folder):
-            return None
         rows = jax.tree.map(
             lambda row: jax.ShapeDtypeStruct((num_rounds, *row.shape[1:]), row.dtype), like.rows
         )
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dicts(like._replace(rows=None)))
-        rows = _drop_unrecorded(rows)
-        for name in ("participants", "metrics"):  # which older versions did not write
-            if not list(folder.glob(f"rows.{name}*")):
-                del rows[name]
-        target = {**target, "rows": rows}
+        arrays, structure = _name_arrays(like._replace(rows=rows))
+        if _read_names(folder) != [*arrays]:
+            return None
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _drop_empty(_number(arrays)))
         how = ocp.checkpoint_utils.construct_restore_args(target)
         try:
             with _silence_orbax(), _open_orbax({}) as orbax:
                 saved = orbax.restore(folder, ocp.args.PyTreeRestore(target, how))
         except (OSError, ValueError, KeyError, TypeError):
             return None  # complete, but written by another version of fairjax
-        key = jax.random.wrap_key_data(saved["key"], impl=jax.random.key_impl(like.state.key))
-        state = State(key=key, **saved["state"])
-        rows = jax.tree.map(np.asarray, saved["rows"])
-        rows = {
-            "participants": np.ones_like(rows["excluded"]),
-            "metrics": {"accuracy": rows["accuracies"]},
-            **rows,
-        }
-        return Progress(state, History(**rows))
+        leaves = [
+            saved[name] if name in saved else np.zeros(leaf.shape, leaf.dtype)
+            for name, leaf in _number(arrays).items()
+        ]
+        state, rows = jax.tree.unflatten(structure, leaves)
+        key = jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(like.state.key))
+        return Progress(state._replace(key=key), jax.tree.map(np.asarray, rows))
+
+
+def _name_arrays(progress: Progress) -> tuple[dict[str, Any], Any]:
+    """Returns the arrays of a progress by path, and the structure; a PRNG key becomes its data."""
+    state = progress.state._replace(key=jax.random.key_data(progress.state.key))
+    found, structure = jax.tree_util.tree_flatten_with_path((state, progress.rows))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in found}, structure
+
+
+def _number(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arrays by number.
+
+    Paths would make names of files, in which "a.b" and an entry "b" of "a" are the same.
+    """
+    return {f"array_{number}": leaf for number, leaf in enumerate(arrays.values())}
+
+
+def _drop_empty(numbered: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arrays without those of no entries, which Orbax does not save."""
+    return {name: leaf for name, leaf in numbered.items() if math.prod(leaf.shape)}
 
 
 def _open_orbax(saved: Any) -> Any:
@@ -201,14 +229,16 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return sums
 
 
-def _is_whole(folder: Path) -> bool:
-    """Says whether a checkpoint has all files that were written, unchanged."""
+def _read_names(folder: Path) -> list[str] | None:
+    """Returns the names of a checkpoint's arrays; None unless it has all its files, unchanged."""
     try:
-        saved = records.read_json(folder / SUMS, ("files",))["files"]
+        content = records.read_json(folder / SUMS, ("files", "arrays"))
         found = _hash_files(folder)
     except (OSError, DamagedError):
-        return False
-    return isinstance(saved, dict) and {**found, **saved} == found
+        return None
+    saved = content["files"]
+    whole = isinstance(saved, dict) and {**found, **saved} == found
+    return content["arrays"] if whole else None
 
 
 @contextlib.contextmanager
@@ -217,21 +247,26 @@ def _silence_orbax() -> Iterator[None]:
 
     If the block fails they stay silent, since their threads report the failure later.
     """
-    logger, report = logging.getLogger("absl"), sys.unraisablehook
+    report = sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        own = "orbax" in getattr(code, "co_filename", "")
+        if not own and str(unraisable.exc_value) != "Event loop is closed":
             report(unraisable)
 
-    logger.addFilter(_is_not_from_orbax)
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(_is_not_from_orbax)
     sys.unraisablehook = report_others
     yield
     sys.unraisablehook = report
-    logger.removeFilter(_is_not_from_orbax)
+    for logger in loggers:
+        logger.removeFilter(_is_not_from_orbax)
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+    return "orbax" not in record.pathname and "orbax" not in str(record.exc_info)
 
 
 @contextlib.contextmanager
@@ -257,19 +292,3 @@ def _as_os_error(error: OSError | ValueError, folder: Path) -> Exception:
     found = re.search(r"os_error_code='(\d+)'", str(error))
     number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
     return error if number is None else OSError(number, os.strerror(number), str(folder))
-
-
-def _as_dicts(progress: Progress) -> dict[str, Any]:
-    """Returns progress as nested dicts of arrays; a PRNG key becomes its data."""
-    state = progress.state._asdict()
-    for name in ("server_optimizer", "statistics", "joined"):
-        if state[name] is None:  # as older versions wrote it
-            del state[name]
-    key = jax.random.key_data(state.pop("key"))
-    rows = {} if progress.rows is None else _drop_unrecorded(progress.rows)
-    return {"state": state, "key": key, "rows": rows}
-
-
-def _drop_unrecorded(rows: History) -> dict[str, Any]:
-    """Returns the recorded arrays of a history, by name."""
-    return {name: value for name, value in rows._asdict().items() if value is not None}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fairjax import checks
-from fairjax.experiments import fields, records
+from fairjax.experiments import fields, folders, records
 from fairjax.experiments.experiment import Experiment, load_run, read_description
 from fairjax.experiments.over_seeds import Comparison, compare_over_seeds, read_sweep
 from fairjax.experiments.playing import WATCHES, Watcher
@@ -72,8 +72,8 @@ def compare(
         if experiment.record_updates:
             raise ValueError("`record_updates` must be False where `seeds` are given, got True.")
     out = None if out is None else checks.path("out", out)
-    if out is not None and (out / records.EXPERIMENT).exists():
-        raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
+    if out is not None:
+        folders.check_free(out, records.COMPARISON)
     if seeds is not None:
         with records.locked(out):
             return compare_over_seeds(runs, seeds, out, resume, watch)
@@ -87,7 +87,7 @@ def compare(
             for name, run in runs.items()
         }
         if out is not None:
-            records.add_to_comparison(out, runs)
+            folders.add_to_comparison(out, runs)
     return results
 
 

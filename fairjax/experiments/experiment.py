@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from fairjax import checks, devices, simulation
 from fairjax.experiments import fields, histories, longer, objects, records, tracking
+from fairjax.experiments.checkpoints import Checkpoints
 from fairjax.experiments.loading import load, result_of, run_of
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
@@ -134,6 +135,8 @@ class Experiment(Setup):
         if self.mechanism != "standalone":
             self.warn_of_decay()
         with records.locked(out):
+            if out is not None and not resume:  # a stop must not leave the old result
+                (out / records.RESULT).unlink(missing_ok=True)
             return self._go_on(out, resume, record, mesh, watch, tools, standalone, within)
 
     def _claim(self, out: Path, resume: bool) -> dict[str, Any]:
@@ -151,6 +154,7 @@ class Experiment(Setup):
         if before is None:
             return record
         longer.check_can_go_on(self, before)
+        Checkpoints(out).check_readable()
         with records.locked(out):
             # Without a result the run counts as unfinished, whichever length is recorded.
             (out / records.RESULT).unlink(missing_ok=True)

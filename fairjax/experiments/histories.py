@@ -57,8 +57,9 @@ def read(out: Path, like: History, num_rounds: int) -> History:
         raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
     except DAMAGED_ARCHIVE as error:
         raise DamagedError(f"{path} is damaged: {error}.") from error
-    wanted = [((num_rounds, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
-    if [(array.shape, array.dtype) for array in found] != wanted:
+    # Floats keep the dtype with which the run was played.
+    wanted = [((num_rounds, *leaf.shape[1:]), leaf.dtype.kind) for leaf in leaves]
+    if [(array.shape, array.dtype.kind) for array in found] != wanted:
         raise DamagedError(f"{path} does not hold the {num_rounds} rounds of this run.")
     return jax.tree.unflatten(structure, found)
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from fairjax.cells import Difference
-from fairjax.experiments import fields, histories, records
+from fairjax.experiments import fields, folders, histories, records
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.experiments.points import play_points
@@ -127,6 +127,7 @@ def compare_over_seeds(
                 except DamagedError as damage:
                     warnings.warn(f"{damage} It is run again.", stacklevel=4)
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / records.RESULT).unlink(missing_ok=True)
             records.write_json(folder / records.EXPERIMENT, record)
         if alone is None:
             swept = sweep(experiment, seeds=seeds, watch=watch)
@@ -142,7 +143,7 @@ def compare_over_seeds(
         for name, one in experiments.items()
     }
     if out is not None:
-        records.add_to_comparison(out, played, seeds)
+        folders.add_to_comparison(out, played, seeds)
     return Comparison(played)
 
 

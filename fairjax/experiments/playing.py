@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fairjax import simulation
-from fairjax.experiments import records
+from fairjax.experiments import folders, records
 from fairjax.experiments.checkpoints import Checkpoints
 from fairjax.experiments.longer import prolonged
 from fairjax.experiments.tracking import Tracker
@@ -54,6 +54,8 @@ class Run(NamedTuple):
         checkpoints = Checkpoints(out)
         with clock.part("records"):
             start = progress = self._resume(checkpoints, resume)
+            if start is not None:
+                folders.check_environment(out)
         saved, pause = time.monotonic(), CHECKPOINT_SECONDS[0]
         for progress in self._stages(start, clock, tracker, watch):
             finished = progress.num_rounds > self.rounds.num_rounds

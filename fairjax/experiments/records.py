@@ -18,7 +18,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ EXPERIMENT, HISTORY, RESULT, CHECKPOINT, TIME, COMPARISON = (
     "time.json",
     "comparison.json",
 )
+# Settings of JAX under which a run has other numbers from the start.
+SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
 DIGEST = "sha256"  # the entry of a JSON file that holds its SHA-256
 PARTS = ("data", "compiling", "rounds", "records")  # parts of the time that a run takes
 
@@ -135,7 +137,7 @@ def locked(out: Path | None) -> contextlib.AbstractContextManager[None]:
 
 
 def environment() -> dict[str, str]:
-    """Returns the versions and the device, on which the bits of a result may depend."""
+    """Returns versions, device and settings, on which the bits of a result may depend."""
     packages = ("fairjax", "jax", "jaxlib", "flax", "optax", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     device = jax.devices()[0]
@@ -143,6 +145,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         **versions,
         "device": f"{device.platform}: {device.device_kind}",
+        **{name: str(getattr(jax.config, name)) for name in SETTINGS},
     }
 
 
@@ -211,16 +214,6 @@ def read_times(out: Path) -> dict[str, float]:
         warnings.warn(f"{damage} Time is counted from here on.", stacklevel=2)
         return {}
     return {name: times[name] for name in PARTS}
-
-
-def add_to_comparison(out: Path, names: Iterable[str], seeds: Sequence[int] | None = None) -> None:
-    """Writes which mechanisms were compared in a directory, after those that are there already."""
-    path, drawn = out / COMPARISON, {} if seeds is None else {"seeds": list(seeds)}
-    with contextlib.suppress(DamagedError):
-        before = read_json(path, ("mechanisms",))
-        if before.get("seeds") == drawn.get("seeds"):
-            names = dict.fromkeys([*before["mechanisms"], *names])
-    write_json(path, {"mechanisms": list(names), **drawn})
 
 
 def read_standalone_accuracies(out: Path, num_agents: int) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""Folders: whether a directory may be written, what is in it, and whether its run may go on."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairjax.experiments import records
+from fairjax.files import DamagedError
+
+AUDIT = "audit.json"  # what is audited, as `experiment.json` is what is run
+
+
+def check_environment(out: Path) -> None:
+    """Raises if the run in a directory began under other settings; warns of another machine.
+
+    Raises:
+      ValueError: JAX draws other random numbers here, or computes with other floats.
+    """
+    there, here = records.read_experiment(out).get("environment", {}), records.environment()
+    pairs = {name: (there.get(name, now), now) for name, now in here.items()}
+    for name in records.SETTINGS:
+        before, now = pairs[name]
+        if before != now:
+            raise ValueError(
+                f"`{name}` must be {before} to go on with the run in {out}, which began so, got "
+                f"{now}. Set it, start over with `resume=False` (--resume False), or choose "
+                "another directory."
+            )
+    changed = [f"{name} {before}, here {now}" for name, (before, now) in pairs.items()
+               if before != now]  # fmt: skip
+    if changed:
+        warnings.warn(
+            f"The run in {out} goes on elsewhere than it began, so an unbroken run would have "
+            f"other bits: {'; '.join(changed)}.",
+            stacklevel=2,
+        )
+
+
+def check_free(out: Path, record: str) -> None:
+    """Raises if a directory holds files, and none of them is a `record` of its kind.
+
+    Raises:
+      ValueError: it does, or it holds a run; the message names the files.
+    """
+    found = [entry.name for entry in out.iterdir()] if out.is_dir() else []
+    if records.EXPERIMENT in found or any(
+        other in found for other in (records.COMPARISON, AUDIT) if other != record
+    ):
+        raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
+    foreign = sorted(
+        name for name in found if not name.startswith(".") and not (out / name).is_dir()
+    )
+    if record not in found and foreign:
+        raise ValueError(
+            f"`out` must be empty or hold the same of fairjax, got {out}, which holds "
+            f"{', '.join(foreign[:5])}."
+        )
+
+
+def claim_audit(out: Path, description: Mapping[str, Any]) -> None:
+    """Writes what is audited to a directory, or raises if another audit is there.
+
+    Raises:
+      ValueError: the directory belongs to another audit, or holds other files.
+    """
+    check_free(out, AUDIT)
+    if (out / AUDIT).exists():
+        there = records.read_json(out / AUDIT)
+        records.check_same(out, {"experiment": there}, description)
+    records.write_json(out / AUDIT, description)
+
+
+def add_to_comparison(out: Path, names: Iterable[str], seeds: Sequence[int] | None = None) -> None:
+    """Writes which mechanisms were compared in a directory, after those that are there already.
+
+    A damaged file gives a warning; all mechanisms with a result in the directory are then listed.
+    """
+    path, drawn = out / records.COMPARISON, {} if seeds is None else {"seeds": list(seeds)}
+    if path.exists():
+        try:
+            before = records.read_json(path, ("mechanisms",))
+        except DamagedError as damage:
+            done = sorted(one.parent.name for one in out.glob(f"*/{records.RESULT}"))
+            before = {**drawn, "mechanisms": [name for name in done if name != "standalone"]}
+            warnings.warn(f"{damage} It is written again.", stacklevel=2)
+        if before.get("seeds") == drawn.get("seeds"):
+            names = dict.fromkeys([*before["mechanisms"], *names])
+    records.write_json(path, {"mechanisms": list(names), **drawn})
