@@ -1,11 +1,13 @@
 """Arithmetic: products at full precision, ratios, and exact powers of two."""
 
 import functools
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fairjax.types import Array
+from fairjax.types import Array, Scalar
 
 dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -50,3 +52,23 @@ def magnitude_bits(values: Array) -> Array:
     """Returns the bits of magnitudes as whole numbers, which have the same order."""
     integer = f"int{jnp.finfo(values.dtype).bits}"
     return lax.bitcast_convert_type(jnp.abs(values), integer)
+
+
+@jax.custom_jvp
+def cosine_of(inner: Array, squares: Array, total: Scalar) -> Array:
+    """Returns inner / sqrt(squares total) within [-1, 1], and 0 where a length is not positive."""
+    lengths = jnp.sqrt(jnp.maximum(squares, 0)) * jnp.sqrt(total)
+    return jnp.clip(jnp.where(lengths > 0, inner / jnp.where(lengths > 0, lengths, 1), 0), -1, 1)
+
+
+@cosine_of.defjvp
+def _cosine_of_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Returns the cosine and its change, without powers of lengths: these would vanish."""
+    inner, squares, total = primals
+    defined = (squares > 0) & (total > 0)
+    squares, total = (jnp.where(defined, one, 1) for one in (squares, total))
+    by_inner, by_squares, by_total = tangents
+    cosine = cosine_of(*primals)
+    lengths = jnp.sqrt(squares) * jnp.sqrt(total)
+    change = by_inner / lengths - cosine * (by_squares / squares + by_total / total) / 2
+    return cosine, jnp.where(defined, change, 0)

@@ -175,6 +175,8 @@ def is_sequence(tree: Any) -> bool:
 def _as_array(name: str, value: Any) -> Array | np.ndarray:
     if isinstance(value, jax.Array):
         return value
+    if _is_sparse(value) or isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"`{name}` must hold whole arrays, got {type(value).__name__}.")
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, ...
@@ -224,7 +226,12 @@ def _stack(name: str, rows: Any) -> Array:
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:
     """Returns leaves and structure; nested lists of numbers are leaves."""
-    return jax.tree.flatten(tree, is_leaf=_holds_numbers)
+    return jax.tree.flatten(tree, is_leaf=lambda node: _holds_numbers(node) or _is_sparse(node))
+
+
+def _is_sparse(node: Any) -> bool:
+    """Says whether `node` is one of JAX's sparse arrays, which flatten to indices and numbers."""
+    return type(node).__module__.startswith("jax.experimental.sparse")
 
 
 def _holds_numbers(node: Any) -> bool:

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.experimental.sparse
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -317,3 +318,37 @@ def test_a_measure_and_its_key_are_checked():
         contributions.measure("gram", uploads, key=3)
     with pytest.raises(ValueError, match="`products` must hold the Gram matrix"):
         contributions.coalition_cosines(contributions.products_of(uploads, np.ones(2)), np.eye(2))
+
+
+@pytest.mark.parametrize("measure", ["cosine", "shapley", "mean_field"])
+@pytest.mark.parametrize("jacobian", [jax.jacrev, jax.jacfwd])
+def test_derivatives_are_those_of_finite_differences(measure, jacobian):
+    rng = np.random.default_rng(0)
+    updates = jnp.asarray(rng.normal(size=(4, 9)) + rng.normal(size=9), jnp.float32)
+    weights = jnp.array([0.5, 1.0, 1.5, 1.0])
+
+    def values(weights):
+        return contributions.measure(measure, updates, weights)
+
+    found = jacobian(values)(weights)
+    steps = 0.01 * np.eye(4, dtype=np.float32)
+    expected = np.stack([(values(weights + s) - values(weights - s)) / 0.02 for s in steps], 1)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_absent_agents_do_not_change_the_estimate_of_those_present():
+    rng = np.random.default_rng(1)
+    updates = rng.normal(size=(9, 20)) + rng.normal(size=20)
+    present = ~np.isin(np.arange(9), [2, 3, 7])
+    updates[~present] = 0
+    found = contributions.measure("mean_field", updates, present=jnp.asarray(present))
+    alone = contributions.mean_field_cosine_shapley(updates[present])
+    np.testing.assert_allclose(found[present], alone, atol=1e-6)
+    assert (found[~present] == 0).all()
+
+
+def test_sparse_and_masked_arrays_are_refused():
+    sparse = jax.experimental.sparse.BCOO.fromdense(jnp.eye(3))
+    for wrong in (sparse, {"w": sparse}, np.ma.masked_array(np.eye(3), np.eye(3) > 0)):
+        with pytest.raises(ValueError, match="must hold whole arrays, got (BCOO|MaskedArray)"):
+            contributions.cosine(wrong)

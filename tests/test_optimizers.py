@@ -185,3 +185,19 @@ def test_a_learning_rate_that_is_none_is_named(rate, message):
 def test_a_factory_of_optimizers_that_is_none_is_named(optimizer, message):
     with pytest.raises(ValueError, match=message):
         by_rounds(optimizer, lambda count: 0.1 * count)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_agents_draw_noise_of_their_own(reset):
+    train, test = fj.data.load("digits")
+    shards = fj.data.uniform(train, num_agents=3, seed=0)
+    federation = fj.federation(
+        model=fj.models.logistic(train),
+        mechanism=fj.mechanisms.cgsv(gamma=1.0),
+        optimizer=optax.chain(optax.set_to_zero(), optax.add_noise(1.0, 0.0, 0)),
+        reset_optimizers=reset,
+    )
+    _, history = fj.run(jax.random.key(0), federation, shards, test, num_rounds=2)
+    assert (history.contributions < 0.7).all()  # three independent draws have cosines of .58
+    assert (history.contributions > 0.4).all()
+    assert not np.array_equal(*history.contributions)

@@ -23,15 +23,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fairjax import checks, trees
+from fairjax import arithmetic, checks, trees
 from fairjax.contributions import coalitions, sampling
 from fairjax.contributions.gram import (
     all_cosines,
     check_enumerable,
     checked,
-    cosine_of,
     everybody,
     products_of,
 )
@@ -100,7 +98,8 @@ def mean_field_cosine_shapley(updates: Stacked, weights: PerAgent | None = None)
 
     For each k, the means of <u_S, u_N> and of |u_S|^2 over all coalitions S of k
     other agents have a closed form. They give a typical cosine. The estimate is the
-    mean over k of what agent i adds to that cosine. Values are not normalised.
+    mean over k of what agent i adds to that cosine. Values are not normalised. Agents without an
+    upload count among the others: leave them out if many are missing, or the estimate is worse.
 
     Args:
       updates: leaves `[N, ...]`.
@@ -128,6 +127,7 @@ def measure(
     *,
     at_one_length: bool = False,
     key: Key | None = None,
+    present: PerAgent | None = None,
 ) -> PerAgent:
     """Returns the contributions of a round's uploads, by the name of a measure.
 
@@ -140,6 +140,8 @@ def measure(
       at_one_length: whether to judge uploads as if rescaled to one length; zero uploads stay
         zero. To divide weights by lengths yourself can overflow; this cannot.
       key: PRNG key of the measure "gram", which is sampled; None: that of seed 0.
+      present: `[N]` booleans: who takes part; the others must upload zeros, or have no weight. The
+        mean-field estimate then takes means over coalitions of those present. None: all.
 
     Returns:
       `[N]`.
@@ -161,13 +163,14 @@ def measure(
     if name == "gram":
         key = jax.random.key(0) if key is None else key
         return sampling.estimate(key, uploads, weights, at_one_length=at_one_length).values
-    return _MEASURES[name](uploads, weights, at_one_length=at_one_length)
+    options = {"present": present} if name == "mean_field" else {}
+    return _MEASURES[name](uploads, weights, at_one_length=at_one_length, **options)
 
 
 @functools.partial(jax.jit, static_argnames="at_one_length")
 def _cosine(updates: Stacked, weights: PerAgent, *, at_one_length: bool = False) -> PerAgent:
     products = products_of(updates, weights, at_one_length=at_one_length)
-    return cosine_of(products.inner, jnp.square(products.lengths), products.total)
+    return arithmetic.cosine_of(products.inner, jnp.square(products.lengths), products.total)
 
 
 @functools.partial(jax.jit, static_argnames="at_one_length")
@@ -177,7 +180,13 @@ def _shapley(updates: Stacked, weights: PerAgent, *, at_one_length: bool = False
 
 
 @functools.partial(jax.jit, static_argnames="at_one_length")
-def _mean_field(updates: Stacked, weights: PerAgent, *, at_one_length: bool = False) -> PerAgent:
+def _mean_field(
+    updates: Stacked,
+    weights: PerAgent,
+    *,
+    at_one_length: bool = False,
+    present: PerAgent | None = None,
+) -> PerAgent:
     products = products_of(updates, weights, at_one_length=at_one_length, with_rest=True)
     rest: Any = products.rest
     g, d, total = products.with_aggregate, products.squares, products.total
@@ -188,21 +197,22 @@ def _mean_field(updates: Stacked, weights: PerAgent, *, at_one_length: bool = Fa
     inner = jnp.where(longest, rest.inner, g - d)  # <a_i, u_N - a_i>
     rests = jnp.where(longest, rest.square, jnp.maximum(total - 2 * g + d, 0))  # |u_N - a_i|^2
     first = jnp.where(longest, rest.square + rest.inner, total - g)  # <u_N - a_i, u_N>
-    k = np.arange(num_agents)
-    share = k / max(num_agents - 1, 1)
-    pair_share = k * (k - 1) / max((num_agents - 1) * (num_agents - 2), 1)
-    share, unpaired, pair_share = (
-        jnp.asarray(each, g.dtype) for each in (share, share - pair_share, pair_share)
-    )
+    k = jnp.arange(num_agents, dtype=g.dtype)
+    others = jnp.asarray(num_agents if present is None else present.sum(), g.dtype) - 1
+    share = k / jnp.maximum(others, 1)
+    pair_share = share * (k - 1) / jnp.maximum(others - 1, 1)
+    unpaired = share - pair_share
 
     def estimate(agent: tuple[Scalar, ...]) -> Scalar:
         g_i, d_i, inner_i, first_i, squares_i, rests_i = agent
         before = share * first_i
         length = unpaired * squares_i + pair_share * rests_i
         joined = length + 2 * share * inner_i + d_i
-        without = cosine_of(before, length, total)
-        with_i = cosine_of(before + g_i, joined, total).at[-1].set(everybody(products))
-        return jnp.where(d_i > 0, (with_i - without).mean(), 0)
+        without = arithmetic.cosine_of(before, length, total)
+        with_i = arithmetic.cosine_of(before + g_i, joined, total)
+        with_i = jnp.where(k == others, everybody(products), with_i)
+        gained = jnp.where(k <= others, with_i - without, 0).sum() / (others + 1)
+        return jnp.where(d_i > 0, gained, 0)
 
     agents = (g, d, inner, first, squares, rests)
     return jax.lax.map(estimate, agents, batch_size=min(num_agents, 256))

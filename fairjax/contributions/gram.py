@@ -108,7 +108,7 @@ def products_of(
             total, least = _square(aggregate), rounding**2
         total = jnp.where(total > least, total, 0)
         # Multiply by one factor at a time, since the product of both could overflow.
-        gram = own[:, None] * (own * trees.gram(rows)) if with_gram else None
+        gram = own[:, None] * (own[None] * trees.gram(rows)) if with_gram else None
         found = Products(own, lengths, inner, total, gram)
         return found._replace(rest=_sum_without_longest(found, rows)) if with_rest else found
 
@@ -181,7 +181,9 @@ def coalition_cosines(products: Products, members: Array) -> Array:
     members = members.astype(gram.dtype)
     squares = (arithmetic.dot(members, gram) * members).sum(1)
     squares = above_rounding(squares, arithmetic.dot(members, products.squares), len(gram))
-    cosines = cosine_of(arithmetic.dot(members, products.with_aggregate), squares, products.total)
+    cosines = arithmetic.cosine_of(
+        arithmetic.dot(members, products.with_aggregate), squares, products.total
+    )
     return jnp.where(members.all(1), everybody(products), cosines)
 
 
@@ -209,19 +211,13 @@ def all_cosines(products: Products) -> PerCoalition:
     between = arithmetic.dot(arithmetic.dot(last, gram[low:, :low]), first.T)
     squares = jnp.add.outer(within(last, gram[low:, low:]), within(first, gram[:low, :low]))
     squares = above_rounding(squares + 2 * between, sums(products.squares), num_agents)
-    cosines = cosine_of(sums(products.with_aggregate), squares, products.total)
+    cosines = arithmetic.cosine_of(sums(products.with_aggregate), squares, products.total)
     return cosines.reshape(-1).at[-1].set(everybody(products))
 
 
 @jax.jit
 def _game(updates: Stacked, weights: PerAgent) -> PerCoalition:
     return all_cosines(products_of(updates, weights, with_gram=True))
-
-
-def cosine_of(inner: Array, squares: Array, total: Scalar) -> Array:
-    """Returns inner / sqrt(squares total) within [-1, 1], and 0 where a length is not positive."""
-    lengths = jnp.sqrt(jnp.maximum(squares, 0)) * jnp.sqrt(total)
-    return jnp.clip(jnp.where(lengths > 0, inner / jnp.where(lengths > 0, lengths, 1), 0), -1, 1)
 
 
 def above_rounding(squares: Array, scale: Array, num_agents: int) -> Array:

@@ -90,7 +90,7 @@ def gtg_shapley(
       weights: `[N]` n_i, not negative; None: equal.
       num_permutations: how many are drawn.
       tolerance: largest distance to the utility of all at which scoring stops, not
-        negative. With 0 it stops only at exact ties, and the estimate is unbiased.
+        negative. With 0 it never stops, and the estimate is unbiased.
 
     Returns:
       `[N]` estimates of the Shapley value of V.
@@ -127,7 +127,7 @@ def gtg_shapley(
         def join(carry: tuple[Array, Scalar], agent: Scalar) -> tuple[tuple[Array, Scalar], Scalar]:
             members, before = carry
             members = members.at[agent].set(1)
-            near = jnp.abs(everybody - before) <= margin
+            near = (jnp.abs(everybody - before) <= margin) & (margin > 0)
             after = lax.cond(near, lambda: before, lambda: score(members))
             return (members, after), after
 

@@ -29,7 +29,6 @@ from fairjax.contributions.gram import (
     above_rounding,
     all_cosines,
     checked,
-    cosine_of,
     everybody,
     products_of,
 )
@@ -197,7 +196,7 @@ def _over_windows(
         c = jnp.roll(c, 1, 1) + inner
         q = jnp.roll(q, 1, 1) + squares + 2 * with_before
         parts = jnp.roll(parts, 1, 1) + squares
-        cosines = cosine_of(c, above_rounding(q, parts, num_agents), total)
+        cosines = arithmetic.cosine_of(c, above_rounding(q, parts, num_agents), total)
         share = size / num_agents
         pair_share = share * (size - 1) / (num_agents - 1)
         means = jnp.stack([share * total, share * scale + pair_share * (total - scale)])
@@ -261,10 +260,10 @@ def _contrast_few(products: Products) -> PerAgent:
     """Returns `[N]` exact contrasts of nu of one agent and of two, added up."""
     gram: Any = products.gram
     g, d, num_agents = products.with_aggregate, products.squares, len(gram)
-    alone = cosine_of(g, d, products.total)
+    alone = arithmetic.cosine_of(g, d, products.total)
     sizes = jnp.add.outer(d, d)
     pairs = above_rounding(sizes + 2 * gram, sizes, num_agents)
-    pairs = cosine_of(jnp.add.outer(g, g), pairs, products.total)
+    pairs = arithmetic.cosine_of(jnp.add.outer(g, g), pairs, products.total)
     by_agent = jnp.where(jnp.eye(num_agents, dtype=bool), 0, pairs).sum(1)
     others = num_agents - 1
     without = (by_agent.sum() / 2 - by_agent) / (others * (others - 1) / 2)
@@ -283,7 +282,9 @@ def _sample(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> Es
         joining = squares + 2 * jnp.tril(gram[order][:, order], -1).sum(1)
         lengths = above_rounding(jnp.cumsum(joining), jnp.cumsum(squares), num_agents)
         inner = jnp.cumsum(products.with_aggregate[order])
-        cosines = cosine_of(inner, lengths, products.total).at[-1].set(everybody(products))
+        cosines = (
+            arithmetic.cosine_of(inner, lengths, products.total).at[-1].set(everybody(products))
+        )
         return jnp.zeros_like(cosines).at[order].set(jnp.diff(cosines, prepend=0))
 
     def pair(pair_key: Key) -> PerAgent:

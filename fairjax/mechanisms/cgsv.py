@@ -89,7 +89,12 @@ def cgsv(
         # Sum the updates directly: rescaled uploads would take another N D numbers.
         aggregate = _aggregate(updates, weights, length_at(gamma, context, updates))
         judged = contributions.measure(
-            contribution, updates, weights, at_one_length=True, key=context.key
+            contribution,
+            updates,
+            weights,
+            at_one_length=True,
+            key=context.key,
+            present=context.present,
         )
         importance = rewards.importance(importance, judged, alpha, present=context.present)
         fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)

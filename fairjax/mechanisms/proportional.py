@@ -105,7 +105,9 @@ def proportional(
         updates: Stacked, importance: PerAgent, context: Context
     ) -> tuple[Outcome, PerAgent]:
         uploads = _cut_long_updates(updates, longest)
-        judged = contributions.measure(contribution, uploads, key=context.key)
+        judged = contributions.measure(
+            contribution, uploads, key=context.key, present=context.present
+        )
         importance = rewards.importance(importance, judged, alpha, present=context.present)
         given = shares_of_present(importance, context)
         shares = given * jnp.minimum(1, trees.ratio(given[:, None], given)) ** (1 / beta)

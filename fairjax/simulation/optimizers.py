@@ -17,7 +17,7 @@ import optax
 from fairjax import checks
 from fairjax.mechanisms import Mechanism
 from fairjax.simulation import each
-from fairjax.types import Params, Scalar
+from fairjax.types import Key, Params, Scalar
 
 COUNTS = ("steps", "rounds")
 # Errors that functions of users and of optax raise for arguments that they do not accept.
@@ -140,6 +140,31 @@ def hold_counts(state: Any, count: Scalar) -> Any:
         return type(node)(jnp.asarray(count, node.count.dtype)) if _is_schedule(node) else node
 
     return jax.tree.map(hold, state, is_leaf=_is_schedule)
+
+
+def holds_keys(state: Any) -> bool:
+    """Says whether an optimizer draws random numbers, as `optax.add_noise` does."""
+    return any(_is_key(*one) for one in jax.tree_util.tree_leaves_with_path(state))
+
+
+def with_own_keys(state: Any, key: Key) -> Any:
+    """Returns an optimizer's state whose PRNG keys follow from an agent's key.
+
+    Otherwise all agents would draw the same noise, in every run.
+    """
+    if not holds_keys(state):
+        return state
+    number = jax.random.bits(key)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.random.fold_in(leaf, number) if _is_key(path, leaf) else leaf, state
+    )
+
+
+def _is_key(path: Any, leaf: Any) -> bool:
+    """Says whether a leaf of an optimizer's state is a PRNG key, of the new or the older kind."""
+    named = bool(path) and getattr(path[-1], "name", "") in ("key", "rng_key")
+    is_old = named and leaf.dtype == jnp.uint32 and leaf.shape == (2,)
+    return is_old or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _list_nodes(state: Any) -> list[Any]:

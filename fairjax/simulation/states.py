@@ -20,7 +20,7 @@ from fairjax.models import evaluator
 from fairjax.simulation.behaviours import Memory
 from fairjax.simulation.first import as_key, first_params, first_statistics, given_params
 from fairjax.simulation.memory import check_memory
-from fairjax.simulation.optimizers import check_optimizer
+from fairjax.simulation.optimizers import check_optimizer, holds_keys, with_own_keys
 from fairjax.simulation.training import LocalTraining
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
@@ -131,14 +131,17 @@ def first_state(
     _, run_key = jax.random.split(key)
     own, server = given_params(key, training.model, shards, mechanism, params)
     check_optimizer(training.optimizer_at(0, 0), server, training.schedule_counts)
-    num_agents = shards.num_agents
+    num_agents, optimizer = shards.num_agents, training.init(server)
+    optimizers = trees.broadcast(num_agents, optimizer)
+    if holds_keys(optimizer):
+        optimizers = jax.vmap(with_own_keys)(optimizers, jax.random.split(run_key, num_agents))
     state = State(
         round=jnp.zeros((), jnp.int32),
         num_rounds=jnp.asarray(num_rounds, jnp.int32),
         key=run_key,
         agents=trees.broadcast(num_agents, server) if own is None else own,
         server=server,
-        optimizer=trees.broadcast(num_agents, training.init(server)),
+        optimizer=optimizers,
         mechanism=(),
         memory=None,
         server_optimizer=None if server_optimizer is None else server_optimizer.init(server),

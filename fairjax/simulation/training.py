@@ -29,7 +29,7 @@ from fairjax.models import Model
 from fairjax.simulation.adapting import Ranked, only
 from fairjax.simulation.agents import examples, map_agents
 from fairjax.simulation.each import of_agent
-from fairjax.simulation.optimizers import hold_counts
+from fairjax.simulation.optimizers import hold_counts, with_own_keys
 from fairjax.tasks import Task
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
@@ -101,7 +101,7 @@ class LocalTraining(ByContents):
         if self.ranked:
             params, learned = self.ranked.begin(key, first, shard.agent, factors, frozen)
         if self.ranked or self.reset_optimizers:
-            optimizer_state = self.optimizer_at(0, 0).init(params)
+            optimizer_state = with_own_keys(self.optimizer_at(0, 0).init(params), key)
         width = min(self.largest_batch, len(shard.rows))  # of arrays
         batch_size = jnp.minimum(of_agent(self.batch_size, shard.agent), width)
         local_epochs = of_agent(self.local_epochs, shard.agent)
