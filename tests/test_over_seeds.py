@@ -196,3 +196,24 @@ def test_a_switched_mechanism_acts_as_the_one_of_its_number(name):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, (outcome, states[1]), (wanted, state))
     assert both.plan(states, context).participants.shape == (3,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [None, [0, 1]])
+def test_variants_of_a_mechanism_have_names_of_their_own(seeds, tmp_path):
+    experiment = fj.Experiment(dataset="blobs", num_agents=2, rounds=2, model="logistic")
+    variants = {"steep": fj.mechanisms.cgsv(beta=0.2), "flat 5": fj.mechanisms.cgsv(beta=5.0)}
+    found = fj.compare(experiment, {**variants, "fedavg": "fedavg"}, tmp_path, seeds=seeds)
+    assert (tmp_path / "flat 5" / "result.json").exists()
+    if seeds:
+        assert [row["mechanism"] for row in found.table().rows] == ["steep", "flat 5", "fedavg"]
+        fractions = [found[name].history.fractions[0, -1].min() for name in variants]
+    else:
+        assert list(found) == ["steep", "flat 5", "fedavg"]
+        fractions = [found[name].history.fractions[-1].min() for name in variants]
+    assert fractions[0] < fractions[1]
+    with pytest.raises(ValueError, match="different names.*Give a mapping"):
+        fj.compare(experiment, list(variants.values()))
+    for wrong in ("../up", "standalone", ""):
+        with pytest.raises(ValueError, match="`mechanisms` must have names of letters"):
+            fj.compare(experiment, {wrong: "cgsv"})

@@ -535,3 +535,10 @@ def test_a_mechanism_that_answers_whole_numbers_is_named(digits):
     federation = digits_federation(shards, mine())
     with pytest.raises(ValueError, match=r"'mine' must return `fractions` .*int32\[4\]"):
         fj.run(jax.random.key(0), federation, shards, test, num_rounds=1)
+
+
+def test_a_run_and_a_sweep_work_where_jax_looks_for_nan():
+    one = fj.Experiment(dataset="blobs", num_agents=2, rounds=2, model="logistic", eval_every=2)
+    with jax.debug_nans(True):
+        result, swept = one.run(), fj.sweep(one, seeds=[0])
+    np.testing.assert_allclose(swept[0].accuracies, result.accuracies, atol=0.01)

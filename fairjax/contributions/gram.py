@@ -150,7 +150,7 @@ def check_enumerable(num_agents: int) -> None:
         raise ValueError(
             f"`updates` must be of at most {MAX_EXACT_AGENTS} agents where all coalitions are "
             f"enumerated, got {num_agents}. "
-            "Use `gram_cosine_shapley` (unbiased, with standard errors) or "
+            "Use `gram_cosine_shapley(key, updates).values` (unbiased, with standard errors) or "
             "`mean_field_cosine_shapley` (one pass over the updates)."
         )
 

@@ -1,6 +1,7 @@
 """Comparison: several mechanisms and one standalone run, all on the same shards."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fairjax.mechanisms import REGISTRY
 
 def compare(
     experiment: Experiment,
-    names: Sequence[Any],
+    names: Sequence[Any] | Mapping[str, Any],
     out: str | Path | None = None,
     resume: bool = True,
     *,
@@ -31,7 +32,8 @@ def compare(
         and gamma go to the mechanisms that take them.
       names: mechanisms, each a name in `fairjax.mechanisms.REGISTRY`, a file and a name in it
         as "mine.py:factory", a `Mechanism`, or a function that makes one, as in the field
-        `mechanism`. Objects use their own names.
+        `mechanism`. Objects use their own names. Or a mapping from names of yours to mechanisms,
+        such as {"steep": cgsv(beta=0.5), "flat": cgsv(beta=2.0)}.
       out: a directory that gets one folder per mechanism; None: nothing is written.
       resume: as in `Experiment.run`.
       seeds: the seeds to run; the experiment's own is ignored. All seeds of a mechanism are
@@ -58,13 +60,7 @@ def compare(
     checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     checks.flag("resume", resume)
     checks.function("watch", watch, WATCHES, optional=True)
-    compared = fields.different("mechanisms", names, "names", experiment.with_mechanism)
-    runs = {(run := experiment.with_mechanism(one)).label("mechanism"): run for one in compared}
-    if len(runs) < len(compared):
-        raise ValueError(
-            f"`mechanisms` must have different names, got {len(compared)} mechanisms with only the "
-            f"names {', '.join(runs)}."
-        )
+    runs = _name_runs(experiment, names)
     if seeds is not None:
         seeds = fields.different(
             "seeds", seeds, "values", lambda seed: fields.not_negative("seed", seed)
@@ -89,6 +85,27 @@ def compare(
         if out is not None:
             folders.add_to_comparison(out, runs)
     return results
+
+
+def _name_runs(experiment: Experiment, names: Any) -> dict[str, Experiment]:
+    """Returns the experiment with each mechanism, by name."""
+    if isinstance(names, Mapping):
+        for name, one in names.items():
+            alone = (name == "standalone", one == "standalone")  # its folder has this name
+            if not re.fullmatch(r"\w[\w.,= -]*", str(name)) or len(set(alone)) > 1:
+                raise ValueError(
+                    "`mechanisms` must have names of letters, digits and spaces, where "
+                    f"'standalone' is the mechanism of that name, got {checks.shown(name)}."
+                )
+        return {str(name): experiment.with_mechanism(one) for name, one in names.items()}
+    compared = fields.different("mechanisms", names, "names", experiment.with_mechanism)
+    runs = {(run := experiment.with_mechanism(one)).label("mechanism"): run for one in compared}
+    if len(runs) < len(compared):
+        raise ValueError(
+            f"`mechanisms` must have different names, got {len(compared)} mechanisms with only the "
+            f"names {', '.join(runs)}. Give a mapping from names of yours to them."
+        )
+    return runs
 
 
 def load_comparison(out: str | Path) -> dict[str, Result] | Comparison | None:

@@ -101,15 +101,11 @@ def play_points(
     for some_runs in _chunks(len(on), num_runs):
         row = []
         for some_values in _chunks(len(coefficients), num_values):
-            history, events = jax.device_get(
-                program(
-                    jax.tree.map(lambda leaf, rows=some_runs: leaf[rows], runs),
-                    # The indices give vmap an axis even if no coefficient varies.
-                    (some_values, {name: those[some_values] for name, those in values.items()}),
-                    test,
-                    number,
-                )
-            )
+            own = jax.tree.map(lambda leaf, rows=some_runs: leaf[rows], runs)
+            # The indices give vmap an axis even if no coefficient varies.
+            some = (some_values, {name: those[some_values] for name, those in values.items()})
+            with jax.debug_nans(False):  # nan stands for what is not measured
+                history, events = jax.device_get(program(own, some, test, number))
             check_paid(name, events.broken.max())
             warn_of_honest(events, warned)
             row.append(history)

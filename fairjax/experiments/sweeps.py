@@ -89,7 +89,8 @@ class Sweep:
         """Returns one row per combination of values: means and spreads over the seeds.
 
         A seed that is undefined in one row is left out of every row of the same split, so that
-        these rows can be compared; if only the split varies, it is left out of all rows.
+        these rows can be compared; if only the split varies, it is left out of all rows. A row with
+        more than half of its seeds undefined has no mean, and leaves no seed out of others.
         """
         rows = self.rows()
         values = [name for name in rows[0] if name not in self.axes]

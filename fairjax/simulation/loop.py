@@ -92,9 +92,10 @@ class Rounds(NamedTuple):
         program, length = self._program(progress.state, spare)
         warned: set[str] = set()
         while progress.num_rounds <= num_rounds:
-            (state, events), rows = program(
-                progress.state, shards, test, num_rounds, self.eval_every, progress.num_rounds
-            )
+            with jax.debug_nans(False):  # nan stands for what is not measured
+                (state, events), rows = program(
+                    progress.state, shards, test, num_rounds, self.eval_every, progress.num_rounds
+                )
             check_paid(federation.mechanism.name, events.broken)
             warn_of_honest(events, warned)
             played = min(length, num_rounds + 1 - progress.num_rounds)
