@@ -89,7 +89,7 @@ def compare(
 
 def _name_runs(experiment: Experiment, names: Any) -> dict[str, Experiment]:
     """Returns the experiment with each mechanism, by name."""
-    if isinstance(names, Mapping):
+    if isinstance(names, Mapping) and names:
         for name, one in names.items():
             alone = (name == "standalone", one == "standalone")  # its folder has this name
             if not re.fullmatch(r"\w[\w.,= -]*", str(name)) or len(set(alone)) > 1:
