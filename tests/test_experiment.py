@@ -233,6 +233,7 @@ def test_the_default_experiment_shows_its_point_for_every_seed():
         ({"alpha": 2.0}, "`alpha`"),
         ({"gamma": float("nan")}, "`gamma`"),
         ({"learning_rate": 0.0}, "`learning_rate`"),
+        ({"learning_rate": abs}, "`learning_rate` must be a number.* Schedules go to `optimizer`"),
         ({"learning_rate_decay": 1.5}, "`learning_rate_decay`"),
         ({"mechanism": "cgvs"}, "Unknown mechanism 'cgvs'. Did you mean 'cgsv'"),
         ({"split": "powerlaw"}, "Did you mean 'power_law'"),

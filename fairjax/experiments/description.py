@@ -220,7 +220,7 @@ class Description:
     learning_rate: float | Mapping[int, float] | tuple[float | None, ...] | None = describe_field(
         None,
         "training",
-        fields.each(fields.positive),
+        fields.each(fields.rate),
         "learning rate at the start, above 0; one number, or agents' as in `local_epochs`.",
     )
     params: Any = describe_field(

@@ -116,6 +116,14 @@ def positive(name: str, value: Any) -> None:
     checks.above(name, value, 0)
 
 
+def rate(name: str, value: Any) -> None:
+    """Raises unless a value is a number above 0; a schedule belongs to the optimizer."""
+    if callable(value):
+        hint = 'Schedules go to `optimizer`: optax.sgd(schedule), schedule_counts="rounds".'
+        raise ValueError(f"`{name}` must be a number, got {checks.shown(value)}. {hint}")
+    positive(name, value)
+
+
 def share(name: str, value: Any) -> None:
     """Raises unless a field is in [0, 1]."""
     checks.between(name, value, 0, 1)

@@ -53,9 +53,10 @@ class Run(NamedTuple):
             return last
         checkpoints = Checkpoints(out)
         with clock.part("records"):
-            start = progress = self._resume(checkpoints, resume)
-            if start is not None:
+            played = checkpoints.rounds()
+            if resume and played and played[0] <= self.rounds.num_rounds:
                 folders.check_environment(out)
+            start = progress = self._resume(checkpoints, resume)
         saved, pause = time.monotonic(), CHECKPOINT_SECONDS[0]
         for progress in self._stages(start, clock, tracker, watch):
             finished = progress.num_rounds > self.rounds.num_rounds

@@ -150,8 +150,9 @@ class Result:
     def agent(self, number: int) -> Params:
         """Returns the parameters of the model that an agent was paid in the end.
 
-        Agents that train adapters hold only the changes of a frozen network. The model that takes
-        them is `result.experiment.make_model(train)`.
+        The model that takes them is `result.experiment.make_model(train)`: its
+        `apply(result.agent(2), x)` gives outputs for other examples. Agents that train adapters
+        hold only the changes of a frozen network.
 
         Args:
           number: the agent, in [0, N).

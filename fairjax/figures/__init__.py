@@ -12,7 +12,8 @@ audit             what does cheating pay, and what does it cost others?
 
 Figures are as wide as one column of a two-column paper, or wider with text beside them. An agent
 has the same colour in all of them. With more than twenty agents, three are drawn as lines and a
-band shows all.
+band shows all. Axes of yours are given as `ax`; make them with `layout="constrained"`, which leaves
+room for legends below, and replace a title by `ax.set_title("...", loc="left")`.
 """
 
 from fairjax.figures.audits import audit

@@ -36,6 +36,9 @@ FUNCTIONS = {
 class Context(NamedTuple):
     """What a mechanism may look at besides the updates.
 
+    Fields may be None. `require`, as in `context.require("utility", "mine")`, returns one or says
+    what supplies it.
+
     Attributes:
       shard_sizes: `[N]` examples.
       shard_classes: `[N]` how many classes each agent holds.

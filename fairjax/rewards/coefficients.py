@@ -205,5 +205,6 @@ def clip_traced(value: Scalar, most: float) -> Scalar:
 
 def _scale_to_safe_unit(values: PerAgent) -> PerAgent:
     """Returns floating numbers, scaled so that sums and quotients of them do not overflow."""
+    values = jnp.asarray(values)
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     return arithmetic.times_power_of_two(values, -arithmetic.largest_exponent(values))
