@@ -107,8 +107,8 @@ def test_a_run_goes_on_only_under_the_same_settings(tmp_path):
     path = tmp_path / records.EXPERIMENT
     record = records.read_json(path)
     for name in records.SETTINGS:
-        there = {**record["environment"], name: "another"}
-        records.write_json(path, {**record, "environment": there})
+        there = {**record["settings"], name: "another"}
+        records.write_json(path, {**record, "settings": there})
         with pytest.raises(ValueError, match=f"`{name}` must be another to go on"):
             SMALL.run(tmp_path)
     records.write_json(path, {**record, "environment": {**record["environment"], "jax": "0.0.1"}})

@@ -217,15 +217,6 @@ def test_a_sweep_has_the_same_participants_as_single_runs():
         np.testing.assert_allclose(one.history.importance, alone.history.importance, rtol=1e-3)
 
 
-def test_records_of_older_versions_had_all_agents_in_every_round(tmp_path):
-    result = EXPERIMENT.run(tmp_path)
-    path = tmp_path / "history.npz"
-    with np.load(path) as arrays:
-        kept = {name: arrays[name] for name in arrays if name != "participants"}
-    np.savez(path, **kept)
-    assert same(fj.load_run(tmp_path).history, result.history)
-
-
 @pytest.mark.slow
 def test_a_run_with_participation_is_not_one_without(tmp_path):
     part = dataclasses.replace(EXPERIMENT, participation=2)

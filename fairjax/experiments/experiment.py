@@ -183,7 +183,7 @@ class Experiment(Setup):
         federation = dataclasses.replace(federation, group_size=record["agents_at_once"])
         if out is not None:
             if not Checkpoints(out).rounds():  # nothing is left of an earlier sitting
-                record["environment"] = records.environment()
+                record |= records.surroundings()
             records.write_json(out / records.EXPERIMENT, record)
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
             simulation.follows_length(federation, shards, test)

@@ -17,18 +17,23 @@ def check_environment(out: Path) -> None:
     Raises:
       ValueError: JAX draws other random numbers here, or computes with other floats.
     """
-    there, here = records.read_experiment(out).get("environment", {}), records.environment()
-    pairs = {name: (there.get(name, now), now) for name, now in here.items()}
-    for name in records.SETTINGS:
-        before, now = pairs[name]
+    there, here = records.read_experiment(out), records.surroundings()
+    settings, environment = (
+        {name: (there.get(kind, {}).get(name, now), now) for name, now in here[kind].items()}
+        for kind in ("settings", "environment")
+    )
+    for name, (before, now) in settings.items():
         if before != now:
             raise ValueError(
                 f"`{name}` must be {before} to go on with the run in {out}, which began so, got "
                 f"{now}. Set it, start over with `resume=False` (--resume False), or choose "
                 "another directory."
             )
-    changed = [f"{name} {before}, here {now}" for name, (before, now) in pairs.items()
-               if before != now]  # fmt: skip
+    changed = [
+        f"{name} {before}, here {now}"
+        for name, (before, now) in environment.items()
+        if before != now
+    ]
     if changed:
         warnings.warn(
             f"The run in {out} goes on elsewhere than it began, so an unbroken run would have "

@@ -14,7 +14,6 @@ from fairjax.experiments.records import HISTORY
 from fairjax.files import DamagedError
 from fairjax.simulation import History
 
-PARTICIPANTS, ACCURACY = "participants", "metrics['accuracy']"
 DAMAGED_ARCHIVE = (
     ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
@@ -52,7 +51,7 @@ def read(out: Path, like: History, num_rounds: int) -> History:
         if broken is not None:
             raise DamagedError(f"{path} is damaged in {broken}.")
         with path.open("rb") as file, np.load(file) as arrays:
-            found = [_read_array(arrays, name) for name in names]
+            found = [arrays[name] for name in names]
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
     except DAMAGED_ARCHIVE as error:
@@ -62,15 +61,6 @@ def read(out: Path, like: History, num_rounds: int) -> History:
     if [(array.shape, array.dtype.kind) for array in found] != wanted:
         raise DamagedError(f"{path} does not hold the {num_rounds} rounds of this run.")
     return jax.tree.unflatten(structure, found)
-
-
-def _read_array(arrays: Any, name: str) -> np.ndarray:
-    """Returns an array of `history.npz`; older versions wrote neither of two."""
-    if name == PARTICIPANTS and name not in arrays:
-        return np.ones_like(arrays["excluded"])
-    if name == ACCURACY and name not in arrays:
-        return arrays["accuracies"]
-    return arrays[name]
 
 
 def _name_leaves(history: History) -> tuple[list[str], list[Any], Any]:

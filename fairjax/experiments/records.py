@@ -1,6 +1,6 @@
 """Records: the files that a run writes, and how they are read again.
 
-    experiment.json   the description, versions, device, agents_at_once
+    experiment.json   the description, versions, device, settings of JAX, agents_at_once
     checkpoint/       the state and the rows so far; at the end the final state
     history.npz       one row per round
     time.json         seconds by part, summed over all saved sittings
@@ -79,7 +79,7 @@ def claim(
             f"`out` must be a directory that can be written, got {out}: {error.strerror}."
         ) from error
     present = [entry.name for entry in entries if not entry.name.startswith(".")]
-    fresh = {"experiment": dict(description), "environment": environment()}
+    fresh = {"experiment": dict(description), **surroundings()}
     if EXPERIMENT in present:
         try:
             record = read_experiment(out)
@@ -137,7 +137,7 @@ def locked(out: Path | None) -> contextlib.AbstractContextManager[None]:
 
 
 def environment() -> dict[str, str]:
-    """Returns versions, device and settings, on which the bits of a result may depend."""
+    """Returns the versions and the device, on which the bits of a result may depend."""
     packages = ("fairjax", "jax", "jaxlib", "flax", "optax", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     device = jax.devices()[0]
@@ -145,8 +145,13 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         **versions,
         "device": f"{device.platform}: {device.device_kind}",
-        **{name: str(getattr(jax.config, name)) for name in SETTINGS},
     }
+
+
+def surroundings() -> dict[str, dict[str, str]]:
+    """Returns the environment, and settings of JAX, as a record holds them."""
+    settings = {name: str(getattr(jax.config, name)) for name in SETTINGS}
+    return {"environment": environment(), "settings": settings}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

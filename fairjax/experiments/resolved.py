@@ -17,8 +17,8 @@ from fairjax.experiments.description import COEFFICIENTS, EACH, MAPPINGS
 from fairjax.experiments.presets import LAST_RATE, lengths, settings, tuning
 from fairjax.mechanisms import OURS, Mechanism
 
-# Fields that older versions did not record; they are recorded if they are not the default.
-LATER = (
+# Fields that are recorded only if they are not the default, so that a new one renames no folder.
+UNSAID = (
     "shards", "schedule_counts", "participation", "proximal", "reset_optimizers",
     "server_optimizer", "server_learning_rate", "params",
     "task", "metric", "lora_rank", "ranks",
@@ -90,7 +90,7 @@ class Resolved(Checked):
         for name in objects.FIELDS:
             values[name] = objects.recorded(name, values[name])
         for field in dataclasses.fields(full):
-            if field.name in LATER and values[field.name] == field.default:
+            if field.name in UNSAID and values[field.name] == field.default:
                 del values[field.name]
         return json.loads(json.dumps(values))  # pairs become lists, as when it is read again
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax import checks, inputs, lowrank, trees
+from fairjax import arithmetic, checks, inputs, lowrank, trees
 from fairjax.rewards.coefficients import check_one_per_agent, clip_traced
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
@@ -106,11 +106,9 @@ def _keep_largest(aggregate: Params, kept: PerAgent) -> Stacked:
 def find_largest(aggregate: Params, kept: PerAgent) -> Stacked:
     """Returns for every agent which entries are its `kept` largest: booleans `[N, ...]`."""
     leaves, structure = jax.tree.flatten(aggregate)
-    magnitudes = jnp.concatenate([jnp.abs(leaf).reshape(-1) for leaf in leaves])
-    size = len(magnitudes)
-    # The bit patterns of magnitudes have the same order as the magnitudes.
-    integer = jnp.int64 if magnitudes.dtype == jnp.float64 else jnp.int32
-    keys = lax.bitcast_convert_type(magnitudes.astype(f"float{jnp.iinfo(integer).bits}"), integer)
+    entries = jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+    size = len(entries)
+    keys = arithmetic.magnitude_bits(entries.astype(jnp.promote_types(entries.dtype, jnp.float32)))
     places = size - 1 - jnp.arange(size, dtype=jnp.int32)  # the first of equal entries is larger
     least, last = lax.platform_dependent(
         keys, places, kept, cpu=_select_by_counting, default=_select_by_sorting
