@@ -93,9 +93,7 @@ def train(
         own._replace(params=start),
         shards,
         round,
-        participants=plan.participants,
-        factors=plan.factors,
-        frozen=plan.frozen,
+        plan,
         agents_at_once=agents_at_once,
         mesh=mesh,
     )

@@ -25,13 +25,16 @@ from jax.sharding import Mesh
 from fairjax import trees
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
+from fairjax.mechanisms import Plan
 from fairjax.models import Model
 from fairjax.simulation.adapting import Ranked, only
 from fairjax.simulation.agents import examples, map_agents
 from fairjax.simulation.each import of_agent
 from fairjax.simulation.optimizers import hold_counts, with_own_keys
 from fairjax.tasks import Task
-from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
+from fairjax.types import Array, Key, Params, Scalar
+
+ALL_TRAIN = Plan()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -219,10 +222,8 @@ def train_agents(
     own: Own,
     shards: Shards,
     round: Scalar,
+    plan: Plan = ALL_TRAIN,
     *,
-    participants: PerAgent | None = None,
-    factors: Stacked | None = None,
-    frozen: bool = False,
     agents_at_once: int,
     mesh: Mesh | None = None,
 ) -> Own:
@@ -234,9 +235,7 @@ def train_agents(
       own: what agents hold, leaves `[N, ...]`; they start from its parameters.
       shards: who holds which data.
       round: number of the round, from 0.
-      participants: `[N]` booleans, who trains; None: all.
-      factors: the first factors of adapters, leaves `[N, ...]`; None: drawn afresh.
-      frozen: whether the first of two given factors stays as it is.
+      plan: who trains, and the first factors of adapters; agents start from what they hold.
       agents_at_once: how many agents are vectorised; groups take turns. A group takes
         as many steps as its longest shard needs.
       mesh: devices over which agents are spread.
@@ -245,11 +244,11 @@ def train_agents(
     def train_agent(agent: Any, shared: tuple[Dataset, Scalar]) -> Own:
         key, own, factors, rows, size, place = agent
         data, round = shared
-        return training(key, own, Shard(data, rows, size, place), round, factors, frozen)
+        return training(key, own, Shard(data, rows, size, place), round, factors, plan.frozen)
 
     places = jnp.arange(shards.num_agents)
-    agents = (keys, own, factors, shards.indices, shards.sizes, places)
-    if participants is None:
+    agents = (keys, own, plan.factors, shards.indices, shards.sizes, places)
+    if plan.participants is None:
         return map_agents(train_agent, agents, (shards.data, round), agents_at_once, mesh)
 
     def train_or_skip(agent: Any, shared: tuple[Dataset, Scalar]) -> Own:
@@ -259,8 +258,8 @@ def train_agents(
         )
 
     # Vectorised agents take as many steps as the largest of them, which must not be an absent one.
-    sizes = jnp.where(participants, shards.sizes, 0)
-    agents = (participants, (*agents[:-2], sizes, places))
+    sizes = jnp.where(plan.participants, shards.sizes, 0)
+    agents = (plan.participants, (*agents[:-2], sizes, places))
     return map_agents(train_or_skip, agents, (shards.data, round), agents_at_once, mesh)
 
 
