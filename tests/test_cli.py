@@ -104,7 +104,7 @@ def test_a_comparison_does_not_take_over_the_directory_of_a_run(tmp_path, capsys
     main(["run", *SMALL, "--out", str(tmp_path)])
     capsys.readouterr()
     message = failure(capsys, "compare", *SMALL, "--mechanisms", "fedavg", "--out", str(tmp_path))
-    assert "`out` must not be the directory of a run" in message
+    assert "`out` must not be the directory of another run" in message
 
 
 @pytest.mark.slow

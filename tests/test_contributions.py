@@ -345,6 +345,10 @@ def test_absent_agents_do_not_change_the_estimate_of_those_present():
     alone = contributions.mean_field_cosine_shapley(updates[present])
     np.testing.assert_allclose(found[present], alone, atol=1e-6)
     assert (found[~present] == 0).all()
+    assert contributions.measure("mean_field", updates, present=present.tolist()).shape == (9,)
+    for wrong in (np.array([0, 2, 3]), [True, True]):
+        with pytest.raises(ValueError, match="`present` must"):
+            contributions.measure("mean_field", updates, present=wrong)
 
 
 def test_sparse_and_masked_arrays_are_refused():

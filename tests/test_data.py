@@ -493,6 +493,10 @@ def test_names_of_classes_are_kept_with_their_order():
     train.check_alike("test", test)
     assert test.take([0]).class_names == ("cat", "dog")
     assert Dataset(x, [2, 0, 1], class_names=[b"a", b"b", b"c"]).class_names == ("a", "b", "c")
+    french = Dataset(x, np.char.encode(np.array(["thé", "café", "thé"]), "utf-8"))
+    assert french.class_names == ("café", "thé")
+    with pytest.raises(ValueError, match="`class_names` must hold text, or bytes in UTF-8"):
+        Dataset(x, [1, 0, 1], class_names=[b"\xe9", b"b"])
     named = Dataset(x, [2, 0, 1], class_names=["a", "b", "c"])
     assert named.num_classes == 3
     with pytest.raises(ValueError, match=r"`y` must hold names of .*'cat'.*got 'cow'"):

@@ -127,11 +127,13 @@ def test_a_directory_of_somebody_else_is_refused(command, tmp_path, capsys):
 
 
 def test_an_audit_does_not_replace_another(tmp_path):
-    folders.claim_audit(tmp_path, {"mechanism": "cgsv", "seed": [0, 1]})
-    folders.claim_audit(tmp_path, {"mechanism": "cgsv", "seed": [0, 1]})
+    audited = {"mechanism": "cgsv", "seed": [0, 1]}
+    folders.check_audit(tmp_path, audited)
+    records.write_json(tmp_path / folders.AUDIT, audited)
+    folders.check_audit(tmp_path, audited)
     with pytest.raises(ValueError, match="differs: mechanism='cgsv' there, 'rr' here"):
-        folders.claim_audit(tmp_path, {"mechanism": "rr", "seed": [0, 1]})
-    with pytest.raises(ValueError, match="must not be the directory of a run"):
+        folders.check_audit(tmp_path, {"mechanism": "rr", "seed": [0, 1]})
+    with pytest.raises(ValueError, match="must not be the directory of another audit"):
         folders.check_free(tmp_path, records.COMPARISON)
 
 
@@ -144,3 +146,43 @@ def test_a_damaged_list_of_mechanisms_is_made_again(tmp_path):
         folders.add_to_comparison(tmp_path, ["cgsv"])
     found = records.read_json(tmp_path / records.COMPARISON)["mechanisms"]
     assert found == ["cgsv", "fedavg"]
+
+
+def change_settings(folder):
+    """Writes that a run was played under another random generator."""
+    path = folder / records.EXPERIMENT
+    record = records.read_json(path)
+    settings = {**record["settings"], "jax_default_prng_impl": "rbg"}
+    records.write_json(path, {**record, "settings": settings})
+
+
+@pytest.mark.slow
+def test_finished_parts_under_other_settings_are_not_mixed_with_the_rest(tmp_path):
+    def stop(name, done, total):
+        if name != "standalone":
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        SMALL.run(tmp_path / "run", watch=stop)
+    change_settings(tmp_path / "run" / "standalone")
+    fj.compare(SMALL, ["fedavg"], tmp_path / "compared", seeds=[0, 1])
+    change_settings(tmp_path / "compared" / "standalone")
+    message = "`jax_default_prng_impl` must be rbg"
+    with pytest.raises(ValueError, match=message):
+        SMALL.run(tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        fj.compare(SMALL, ["fedavg", "qffl"], tmp_path / "compared", seeds=[0, 1])
+    fj.compare(SMALL, ["fedavg"], tmp_path / "compared", seeds=[0, 1])  # all is finished
+
+
+@pytest.mark.slow
+def test_a_longer_run_under_other_settings_leaves_the_finished_one(tmp_path):
+    first = SMALL.run(tmp_path)
+    change_settings(tmp_path)
+    longer = dataclasses.replace(SMALL, rounds=50)
+    with pytest.raises(ValueError, match="`jax_default_prng_impl` must be rbg"):
+        longer.run(tmp_path)
+    np.testing.assert_array_equal(first.accuracies, fj.load_run(tmp_path).accuracies)
+    for sums in tmp_path.glob("checkpoint/*/files.json"):
+        sums.write_text("{")
+    assert longer.run(tmp_path, resume=False).history.accuracies.shape[0] == 50

@@ -605,3 +605,28 @@ def test_fair_yet_equal_draws_someone_present_whatever_its_probability():
     assert mechanism.plan(state, context).participants.sum() == 1
     outcome, _ = mechanism.update(jnp.ones((3, 2)), state, context)
     assert outcome.aggregate.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "right", [[20, 20, 19, 19, 19, 19, 18, 18], [18, 19, 19, 16, 17, 16, 15, 16]]
+)
+def test_eci_takes_no_rounding_error_for_a_contribution(right):
+    """Agent 0 changes nothing and the others do harm: nobody is worth anything."""
+    table = jnp.array(right) / 40
+    context = Context(
+        shard_sizes=jnp.array([1, 1, 1]), server=jnp.zeros(3),
+        utility=lambda w: table[(w > 0) @ jnp.array([1, 2, 4])],
+    )  # fmt: skip
+    outcome, _ = REGISTRY["eci"](alpha=0.0).update(jnp.eye(3), jnp.zeros(3), context)
+    np.testing.assert_allclose(outcome.importance, 1 / 3, atol=1e-6)
+
+
+def test_cffl_earns_nobody_outside_the_set_a_fraction():
+    context = Context(
+        shard_sizes=jnp.array([10, 10, 20]), present=jnp.array([1, 1, 0], bool),
+        server=jnp.zeros(2), utility=lambda w: 0.5 + 0 * w[0], num_rounds=4, round=1,
+    )  # fmt: skip
+    state = jnp.array([0.0, 0.0, 1.0]), jnp.array([False, False, True])
+    updates = jnp.array([[1.0, 1], [1, 1], [0, 0]])
+    outcome, _ = REGISTRY["cffl"]().update(updates, state, context)
+    assert outcome.fractions.tolist() == [0, 0, 0]

@@ -9,7 +9,13 @@ import optax
 import pytest
 
 import fairjax as fj
-from fairjax.simulation.optimizers import by_rounds, check_optimizer, hold_counts
+from fairjax.simulation.optimizers import (
+    by_rounds,
+    check_optimizer,
+    hold_counts,
+    holds_keys,
+    with_own_keys,
+)
 
 PARAMS = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
 SIZES = (1, 4, 9)
@@ -201,3 +207,13 @@ def test_agents_draw_noise_of_their_own(reset):
     assert (history.contributions < 0.7).all()  # three independent draws have cosines of .58
     assert (history.contributions > 0.4).all()
     assert not np.array_equal(*history.contributions)
+
+
+def test_keys_of_both_kinds_are_found_whatever_their_names():
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        for state in (key, {"rng": key}, (key, jnp.zeros(2))):
+            assert holds_keys(state)
+            first, second = (with_own_keys(state, jax.random.key(seed)) for seed in (1, 2))
+            data = [jax.random.key_data(jax.tree.leaves(one)[0]) for one in (first, second)]
+            assert not np.array_equal(*data)
+    assert not holds_keys(optax.adam(0.1).init(jnp.zeros(2)))

@@ -33,8 +33,8 @@ from fairjax.experiments import (
     ProgressBar,
     Result,
     audit,
-    claim_audit,
     compare,
+    folders,
     load_comparison,
     load_run,
     records,
@@ -198,20 +198,21 @@ def _audit(
     experiment = flags.experiment(described)
     names = [name.strip() for name in manipulations.split(",") if name.strip()] or None
     drawn, cheats = flags.parse_seeds(seeds), flags.parse_seeds(agents, "agents")
-    drawn = (experiment.seed,) if drawn is None else drawn
+    drawn = [experiment.seed] if drawn is None else [*drawn]
     # Name the folder after its arguments, so that audits do not replace each other's pages.
     given = ["-".join(names or ["all"]), *(["agents", agents] if agents else []), "seeds", seeds]
     out = out or Path("runs") / f"audit-{experiment.name}" / _name_folder(given)
     with records.locked(out), ProgressBar() as watch:
-        told = {"seed": list(drawn), "manipulations": names, "agents": cheats and list(cheats)}
-        claim_audit(out, {**experiment.description(), **told})
+        told = experiment.description() | {"seed": drawn, "manipulations": names, "agents": agents}
+        folders.check_audit(out, told)
         found = audit(experiment, names, cheats, drawn, watch=watch)
+        records.write_json(out / folders.AUDIT, told)
     table = found.table()
     unit = "points" if experiment.shown.in_percent else experiment.shown.words
     title = f"Cheating under {experiment.label('mechanism')}: gain over the honest run ({unit})"
     print_table(title, table.columns, table.cells())
-    path = report.write_audit(found, out)
-    output().print(f"Report: {path}", soft_wrap=True, highlight=False, markup=False)
+    where = f"Report: {report.write_audit(found, out)}"
+    output().print(where, soft_wrap=True, highlight=False, markup=False)
 
 
 def _study(

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fairjax import arithmetic, checks, trees
+from fairjax import arithmetic, checks, inputs, trees
 from fairjax.contributions import coalitions, sampling
 from fairjax.contributions.gram import (
     all_cosines,
@@ -140,14 +140,15 @@ def measure(
       at_one_length: whether to judge uploads as if rescaled to one length; zero uploads stay
         zero. To divide weights by lengths yourself can overflow; this cannot.
       key: PRNG key of the measure "gram", which is sampled; None: that of seed 0.
-      present: `[N]` booleans: who takes part; the others must upload zeros, or have no weight. The
-        mean-field estimate then takes means over coalitions of those present. None: all.
+      present: `[N]` booleans: who takes part; the others have no weight, and uploads of zero are
+        worth 0. The mean-field estimate takes means over coalitions of those present. None: all.
 
     Returns:
       `[N]`.
 
     Raises:
-      ValueError: `name` is no measure, `key` is no PRNG key, or as in the measure's own function.
+      ValueError: `name` is no measure, `key` is no PRNG key, `present` is not `[N]` booleans, or as
+        in the measure's own function.
 
     Examples:
       >>> uploads = (jnp.array([[3.0], [0.0]]), jnp.array([[0.0], [1.0]]))  # two layers
@@ -157,14 +158,19 @@ def measure(
     checks.choice("name", name, MEASURES)
     if key is not None:
         checks.key("key", key)
-    uploads, weights = checked({"model": uploads}, weights)
+    own: Any
+    uploads, own = checked({"model": uploads}, weights)
+    if present is not None:
+        present = inputs.as_booleans("present", present)
+        checks.shape("present", present, own.shape)
+        own = jnp.where(present, own, 0)
     if name == "shapley":
         check_enumerable(trees.num_agents(uploads))
     if name == "gram":
         key = jax.random.key(0) if key is None else key
-        return sampling.estimate(key, uploads, weights, at_one_length=at_one_length).values
+        return sampling.estimate(key, uploads, own, at_one_length=at_one_length).values
     options = {"present": present} if name == "mean_field" else {}
-    return _MEASURES[name](uploads, weights, at_one_length=at_one_length, **options)
+    return _MEASURES[name](uploads, own, at_one_length=at_one_length, **options)
 
 
 @functools.partial(jax.jit, static_argnames="at_one_length")

@@ -32,7 +32,7 @@ def names(given: Any) -> tuple[str, ...]:
     """Returns names of classes, at least two and all different, or raises."""
     found = ()
     if checks.is_listing(given):
-        found = tuple(one.decode() if isinstance(one, bytes) else str(one) for one in given)
+        found = tuple(_as_text(one, "class_names") for one in given)
     if len(found) < 2 or len(set(found)) < len(found):
         raise ValueError(
             "`class_names` must hold at least two different names, one for each class, "
@@ -53,7 +53,15 @@ def are_names(y: Any) -> bool:
 
 def found(y: Any) -> tuple[str, ...]:
     """Returns the sorted names of classes that occur."""
-    return names(np.unique(np.asarray(y).astype(str)))
+    return names(sorted({_as_text(one, "y") for one in np.asarray(y).flat}))
+
+
+def _as_text(value: Any, name: str) -> str:
+    """Returns text, of which bytes are UTF-8."""
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{name}` must hold text, or bytes in UTF-8, got {value!r}.") from error
 
 
 def _from_names(
@@ -63,10 +71,11 @@ def _from_names(
     if array.ndim != 1:
         raise ValueError(f"`y` must be one-dimensional, got shape {array.shape}.")
     _check_length(array, num_examples)
-    unknown = sorted(set(array.astype(str).tolist()) - set(known))
+    texts = [_as_text(one, "y") for one in array.tolist()]
+    unknown = sorted(set(texts) - set(known))
     if unknown:
         raise ValueError(f"`y` must hold names of `class_names` {list(known)}, got {unknown[0]!r}.")
-    return np.array([known[name] for name in array.astype(str).tolist()], np.int32)
+    return np.array([known[name] for name in texts], np.int32)
 
 
 def _as_numbers(y: Any, num_examples: int) -> np.ndarray:

@@ -20,13 +20,12 @@ longer       a run with more rounds goes on where a shorter one stopped
 tracking     sends the scalars of each round to other tools
 """
 
-from fairjax.experiments import factories, objects, records, references
+from fairjax.experiments import factories, folders, objects, records, references
 from fairjax.experiments.audit import Audit, audit
 from fairjax.experiments.bar import ProgressBar
 from fairjax.experiments.comparison import compare, load_comparison
 from fairjax.experiments.description import COEFFICIENTS, EACH, ONLY_PYTHON
 from fairjax.experiments.experiment import Experiment, load_run
-from fairjax.experiments.folders import claim_audit
 from fairjax.experiments.optimizers import OPTIMIZERS
 from fairjax.experiments.over_seeds import Comparison
 from fairjax.experiments.presets import PRESETS
@@ -38,6 +37,6 @@ from fairjax.experiments.trials import MANIPULATIONS, Trial
 __all__ = [
     "COEFFICIENTS", "EACH", "MANIPULATIONS", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS",
     "Audit", "Comparison", "Experiment", "ProgressBar", "Result", "Sweep", "Trial", "audit",
-    "claim_audit", "compare", "factories", "load_comparison", "load_run", "objects", "records",
+    "compare", "factories", "folders", "load_comparison", "load_run", "objects", "records",
     "references", "run", "sweep",
 ]  # fmt: skip

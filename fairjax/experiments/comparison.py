@@ -15,6 +15,9 @@ from fairjax.experiments.sweeps import Sweep
 from fairjax.files import DamagedError
 from fairjax.mechanisms import REGISTRY
 
+# Names of folders, which are not those of files: a point is only part of a number.
+NAME = re.compile(r"(?!.*\.\D)\w([\w.,= -]{0,98}\w)?")
+
 
 def compare(
     experiment: Experiment,
@@ -70,6 +73,8 @@ def compare(
     out = None if out is None else checks.path("out", out)
     if out is not None:
         folders.check_free(out, records.COMPARISON)
+        if resume:
+            folders.check_finished(out / name for name in ("standalone", *runs))
     if seeds is not None:
         with records.locked(out):
             return compare_over_seeds(runs, seeds, out, resume, watch)
@@ -92,12 +97,12 @@ def _name_runs(experiment: Experiment, names: Any) -> dict[str, Experiment]:
     if isinstance(names, Mapping) and names:
         for name, one in names.items():
             alone = (name == "standalone", one == "standalone")  # its folder has this name
-            if not re.fullmatch(r"\w[\w.,= -]*", str(name)) or len(set(alone)) > 1:
+            if not isinstance(name, str) or not NAME.fullmatch(name) or len(set(alone)) > 1:
                 raise ValueError(
-                    "`mechanisms` must have names of letters, digits and spaces, where "
+                    "`mechanisms` must have names of up to 100 letters, digits and spaces, where "
                     f"'standalone' is the mechanism of that name, got {checks.shown(name)}."
                 )
-        return {str(name): experiment.with_mechanism(one) for name, one in names.items()}
+        return {name: experiment.with_mechanism(one) for name, one in names.items()}
     compared = fields.different("mechanisms", names, "names", experiment.with_mechanism)
     runs = {(run := experiment.with_mechanism(one)).label("mechanism"): run for one in compared}
     if len(runs) < len(compared):

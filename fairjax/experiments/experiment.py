@@ -15,7 +15,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fairjax import checks, devices, simulation
-from fairjax.experiments import fields, histories, longer, objects, records, tracking
+from fairjax.experiments import fields, folders, histories, longer, objects, records, tracking
 from fairjax.experiments.checkpoints import Checkpoints
 from fairjax.experiments.loading import load, result_of, run_of
 from fairjax.experiments.playing import WATCHES, Watcher
@@ -153,8 +153,10 @@ class Experiment(Setup):
         before = longer.rounds_before(record["experiment"], description)
         if before is None:
             return record
-        longer.check_can_go_on(self, before)
-        Checkpoints(out).check_readable()
+        if resume:
+            longer.check_can_go_on(self, before)
+            Checkpoints(out).check_readable()
+            folders.check_environment(out)
         with records.locked(out):
             # Without a result the run counts as unfinished, whichever length is recorded.
             (out / records.RESULT).unlink(missing_ok=True)
@@ -182,6 +184,8 @@ class Experiment(Setup):
         record["agents_at_once"] = federation.agents_at_once(shards)
         federation = dataclasses.replace(federation, group_size=record["agents_at_once"])
         if out is not None:
+            if resume:
+                folders.check_finished([out, out / "standalone"])
             if not Checkpoints(out).rounds():  # nothing is left of an earlier sitting
                 record |= records.surroundings()
             records.write_json(out / records.EXPERIMENT, record)

@@ -42,6 +42,22 @@ def check_environment(out: Path) -> None:
         )
 
 
+def check_finished(parts: Iterable[Path]) -> None:
+    """Raises if some runs of a whole are finished under other settings than the rest will have.
+
+    Args:
+      parts: the directories of all runs, such as a run and its standalone run.
+
+    Raises:
+      ValueError: as in `check_environment`.
+    """
+    parts = list(parts)
+    done = [part for part in parts if (part / records.RESULT).exists()]
+    if len(done) < len(parts):
+        for part in done:
+            check_environment(part)
+
+
 def check_free(out: Path, record: str) -> None:
     """Raises if a directory holds files, and none of them is a `record` of its kind.
 
@@ -49,10 +65,12 @@ def check_free(out: Path, record: str) -> None:
       ValueError: it does, or it holds a run; the message names the files.
     """
     found = [entry.name for entry in out.iterdir()] if out.is_dir() else []
-    if records.EXPERIMENT in found or any(
-        other in found for other in (records.COMPARISON, AUDIT) if other != record
-    ):
-        raise ValueError(f"`out` must not be the directory of a run, got {out}, which holds one.")
+    kinds = {records.EXPERIMENT: "run", records.COMPARISON: "comparison", AUDIT: "audit"}
+    for other, kind in kinds.items():
+        if other in found and other != record:
+            raise ValueError(
+                f"`out` must not be the directory of another {kind}, got {out}, which holds one."
+            )
     foreign = sorted(
         name for name in found if not name.startswith(".") and not (out / name).is_dir()
     )
@@ -63,17 +81,16 @@ def check_free(out: Path, record: str) -> None:
         )
 
 
-def claim_audit(out: Path, description: Mapping[str, Any]) -> None:
-    """Writes what is audited to a directory, or raises if another audit is there.
+def check_audit(out: Path, description: Mapping[str, Any]) -> None:
+    """Raises if a directory belongs to another audit, or holds other files.
 
     Raises:
-      ValueError: the directory belongs to another audit, or holds other files.
+      ValueError: it does; the message names what differs.
     """
     check_free(out, AUDIT)
     if (out / AUDIT).exists():
         there = records.read_json(out / AUDIT)
         records.check_same(out, {"experiment": there}, description)
-    records.write_json(out / AUDIT, description)
 
 
 def add_to_comparison(out: Path, names: Iterable[str], seeds: Sequence[int] | None = None) -> None:

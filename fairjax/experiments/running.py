@@ -9,6 +9,7 @@ import jax
 from fairjax import checks, simulation
 from fairjax.data import Dataset, Shards
 from fairjax.experiments import histories, records, tracking
+from fairjax.experiments.checkpoints import Checkpoints
 from fairjax.experiments.playing import WATCHES, Run, Watcher
 from fairjax.fingerprint import fingerprint
 from fairjax.simulation import Federation, History, Rounds, State
@@ -94,6 +95,8 @@ def run(
     record = records.claim(out, description, resume)
     with records.locked(out):
         clock = records.Clock(records.read_times(out) if resume else {})
+        if not Checkpoints(out).rounds():  # nothing is left of an earlier sitting
+            record |= records.surroundings()
         records.write_json(out / records.EXPERIMENT, record)
         name = federation.mechanism.name
         main = federation.training.task.main

@@ -1,6 +1,7 @@
 """Accounts: agents keep accounts of what their uploads gave each other, and are paid by them.
 
-upload       u_i    =  dw_i, at most 1.5 times the median length; 0 if it copies the aggregate
+upload       u_i    =  dw_i, at most 1.5 times the median length of all that are not zero, copies
+                       among them; 0 if it copies the aggregate
 cosine       c_ij   =  cos(u_i, u_j), on average q_i q_j for agents of reliability q
 verified     x_i    =  u_i, no longer than the signal-to-noise ratio q_i^2 / (1 - q_i^2) supports
 account      A_ij  <-  .99 A_ij + .01 <x_i, x_j>

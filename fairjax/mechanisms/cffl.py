@@ -88,6 +88,7 @@ def cffl(
             rich = context.require("shard_classes", "cffl")
         earned, rich = context.among_present(reputation), context.among_present(rich)
         fractions = rewards.share_of_largest(earned) * rewards.share_of_largest(rich)
+        fractions = jnp.where(reputable, fractions, 0)
 
         def received(paid: jax.Array, uploaded: jax.Array, kept: jax.Array) -> jax.Array:
             return kept + jnp.where(paid != 0, paid - uploaded, 0)

@@ -79,7 +79,11 @@ def eci(
         sizes = context.among_present(context.shard_sizes)
         scored = (utility, context.require("server", "eci"), updates, sizes)
         if trees.num_agents(updates) <= MAX_EXACT_AGENTS:
-            values = contributions.shapley(contributions.model_utilities(*scored))
+            table = contributions.model_utilities(*scored)
+            values = contributions.shapley(table)
+            # If all others do harm, a rounding error of 0 would be worth everything.
+            rounding = 8 * jnp.finfo(values.dtype).eps * jnp.abs(table).max()
+            values = jnp.where(values > rounding, values, 0)
         else:
             key = context.require("key", "eci")
             values = contributions.gtg_shapley(key, *scored, num_permutations=num_permutations)

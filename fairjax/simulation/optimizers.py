@@ -144,7 +144,7 @@ def hold_counts(state: Any, count: Scalar) -> Any:
 
 def holds_keys(state: Any) -> bool:
     """Says whether an optimizer draws random numbers, as `optax.add_noise` does."""
-    return any(_is_key(*one) for one in jax.tree_util.tree_leaves_with_path(state))
+    return any(map(_is_key, jax.tree.leaves(state)))
 
 
 def with_own_keys(state: Any, key: Key) -> Any:
@@ -155,15 +155,14 @@ def with_own_keys(state: Any, key: Key) -> Any:
     if not holds_keys(state):
         return state
     number = jax.random.bits(key)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.random.fold_in(leaf, number) if _is_key(path, leaf) else leaf, state
+    return jax.tree.map(
+        lambda leaf: jax.random.fold_in(leaf, number) if _is_key(leaf) else leaf, state
     )
 
 
-def _is_key(path: Any, leaf: Any) -> bool:
+def _is_key(leaf: Any) -> bool:
     """Says whether a leaf of an optimizer's state is a PRNG key, of the new or the older kind."""
-    named = bool(path) and getattr(path[-1], "name", "") in ("key", "rng_key")
-    is_old = named and leaf.dtype == jnp.uint32 and leaf.shape == (2,)
+    is_old = leaf.dtype == jnp.uint32 and leaf.shape in ((2,), (4,))  # of threefry and of rbg
     return is_old or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

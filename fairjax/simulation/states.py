@@ -144,7 +144,11 @@ def first_state(
         optimizer=optimizers,
         mechanism=(),
         memory=None,
-        server_optimizer=None if server_optimizer is None else server_optimizer.init(server),
+        server_optimizer=(
+            None
+            if server_optimizer is None
+            else with_own_keys(server_optimizer.init(server), run_key)
+        ),
         statistics=trees.broadcast(num_agents, statistics),
         joined=None if statistics is None else jnp.zeros(num_agents, bool),
     )
