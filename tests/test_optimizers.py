@@ -217,3 +217,4 @@ def test_keys_of_both_kinds_are_found_whatever_their_names():
             data = [jax.random.key_data(jax.tree.leaves(one)[0]) for one in (first, second)]
             assert not np.array_equal(*data)
     assert not holds_keys(optax.adam(0.1).init(jnp.zeros(2)))
+    assert not holds_keys({"count": 0, "rate": 0.1})

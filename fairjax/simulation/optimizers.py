@@ -162,6 +162,8 @@ def with_own_keys(state: Any, key: Key) -> Any:
 
 def _is_key(leaf: Any) -> bool:
     """Says whether a leaf of an optimizer's state is a PRNG key, of the new or the older kind."""
+    if not hasattr(leaf, "dtype"):  # a number of Python
+        return False
     is_old = leaf.dtype == jnp.uint32 and leaf.shape in ((2,), (4,))  # of threefry and of rbg
     return is_old or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
