@@ -215,5 +215,5 @@ def test_variants_of_a_mechanism_have_names_of_their_own(seeds, tmp_path):
     with pytest.raises(ValueError, match="different names.*Give a mapping"):
         fj.compare(experiment, list(variants.values()))
     for wrong in ("../up", "standalone", "", "comparison.json", "a ", 1, "n" * 101):
-        with pytest.raises(ValueError, match="`mechanisms` must have names of letters"):
+        with pytest.raises(ValueError, match="`mechanisms` must have names of up to"):
             fj.compare(experiment, {wrong: "cgsv"})
