@@ -14,7 +14,7 @@ import twin
 from scipy import stats
 
 import fairjax as fj
-from fairjax.mechanisms import REGISTRY, Context, Outcome
+from fairjax.mechanisms import REGISTRY, Context, Outcome, base
 from fairjax.mechanisms.base import checked_answer
 from fairjax.mechanisms.fair_yet_equal import _add_round, _p_value
 from fairjax.mechanisms.tensors import largest_of_tensors
@@ -630,3 +630,11 @@ def test_cffl_earns_nobody_outside_the_set_a_fraction():
     updates = jnp.array([[1.0, 1], [1, 1], [0, 0]])
     outcome, _ = REGISTRY["cffl"]().update(updates, state, context)
     assert outcome.fractions.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.float32, jnp.bfloat16])
+def test_utilities_of_any_kind_are_taken_of_those_present(dtype):
+    rows = jnp.arange(6.0).reshape(3, 2)
+    present = jnp.array([True, False, True])
+    found = base.map_present(lambda row: row.sum().astype(dtype), rows, present)
+    assert found.tolist() == [1, 0, 9]

@@ -212,9 +212,12 @@ def map_present(
     """
     if present is None:
         return jax.lax.map(function, stacked)
-    return jax.lax.map(
-        lambda one: jax.lax.cond(one[0], function, lambda _: 0.0, one[1]), (present, stacked)
-    )
+
+    def of_agent(one: tuple[Scalar, Params]) -> Scalar:
+        there, row = one
+        return jax.lax.cond(there, lambda: jnp.asarray(function(row), float), lambda: jnp.zeros(()))
+
+    return jax.lax.map(of_agent, (present, stacked))
 
 
 def pay_everybody(aggregate: Params, num_agents: int) -> Outcome:
