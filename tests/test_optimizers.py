@@ -218,3 +218,22 @@ def test_keys_of_both_kinds_are_found_whatever_their_names():
             assert not np.array_equal(*data)
     assert not holds_keys(optax.adam(0.1).init(jnp.zeros(2)))
     assert not holds_keys({"count": 0, "rate": 0.1})
+
+
+def test_a_server_optimizer_draws_other_noise_in_every_run():
+    train, test = fj.data.load("digits")
+    shards = fj.data.uniform(train, num_agents=2, seed=0)
+    model = fj.models.logistic(train)
+    federation = fj.federation(
+        model=model,
+        mechanism=fj.mechanisms.fedavg(),
+        optimizer=optax.sgd(1e-12),
+        server_optimizer=optax.chain(optax.set_to_zero(), optax.add_noise(1.0, 0.0, 0)),
+    )
+    params = fj.simulation.first_params(jax.random.key(0), model, train)
+    servers = [
+        fj.run(jax.random.key(s), federation, shards, test, num_rounds=1, params=params)[0].server
+        for s in (0, 1)
+    ]
+    for one, other in zip(*map(jax.tree.leaves, servers), strict=True):
+        assert not np.allclose(one, other)
