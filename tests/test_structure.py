@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 import fairjax as fj
 
 PACKAGE = Path(fj.__file__).parent
+TOP_LEVEL = {
+    "LICENSE", "README.md", "benchmarks", "fairjax", "notebooks", "pyproject.toml", "tests",
+}  # fmt: skip
 # A module imports only from rooms before its own in `ROOMS`. A room is a module or a package.
 # From a package (a wing) it imports only names that `__init__` (the door) exports.
 LOOSE = [
@@ -44,6 +48,16 @@ def imports(path: Path) -> set[tuple[str, ...]]:
             inner = tuple(node.module.split(".")[1:])
             found |= {(*inner, alias.name) for alias in node.names}
     return found
+
+
+def test_the_top_level_holds_what_it_should():
+    try:
+        listed = ["git", "ls-files", "--full-name", "--error-unmatch", ":/"]
+        files = subprocess.run(listed, cwd=PACKAGE, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no checkout")
+    names = {name.split("/")[0] for name in files.stdout.splitlines()}
+    assert {name for name in names if not name.startswith(".")} == TOP_LEVEL
 
 
 def test_there_are_fifteen_loose_modules_and_the_wings():
