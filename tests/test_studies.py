@@ -187,6 +187,18 @@ def test_every_variant_of_cgsv_begins():
             np.testing.assert_allclose(state.mechanism, 1 / 3)
 
 
+def test_variants_that_train_alike_share_their_standalone_runs():
+    base = when_fair.Variant(num_agents=3, rounds=3, model="logistic")
+    found = {name: variant.alone() for name, variant in when_fair.variants(base).items()}
+    different = {
+        "learning rate / 4", "learning rate x 4", "1 local epoch", "10 local epochs",
+        "one step an epoch", "a third of the rounds", "three times the rounds",
+        "... and its decay per epoch", "... and one step an epoch",
+    }  # fmt: skip
+    assert {name for name, alone in found.items() if alone != base.alone()} == different
+    assert len(set(found.values())) == len(different) + 1
+
+
 def test_rows_without_the_first_variant_have_no_change():
     links = dict.fromkeys(when_fair.LINKS, 1.0)
     row = {"setting": "a", "split": "power_law", "seed": 0, "variant": "alpha .5", **links}

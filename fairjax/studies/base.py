@@ -9,6 +9,7 @@ A stopped study continues with the missing cells.
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from fairjax import mechanisms
-from fairjax.experiments import Experiment, records, sweep
+from fairjax.experiments import Experiment, Sweep, records, sweep
 from fairjax.figures import write
 from fairjax.files import DamagedError, replacing
 from fairjax.tables import Table
@@ -50,6 +51,12 @@ class Cell(NamedTuple):
 def compared_mechanisms() -> list[str]:
     """Returns the mechanisms that differ from each other where nobody trains adapters."""
     return [name for name in mechanisms.REGISTRY if name not in mechanisms.FOR_ADAPTERS]
+
+
+@functools.lru_cache
+def sweep_alone(alone: Experiment, seeds: tuple[int, ...], splits: tuple[str, ...]) -> Sweep:
+    """Returns the standalone runs that many cells share, by `alone()` of their experiments."""
+    return sweep(alone, seeds=seeds, split=splits)
 
 
 class Study(NamedTuple):

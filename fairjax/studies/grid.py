@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from fairjax.experiments import WORDS, Experiment, Sweep, sweep
+from fairjax.experiments import WORDS, Experiment, sweep
 from fairjax.figures import (
     ASIDE,
     correlation_axis,
@@ -21,7 +21,7 @@ from fairjax.figures import (
     name_series,
     styled,
 )
-from fairjax.studies.base import SEEDS, Cell, Rows, Study, compared_mechanisms
+from fairjax.studies.base import SEEDS, Cell, Rows, Study, compared_mechanisms, sweep_alone
 from fairjax.tables import Table, spreads
 
 IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)
@@ -98,7 +98,7 @@ def _make_cell(setting: Setting, mechanism: str, splits: tuple[str, ...], quick:
 
 
 def _run(experiment: Experiment, splits: tuple[str, ...]) -> Rows:
-    alone = _sweep_alone(experiment.alone(), splits)
+    alone = sweep_alone(experiment.alone(), SEEDS, splits)
     result = alone
     if experiment.mechanism != "standalone":
         result = sweep(experiment, seeds=SEEDS, split=splits, standalone=alone)
@@ -108,11 +108,6 @@ def _run(experiment: Experiment, splits: tuple[str, ...]) -> Rows:
         "mechanism": experiment.mechanism,
     }
     return [{**where, **row} for row in result.rows()]
-
-
-@functools.lru_cache(maxsize=1)
-def _sweep_alone(experiment: Experiment, splits: tuple[str, ...]) -> Sweep:
-    return sweep(experiment, seeds=SEEDS, split=splits)
 
 
 def tables(rows: Rows, shown: Mapping[str, str]) -> dict[str, Table]:

@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fairjax import metrics
-from fairjax.experiments import WORDS, Experiment, Result, Sweep, audit, sweep
+from fairjax.experiments import WORDS, Experiment, Result, audit, sweep
 from fairjax.figures import (
     correlation_axis,
     draw_correlation,
@@ -30,7 +30,7 @@ from fairjax.figures import (
     name_series,
     styled,
 )
-from fairjax.studies.base import Cell, Rows, Study
+from fairjax.studies.base import Cell, Rows, Study, sweep_alone
 from fairjax.studies.grid import COLOURS as SPLIT_COLOURS
 from fairjax.studies.protocol import (
     AUDIT_SEEDS,
@@ -97,7 +97,7 @@ def _run(setting: Setting, splits: tuple[str, ...], name: str, experiment: Exper
     seeds = tuple(setting.seeds)
     alone = None
     if experiment.mechanism != "standalone":
-        alone = _sweep_alone(experiment.alone(), seeds, splits)
+        alone = sweep_alone(experiment.alone(), seeds, splits)
     rows, found, start = [], [], time.monotonic()
     for one, some in _split_by_protocol(experiment, splits):
         swept = sweep(one, seeds=seeds, split=some, standalone=alone)
@@ -134,11 +134,6 @@ def _split_by_protocol(
             dataclasses.replace(experiment, options={**dict(experiment.options), **more}),
             (split,),
         )
-
-
-@functools.lru_cache(maxsize=1)
-def _sweep_alone(experiment: Experiment, seeds: tuple[int, ...], splits: tuple[str, ...]) -> Sweep:
-    return sweep(experiment, seeds=seeds, split=splits)
 
 
 def _choose_round(result: Result) -> dict[str, float]:

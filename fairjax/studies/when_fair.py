@@ -26,7 +26,7 @@ from fairjax.figures import (
     styled,
 )
 from fairjax.studies import grid
-from fairjax.studies.base import SEEDS, Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study, sweep_alone
 from fairjax.studies.variant import Variant
 from fairjax.tables import Table, spreads
 
@@ -139,9 +139,10 @@ def _run(name: str, variant: Experiment, seeds: tuple[int, ...]) -> Rows:
         "setting": f"{full.dataset}, {full.num_agents} agents, {full.model}",
         "variant": name,
     }
+    alone = sweep_alone(variant.alone(), seeds, SPLITS)  # most variants have the same
     return [
         {**where, "split": one.experiment.split, "seed": one.experiment.seed, **_measure_links(one)}
-        for one in sweep(variant, seeds=seeds, split=SPLITS)
+        for one in sweep(variant, seeds=seeds, split=SPLITS, standalone=alone)
     ]
 
 
