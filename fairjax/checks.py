@@ -78,7 +78,8 @@ def key(name: str, value: Any) -> None:
     """Raises unless `value` is one PRNG key, from `jax.random.key` or the older `PRNGKey`."""
     is_array = isinstance(value, jax.Array | np.ndarray)
     is_new = is_array and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
-    is_old = is_array and value.dtype == "uint32" and value.shape == (2,)
+    of_default = jax.random.key_data(jax.random.key(0)).shape
+    is_old = is_array and value.dtype == "uint32" and value.shape == of_default
     if not is_old and not (is_new and value.shape == ()):
         got = f"an array of {value.shape}" if is_array else repr(value)[:100]
         raise ValueError(f"`{name}` must be one PRNG key such as jax.random.key(0), got {got}.")

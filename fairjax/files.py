@@ -62,12 +62,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def locked(folder: Path) -> Iterator[None]:
     """Makes a folder and locks it against other processes during a block.
 
+    A folder that was made here and is empty in the end is removed.
+
     The lock ends with the process, even if that is killed. On systems without such locks,
     nothing is locked.
 
     Raises:
       ValueError: the folder cannot be written, or another process holds the lock.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(folder / LOCK)
@@ -88,6 +91,8 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink(missing_ok=True)
+                if made:
+                    folder.rmdir()  # fails if it holds files
 
 
 def _lock(path: Path) -> IO[bytes]:

@@ -44,6 +44,30 @@ def test_a_longer_run_ends_as_one_long_run(tmp_path, fields):
 
 
 @pytest.mark.slow
+def test_a_run_of_one_round_alone_goes_on(tmp_path):
+    alone = dataclasses.replace(BASE, mechanism="standalone", gamma=None, rounds=1)
+    longer = dataclasses.replace(alone, rounds=3)
+    assert alone.eval_every is None
+    alone.run(tmp_path)
+    assert same(longer.run(tmp_path).history, longer.run().history)
+
+
+@pytest.mark.slow
+def test_a_state_with_a_key_of_another_kind_goes_on():
+    train, test = fj.data.load("blobs")
+    shards = fj.data.uniform(train, num_agents=2, seed=0)
+    model, mechanism = fj.models.logistic(train), fj.mechanisms.fedavg()
+    fed = fj.federation(model=model, mechanism=mechanism, optimizer=optax.sgd(0.1))
+    key = jax.random.key(0, impl="rbg")
+    state, first = fj.run(key, fed, shards, test, num_rounds=1)
+    _, second = fj.run(None, fed, shards, test, num_rounds=1, state=state)
+    _, whole = fj.run(key, fed, shards, test, num_rounds=2)
+    np.testing.assert_array_equal(
+        np.concatenate([first.accuracies, second.accuracies]), whole.accuracies
+    )
+
+
+@pytest.mark.slow
 def test_a_longer_run_that_is_stopped_goes_on(tmp_path):
     BASE.run(tmp_path)
     longer = dataclasses.replace(BASE, rounds=24)

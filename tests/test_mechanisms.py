@@ -638,3 +638,10 @@ def test_utilities_of_any_kind_are_taken_of_those_present(dtype):
     present = jnp.array([True, False, True])
     found = base.map_present(lambda row: row.sum().astype(dtype), rows, present)
     assert found.tolist() == [1, 0, 9]
+
+
+def test_agents_without_data_share_equally_where_nobody_present_has_any():
+    context = Context(shard_sizes=jnp.array([0, 10]), present=jnp.array([True, False]))
+    np.testing.assert_array_equal(context.shares, [1, 0])
+    outcome, _ = fj.mechanisms.fedavg().update(jnp.ones((2, 3)), (), context)
+    np.testing.assert_array_equal(outcome.aggregate, [1, 1, 1])

@@ -198,6 +198,10 @@ def test_a_switched_mechanism_acts_as_the_one_of_its_number(name):
     assert both.plan(states, context).participants.shape == (3,)
 
 
+def standalone():  # an own mechanism that has the name of fairjax's
+    return fj.mechanisms.fedavg()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [None, [0, 1]])
 def test_variants_of_a_mechanism_have_names_of_their_own(seeds, tmp_path):
@@ -214,6 +218,8 @@ def test_variants_of_a_mechanism_have_names_of_their_own(seeds, tmp_path):
     assert fractions[0] < fractions[1]
     with pytest.raises(ValueError, match="different names.*Give a mapping"):
         fj.compare(experiment, list(variants.values()))
+    with pytest.raises(ValueError, match="'standalone' is fairjax's mechanism of that name"):
+        fj.compare(experiment, [standalone, "fedavg"], seeds=seeds)
     for wrong in ("../up", "standalone", "", "comparison.json", "a ", 1, "n" * 101):
         with pytest.raises(ValueError, match="`mechanisms` must have names of up to"):
             fj.compare(experiment, {wrong: "cgsv"})

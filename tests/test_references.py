@@ -127,7 +127,11 @@ def test_registered_parts_are_known_by_name(here, tmp_path, capsys):
         """A mechanism of a test."""
         return fj.mechanisms.fedavg()
 
-    fj.data.register("my_blobs", lambda: data)
+    def blank():
+        """ """
+        return data
+
+    fj.data.register("my_blobs", blank)
     fj.mechanisms.register("my_fedavg", mine)
     fields = {"num_agents": 2, "rounds": 1, "model": "logistic"}
     result = fj.Experiment(dataset="my_blobs", mechanism="my_fedavg", **fields).run(tmp_path / "a")

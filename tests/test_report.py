@@ -246,6 +246,24 @@ def test_a_comparisons_command_is_of_all_its_mechanisms(comparison, monkeypatch)
             assert experiment.with_mechanism(name).resolved() == result.experiment
 
 
+@pytest.mark.parametrize("seeds", [(), (0, 1)])
+def test_a_comparison_of_own_mechanisms_is_repeated_in_python_only(seeds):
+    base, steep = fj.Experiment().resolved(), fj.mechanisms.cgsv(beta=9.0)
+    runs = {"cgsv": base.with_mechanism(steep), "rr": base.with_mechanism("rr")}
+    (lines,) = report_settings.again(base, runs, seeds)
+    assert "Your own objects: cgsv." in lines
+    assert "[cgsv, &#x27;rr&#x27;]" in lines
+    (lines,) = report_settings.again(base, {"a b": base.with_mechanism("rr"), **runs}, seeds)
+    assert "Your own objects: a b, cgsv, rr." in lines
+    assert (
+        "{&#x27;a b&#x27;: &#x27;rr&#x27;, &#x27;cgsv&#x27;: cgsv, &#x27;rr&#x27;: &#x27;rr&#x27;}"
+        in lines
+    )
+    plain = {name: base.with_mechanism(name) for name in ("standalone", "rr")}
+    command, _ = report_settings.again(base, plain, seeds)
+    assert "--mechanisms standalone,rr" in command
+
+
 def test_a_page_plays_no_round_and_deals_out_data_once(run, monkeypatch):
     result, out, _ = run
     calls = []

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 import fairjax as fj
 from fairjax import simulation
-from fairjax.simulation import loop, memory
+from fairjax.simulation import either, loop, memory
 
 SIZES = (1, 4, 5, 9)
 
@@ -448,6 +448,16 @@ def test_agents_alone_and_the_mechanism_have_one_program(digits):
     same = jax.tree.map(lambda a, b: bool((a == b).all()), result.state.agents, state.agents)
     assert all(jax.tree.leaves(same))
     assert result.state.mechanism.shape == state.mechanism.shape
+
+
+def test_only_rounds_alone_share_the_program_of_a_mechanism(digits):
+    shards, _ = digits
+    made = [
+        digits_federation(shards, mechanism())
+        for mechanism in (fj.mechanisms.cgsv, fj.mechanisms.standalone, fj.mechanisms.rr)
+    ]
+    state = made[0].init(jax.random.key(0), shards)
+    assert [either.fits(one, made[0], state) for one in made] == [True, True, False]
 
 
 @pytest.mark.slow

@@ -95,21 +95,23 @@ def compare(
 def _name_runs(experiment: Experiment, names: Any) -> dict[str, Experiment]:
     """Returns the experiment with each mechanism, by name."""
     if isinstance(names, Mapping) and names:
-        for name, one in names.items():
-            alone = (name == "standalone", one == "standalone")  # its folder has this name
-            if not isinstance(name, str) or not NAME.fullmatch(name) or len(set(alone)) > 1:
-                raise ValueError(
-                    "`mechanisms` must have names of up to 100 letters, digits and spaces, where "
-                    f"'standalone' is the mechanism of that name, got {checks.shown(name)}."
-                )
-        return {name: experiment.with_mechanism(one) for name, one in names.items()}
-    compared = fields.different("mechanisms", names, "names", experiment.with_mechanism)
-    runs = {(run := experiment.with_mechanism(one)).label("mechanism"): run for one in compared}
-    if len(runs) < len(compared):
-        raise ValueError(
-            f"`mechanisms` must have different names, got {len(compared)} mechanisms with only the "
-            f"names {', '.join(runs)}. Give a mapping from names of yours to them."
-        )
+        runs = {name: experiment.with_mechanism(one) for name, one in names.items()}
+    else:
+        compared = fields.different("mechanisms", names, "names", experiment.with_mechanism)
+        runs = {(run := experiment.with_mechanism(one)).label("mechanism"): run for one in compared}
+        if len(runs) < len(compared):
+            raise ValueError(
+                f"`mechanisms` must have different names, got {len(compared)} mechanisms with only "
+                f"the names {', '.join(runs)}. Give a mapping from names of yours to them."
+            )
+    for name, run in runs.items():
+        alone = (name == "standalone", run.mechanism == "standalone")  # its folder has this name
+        if not isinstance(name, str) or not NAME.fullmatch(name) or len(set(alone)) > 1:
+            raise ValueError(
+                "`mechanisms` must have names of up to 100 letters, digits and spaces, where "
+                f"'standalone' is fairjax's mechanism of that name, given as a text, got "
+                f"{checks.shown(name)}."
+            )
     return runs
 
 

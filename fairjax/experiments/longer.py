@@ -35,8 +35,9 @@ def rounds_before(there: Mapping[str, Any], here: Mapping[str, Any]) -> int | No
     if not isinstance(before, int) or before >= now:
         return None
     expected = {**there, "rounds": now}
-    if there.get("mechanism") == "standalone" and there.get("eval_every") == before:
-        expected["eval_every"] = now  # it is evaluated only at the end
+    at_end = there.get("eval_every") == before and here["eval_every"] == now
+    if there.get("mechanism") == "standalone" and at_end:
+        expected["eval_every"] = now
     for name in LISTED:
         values = here.get(name)
         if isinstance(values, list) and values[:before] == there.get(name):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import checks, inputs, lowrank, trees
+from fairjax import checks, inputs, lowrank, rewards, trees
 from fairjax.rewards import Units
 from fairjax.types import Array, Key, Params, PerAgent, Scalar, Stacked
 
@@ -96,9 +96,11 @@ class Context(NamedTuple):
 
     @property
     def shares(self) -> PerAgent:
-        """`[N]` shares of the data of those present, with sum one; absent agents have 0."""
-        sizes = self.among_present(self.shard_sizes)
-        return sizes / sizes.sum()
+        """`[N]` shares of the data of those present, with sum one; absent agents have 0.
+
+        Where nobody present has data, those present have equal shares.
+        """
+        return rewards.normalised(jnp.asarray(self.shard_sizes, float), self.there)
 
     def among_present(self, values: PerAgent) -> PerAgent:
         """Returns numbers per agent `[N]`, with 0 for absent agents."""

@@ -27,13 +27,14 @@ def write_comparison(results: Mapping[str, Result], out: Path) -> Path:
     out = page.with_records(out)
     first = next(iter(results.values()))
     experiment = common_experiment(results)
+    runs = {name: result.experiment for name, result in results.items()}
     sections = (
         _show_mechanisms(results, out),
         _show_agents(results),
         Section("held", "Who held which data", draw_data(first, out)),
         _show_settings(experiment, results, out),
         _show_time(results, out),
-        Section("again", "Run it again", settings.again(experiment, tuple(results))),
+        Section("again", "Run it again", settings.again(experiment, runs)),
     )
     title = f"{len(results)} mechanisms on {experiment.where}"
     return page.write(out / PAGE, title, settings.words(experiment, first.shard_sizes), sections)

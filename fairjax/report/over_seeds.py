@@ -36,6 +36,7 @@ def write_over_seeds(comparison: Comparison, out: Path) -> Path:
             file.write(f"{getattr(table, form)()}\n".encode())
     firsts = {name: swept[0] for name, swept in comparison.sweeps.items()}
     first, experiment = next(iter(firsts.values())), common_experiment(firsts)
+    runs = {name: one.experiment for name, one in firsts.items()}
     seeds = ", ".join(map(str, comparison.seeds))
     record = records.read_json(out / next(iter(firsts)) / records.EXPERIMENT)
     lines = [settings.mechanism(one.experiment) for one in firsts.values()]
@@ -48,9 +49,7 @@ def write_over_seeds(comparison: Comparison, out: Path) -> Path:
         _show_mechanisms(comparison, out),
         Section("held", "Who held which data, with the first seed", draw_data(first, out)),
         Section("run", "What was run", run),
-        Section(
-            "again", "Run it again", settings.again(experiment, tuple(firsts), comparison.seeds)
-        ),
+        Section("again", "Run it again", settings.again(experiment, runs, comparison.seeds)),
     )
     title = f"{len(firsts)} mechanisms on {experiment.where}, {len(comparison.seeds)} seeds"
     return page.write(out / PAGE, title, settings.words(experiment, first.shard_sizes), sections)

@@ -1,6 +1,7 @@
 """Settings: describes what was run, and gives the commands that run it again."""
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ def mechanism(experiment: Experiment) -> str:
     name, sentence = experiment.label("mechanism"), "an object"
     factory = mechanisms.REGISTRY.get(name)
     if factory is not None:
-        sentence = first_line(factory).split(". ")[0]
+        sentence = first_line(factory)
     return f"{name}: {sentence}."
 
 
@@ -64,15 +65,16 @@ def environment(record: Mapping[str, Any]) -> str:
 
 
 def again(
-    experiment: Experiment, names: Sequence[str] = (), seeds: Sequence[int] = ()
+    experiment: Experiment, runs: Mapping[str, Experiment] | None = None, seeds: Sequence[int] = ()
 ) -> list[str]:
     """Returns the command and the Python lines that run the experiment again.
 
-    Objects can only be given in Python; the lines call each object by the name of its field.
+    Objects can only be given in Python; the lines call each object by the name of its field, and
+    mechanisms of a comparison by theirs.
 
     Args:
       experiment: the experiment that was run.
-      names: the mechanisms of a comparison; empty for a single run.
+      runs: the experiments of a comparison, by the names of their mechanisms; None: a single run.
       seeds: the seeds of a comparison over seeds.
     """
     given = {
@@ -81,16 +83,22 @@ def again(
     }
     own = [name for name in objects.FIELDS if objects.is_object(given.get(name))]
     own += [name for name in ("participation",) if isinstance(given.get(name), tuple)]
-    own += [name for name in names if name not in mechanisms.REGISTRY]
-    if names:
+    if runs:
+        compared = {
+            name: references.reference_of(run.mechanism) or run.mechanism
+            for name, run in runs.items()
+        }
+        renamed = any(name != run.label("mechanism") for name, run in runs.items())
+        own += [name for name, one in compared.items() if renamed or not isinstance(one, str)]
         given.pop("mechanism", None)
         more = ""
         if seeds:
             given.pop("seed", None)
             more = f", seeds={list(seeds)}"
-        command = ["fairjax", "compare", "--mechanisms", ",".join(names)]
-        listed = [repr(name) if name in mechanisms.REGISTRY else name for name in names]
-        lines = f"results = fj.compare({_write_python(given)}, [{', '.join(listed)}]{more})"
+        command = ["fairjax", "compare", "--mechanisms", ",".join(map(str, compared.values()))]
+        lines = (
+            f"results = fj.compare({_write_python(given)}, {_write_names(compared, renamed)}{more})"
+        )
     else:
         command, lines = ["fairjax", "run"], f"result = {_write_python(given)}.run()"
     said = f"# Your own objects: {', '.join(own)}.\n" if own else ""
@@ -147,6 +155,17 @@ def _write_python(given: Mapping[str, Any]) -> str:
     if len(line) <= WIDTH - len("result = .run()"):
         return line
     return "\n".join(["fj.Experiment(", *(f"    {field}," for field in fields), ")"])
+
+
+def _write_names(compared: Mapping[str, Any], renamed: bool) -> str:
+    """Returns Python source of a comparison's mechanisms: a list, or a dict of names and them."""
+    words = {
+        name: repr(one) if isinstance(one, str) else re.sub(r"\W", "_", name)
+        for name, one in compared.items()
+    }
+    if renamed:
+        return f"{{{', '.join(f'{name!r}: {word}' for name, word in words.items())}}}"
+    return f"[{', '.join(words.values())}]"
 
 
 def _as_python(name: str, value: Any) -> str:

@@ -44,7 +44,7 @@ def fits(federation: Federation, within: Federation, state: State) -> bool:
         and within.mesh is None
         and (
             federation is within
-            or federation == dataclasses.replace(within, mechanism=federation.mechanism)
+            or federation == dataclasses.replace(within, mechanism=standalone())
         )
     )
 

@@ -145,7 +145,7 @@ class Federation(ByContents):
           ValueError: the state is not one of this federation and these shards.
         """
         first = functools.partial(self.init, measured=False)
-        like = jax.eval_shape(first, jax.random.key(0), shards)
+        like = jax.eval_shape(first, state.key, shards)
         wanted, found = (
             {
                 jax.tree_util.keystr(path): f"{leaf.dtype}{[*leaf.shape]}"
