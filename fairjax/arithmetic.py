@@ -14,7 +14,25 @@ dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 def ratio(values: Array | float, divisors: Array) -> Array:
     """Returns values over divisors that are not negative; 0 where the divisor is zero."""
+    dtype = jnp.result_type(values, divisors, float)
+    return _ratio(jnp.asarray(values, dtype), jnp.asarray(divisors, dtype))
+
+
+@jax.custom_jvp
+def _ratio(values: Array, divisors: Array) -> Array:
     return jnp.where(divisors > 0, values / jnp.where(divisors > 0, divisors, 1), 0)
+
+
+@_ratio.defjvp
+def _ratio_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Returns the ratio and its change, without squares of divisors: these could vanish."""
+    quotients = _ratio(*primals)
+    return quotients, _ratio(tangents[0] - quotients * tangents[1], primals[1])
+
+
+def root(squares: Array) -> Array:
+    """Returns square roots of numbers that are not negative; at 0 their derivative is 0."""
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
 
 
 def power_of_two(exponents: Array, dtype: jnp.dtype) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 from fairjax import checks
 from fairjax.lowrank import is_low_rank, with_one_rank
@@ -40,8 +41,10 @@ def as_numbers(name: str, value: Any, *, booleans: bool = False) -> Array:
 def as_floating(name: str, value: Any, *, booleans: bool = False) -> Array | np.ndarray:
     """Returns the same as `as_numbers`, but leaves numpy arrays in numpy with all 64 bits."""
     value = _as_array(name, value)
-    if jnp.issubdtype(value.dtype, jnp.integer) or (booleans and value.dtype == bool):
-        value = value.astype(np.float32)  # before JAX wraps 64-bit integers
+    whole = jnp.issubdtype(value.dtype, jnp.integer) or (booleans and value.dtype == bool)
+    one_byte = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize == 1
+    if whole or one_byte:  # JAX wraps 64-bit integers, and promotes no floats of 8 bits
+        value = value.astype(np.float32)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
             f"`{name}` must hold arrays of numbers that are real, got dtype {value.dtype}."
@@ -174,15 +177,28 @@ def is_sequence(tree: Any) -> bool:
 
 def _as_array(name: str, value: Any) -> Array | np.ndarray:
     if isinstance(value, jax.Array):
+        _check_mesh(name, value)
         return value
     if _is_sparse(value) or isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"`{name}` must hold whole arrays, got {type(value).__name__}.")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, ...
         raise ValueError(
             f"`{name}` must hold arrays of numbers, got {type(value).__name__}: {error}"
         ) from error
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_mesh(name: str, array: Array) -> None:
+    """Raises if an array is spread over a mesh whose axes JAX tracks in types."""
+    kinds = jax.typeof(array).sharding.mesh.axis_types
+    if AxisType.Explicit in kinds:
+        raise ValueError(
+            f"`{name}` must be spread over a mesh with axes of the type Auto, got Explicit. Make "
+            "it by `jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * "
+            "len(names))`."
+        )
 
 
 def _stack_entries(name: str, tree: Any, words: str) -> Any:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax.arithmetic import dot, exponents_of, ratio, times_power_of_two
+from fairjax.arithmetic import dot, exponents_of, ratio, root, times_power_of_two
 from fairjax.types import Array, PerAgent
 
 BLOCK = 2**22  # numbers of an intermediate result that is computed in blocks
@@ -135,7 +135,7 @@ def orthonormal(stack: LowRank) -> LowRank:
     def step(place: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         columns, triangle = carry
         own = lax.dynamic_index_in_dim(columns, place, -1)  # [..., m, 1]
-        length = jnp.sqrt(jnp.square(own).sum(-2, keepdims=True))
+        length = root(jnp.square(own).sum(-2, keepdims=True))
         unit = ratio(own, length)
         row = jnp.where(places > place, dot(unit.mT, columns), 0)  # [..., 1, r]
         columns = jnp.where(places == place, unit, columns - unit * row)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fairjax import blocks, lowrank, rowwise
-from fairjax.arithmetic import power_of_two, ratio
+from fairjax.arithmetic import power_of_two, ratio, root
 from fairjax.blocks import InUnits
 from fairjax.lowrank import LowRank, is_low_rank, orthonormal
 from fairjax.types import Array, Params, PerAgent, Stacked
@@ -178,11 +178,11 @@ def in_safe_units(function: Callable[[Stacked, PerAgent, PerAgent], Any], stacke
     ordinary = (squares > least) & (squares < limits.max**0.6)
 
     def in_unit_one(stacked: Stacked, squares: PerAgent) -> Any:
-        return function(stacked, jnp.ones_like(squares), jnp.sqrt(squares))
+        return function(stacked, jnp.ones_like(squares), root(squares))
 
     def in_own_units(stacked: Stacked, squares: PerAgent) -> Any:
         rows, units = in_units(stacked)
-        return function(rows, units, jnp.sqrt(_squares(rows)))
+        return function(rows, units, root(_squares(rows)))
 
     return lax.cond(ordinary.all(), in_unit_one, in_own_units, stacked, squares)
 

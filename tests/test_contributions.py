@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import twin
 
-from fairjax import contributions, rowwise, trees
+from fairjax import contributions, lowrank, rewards, rowwise, trees
 
 MEASURES = {
     "cosine": contributions.cosine,
@@ -334,6 +334,87 @@ def test_derivatives_are_those_of_finite_differences(measure, jacobian):
     steps = 0.01 * np.eye(4, dtype=np.float32)
     expected = np.stack([(values(weights + s) - values(weights - s)) / 0.02 for s in steps], 1)
     np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("measure", ["cosine", "shapley", "mean_field", "sampled", "gram"])
+@pytest.mark.parametrize("zero", [False, True], ids=["all upload", "one upload is zero"])
+def test_derivatives_by_uploads_are_those_of_finite_differences(measure, zero):
+    rng = np.random.default_rng(5)
+    num_agents = 18 if measure == "gram" else 5
+    uploads = jnp.asarray(rng.normal(size=(num_agents, 30)) + 0.5, jnp.float32)
+    step = jnp.asarray(rng.normal(size=uploads.shape), jnp.float32)
+    if zero:  # the others' values change smoothly where it stays zero
+        uploads, step = uploads.at[1].set(0), step.at[1].set(0)
+
+    def values(uploads):
+        key = jax.random.key(0)
+        if measure == "sampled":
+            return contributions.sampled_cosine_shapley(key, uploads, num_permutations=4).values
+        if measure == "gram":
+            return contributions.gram_cosine_shapley(key, uploads, num_permutations=4).values
+        return contributions.measure(measure, uploads)
+
+    found = jax.jvp(values, (uploads,), (step,))[1]
+    backwards = jax.jacrev(values)(uploads).reshape(num_agents, -1) @ step.reshape(-1)
+    expected = (values(uploads + 0.01 * step) - values(uploads - 0.01 * step)) / 0.02
+    np.testing.assert_allclose(found, expected, atol=5e-4)
+    np.testing.assert_allclose(backwards, expected, atol=5e-4)
+
+
+def test_derivatives_by_factors_with_a_column_of_zeros_are_those_of_the_product():
+    rng = np.random.default_rng(0)
+    b, a = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 2, 5))
+    b[:, :, 1] = 0
+    b, a = jnp.asarray(b, jnp.float32), jnp.asarray(a, jnp.float32)
+
+    def of_factors(b, a):
+        return contributions.cosine(lowrank.LowRank(b, a))[0]
+
+    def of_product(b, a):
+        return contributions.cosine(b @ a)[0]
+
+    found, wanted = (jax.grad(one, (0, 1))(b, a) for one in (of_factors, of_product))
+    np.testing.assert_allclose(found[0][..., 0], wanted[0][..., 0], atol=1e-5)
+    np.testing.assert_allclose(found[1], wanted[1], atol=1e-5)
+    assert np.isfinite(found[0]).all()
+
+
+def test_standard_errors_leave_out_the_noise_that_zero_uploads_take_away():
+    rng = np.random.default_rng(2)
+    uploads = rng.normal(size=(18, 30))
+    uploads[4:] = 0  # four agents take part
+    uploads = jnp.asarray(uploads, jnp.float32)
+    draw = jax.jit(
+        jax.vmap(lambda k: contributions.gram_cosine_shapley(k, uploads, num_permutations=24))
+    )
+    values, errors = draw(jax.random.split(jax.random.key(0), 60))
+    np.testing.assert_allclose(errors.mean(0)[:4], values.std(0)[:4], rtol=0.3)
+    assert (errors[:, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", ">i2", "float8_e5m2"])
+def test_numbers_of_unusual_kinds_are_read(kind):
+    uploads = np.array([[1.0, 2.0], [2.0, 0.0]])
+    given = uploads.astype(kind) if kind[0] == ">" else jnp.asarray(uploads, kind)
+    np.testing.assert_array_equal(contributions.cosine(given), contributions.cosine(uploads))
+    fractions = np.array([0.5, 1.0])
+    found = rewards.sparsify(given[0], fractions.astype(">f4"))
+    np.testing.assert_array_equal(found, rewards.sparsify(uploads[0], fractions))
+
+
+def test_a_mesh_whose_axes_are_types_is_refused_with_a_way_out():
+    explicit, auto = (
+        jax.make_mesh((1,), ("a",), axis_types=(kind,))
+        for kind in (jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto)
+    )
+    uploads, spec = np.eye(2, 4, dtype=np.float32), jax.sharding.PartitionSpec("a")
+    placed = jax.device_put(uploads, jax.sharding.NamedSharding(auto, spec))
+    np.testing.assert_array_equal(contributions.cosine(placed), contributions.cosine(uploads))
+    placed = jax.device_put(uploads, jax.sharding.NamedSharding(explicit, spec))
+    for function in (contributions.cosine, jax.jit(contributions.cosine_shapley)):
+        with pytest.raises(ValueError, match="`updates` must be spread over a mesh .* Auto"):
+            function(placed)
 
 
 def test_absent_agents_do_not_change_the_estimate_of_those_present():

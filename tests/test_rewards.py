@@ -233,3 +233,28 @@ def test_sparsify_sorts_at_most_once_for_all_agents():
 def test_a_bad_argument_is_named_with_its_rule(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_rounding_never_pays_a_more_important_agent_less():
+    importance = jnp.array([0.88850117, 0.8885011], jnp.float32)
+    fractions = rewards.reward_fractions(importance)
+    assert importance[0] > importance[1]
+    np.testing.assert_array_equal(fractions, [1, 1])
+    close = 0.5 - np.arange(4096, dtype=np.float32) * np.float32(2**-25)
+    for beta in (1.0, 2.0, 3.0):
+        fractions = np.asarray(rewards.reward_fractions(close, beta))
+        assert fractions[0] == 1
+        assert (np.diff(fractions) <= 0).all()
+    same = np.asarray(rewards.reward_fractions(np.full(37, 0.3, np.float32), 2.0))
+    assert (same == 1).all()
+
+
+def test_rewards_differ_between_devices_in_a_shard_map():
+    mesh = jax.make_mesh((1,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec, fractions = jax.sharding.PartitionSpec("a"), jnp.array([0.2, 1.0])
+    aggregate = jnp.arange(9.0)
+    own = jax.shard_map(
+        lambda own: rewards.sparsify(aggregate, own), mesh=mesh, in_specs=spec, out_specs=spec
+    )
+    wanted = rewards.sparsify(aggregate, fractions)
+    np.testing.assert_array_equal(jax.jit(own)(fractions), wanted)

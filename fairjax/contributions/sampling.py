@@ -161,12 +161,13 @@ def estimate(
     slopes = _fit_control(products, orders[num:])
     sampled = _contrast_windows(products, orders[:num], slopes)
     known = _contrast_control(products, slopes) + _contrast_few(products)
-    values = (everybody(products) + known + sampled.mean(0)) / num_agents
-    errors = sampled.std(0, ddof=1) / (np.sqrt(num) * num_agents)
     # An upload of zeros is worth 0. Its estimate goes to the others, so that the sum stays one.
     present = products.squares > 0
-    values = jnp.where(present, values, 0)
+    values = jnp.where(present, everybody(products) + known + sampled.mean(0), 0) / num_agents
     rest = trees.ratio(everybody(products) - values.sum(), present.sum())
+    sampled = jnp.where(present, sampled, 0)
+    sampled -= trees.ratio(sampled.sum(1, keepdims=True), present.sum())
+    errors = sampled.std(0, ddof=1) / (np.sqrt(num) * num_agents)
     return Estimate(values + present * rest, present * errors)
 
 
@@ -214,7 +215,7 @@ def _fit_control(products: Products, orders: Array) -> Array:
 
     def fit(state: None, windows: Windows, _: None) -> tuple[None, Array]:
         x = windows.terms - windows.terms.mean((1, 2), keepdims=True)
-        spread = jnp.sqrt(jnp.square(x).mean((1, 2)))
+        spread = arithmetic.root(jnp.square(x).mean((1, 2)))
         x = trees.ratio(x, spread[:, None, None])
         both, each = (x[0] * x[1]).mean(), (x * windows.cosines).mean((1, 2))
         slopes = ((1 + RIDGE) * each - both * each[::-1]) / ((1 + RIDGE) ** 2 - both**2)

@@ -4,6 +4,7 @@ An agent that is absent in a round keeps its importance; those present share wha
 """
 
 import jax.numpy as jnp
+from jax import lax
 
 from fairjax import arithmetic, checks, inputs
 from fairjax.types import PerAgent, Scalar
@@ -118,7 +119,14 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
     products = clip_traced(beta, float(jnp.finfo(importance.dtype).max)) * importance
     # The tanh of a small product is the product itself; avoid it, since it could vanish.
     small = products.max() < 1e-4
-    return share_of_largest(jnp.where(small, importance, jnp.tanh(products)))
+    return share_of_largest(jnp.where(small, importance, _tanh_in_order(products)))
+
+
+def _tanh_in_order(values: PerAgent) -> PerAgent:
+    """Returns tanh of numbers `[N]`; rounding never makes that of a larger one smaller."""
+    ordered = jnp.sort(values)
+    place = jnp.searchsorted(ordered, values, side="right") - 1
+    return lax.cummax(jnp.tanh(ordered))[place]
 
 
 def share_of_largest(values: PerAgent) -> PerAgent:

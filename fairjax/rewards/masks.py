@@ -166,12 +166,14 @@ def _select_by_counting(keys: Array, places: Array, kept: PerAgent) -> tuple[Per
         owners = jnp.full(counts.shape, num_agents, jnp.int32).at[cell].min(agents)
         return owners[cells], owners[cell], rank, least, last
 
+    # A zero that depends on both, so that all may differ between devices under `shard_map`.
+    zero = 0 * (keys[0].astype(jnp.int32) + kept[0])
     carry = (
-        jnp.zeros(len(keys), jnp.int32),  # [D] number of the entry's prefix
-        jnp.zeros(num_agents, jnp.int32),  # [N] number of the agent's prefix
-        jnp.maximum(kept, 1),  # [N] among the entries of that prefix
-        jnp.zeros(num_agents, keys.dtype),
-        jnp.zeros(num_agents, jnp.int32),
+        jnp.zeros(len(keys), jnp.int32) + zero,  # [D] number of the entry's prefix
+        jnp.zeros(num_agents, jnp.int32) + zero,  # [N] number of the agent's prefix
+        jnp.maximum(kept, 1) + zero,  # [N] among the entries of that prefix
+        jnp.zeros(num_agents, keys.dtype) + zero.astype(keys.dtype),
+        jnp.zeros(num_agents, jnp.int32) + zero,
     )
     *_, least, last = lax.fori_loop(0, len(shifts), read_digit, carry)
     return jnp.where(kept > 0, least, jnp.iinfo(keys.dtype).max), last
