@@ -4,29 +4,36 @@
     array                      kind, dtype, shape and contents; a PRNG key: its data
     tuple, dict, dataclass     kind, and the fingerprints of its parts
     function                   code, constants, defaults, closure, and the globals that it uses
-    class                      name, bases and methods
+    class                      name, bases, methods and constants
     of an installed package    only the name of a class, module or function
 
-Two values with the same fingerprint compute the same. Addresses, the order of sets and Python's
-hashes do not matter. Other objects are read as by pickle; what pickle refuses has no fingerprint.
+Two values with the same fingerprint compute the same. Addresses, Python's hashes, and the order of
+sets, of attributes and of dicts of arrays and numbers do not matter. Other objects are read as by
+pickle; what pickle refuses has no fingerprint.
 """
 
 import dataclasses
-import dis
 import enum
 import functools
 import hashlib
 import pickle
-import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+from fairjax.definitions import (
+    Part,
+    describe_code,
+    get_own,
+    is_known_by_name,
+    parts_of_class,
+    parts_of_function,
+)
 
 _ATOMS = (types.NoneType, bool, int, float, complex, str, bytes, types.EllipsisType)
 _BUILTINS = (
@@ -36,7 +43,6 @@ _BUILTINS = (
 )  # fmt: skip
 
 _NOT_PICKLED = (TypeError, ValueError, AttributeError, RuntimeError, pickle.PickleError)
-Part = tuple[str, Any]  # the place of a part in its owner, and the part
 
 
 def fingerprint(value: Any, name: str = "value") -> str:
@@ -100,7 +106,7 @@ class _Reader:
         self.path.append(where)
         kind, parts = self.describe(value)
         found = [_hash(name) + self.digest(name, part) for name, part in parts]
-        if isinstance(value, set | frozenset | Mapping):
+        if _has_no_order(value):
             found.sort()
         self.path.pop()
         self.open.pop()
@@ -119,23 +125,23 @@ class _Reader:
         if isinstance(value, types.ModuleType):
             return f"module {value.__name__}", ()
         if isinstance(value, types.CodeType):
-            return _describe_code(value)
+            return describe_code(value)
         if isinstance(value, _BUILTINS):
             return _describe_builtin(value)
         if isinstance(value, jax.sharding.Mesh):
             return f"mesh {value.axis_names} {value.axis_types}", [("devices", value.devices)]
         if isinstance(value, jax.Device):
             return f"device {value.platform} {value.device_kind} {value.id}", ()
-        if _is_known_by_name(value):
+        if is_known_by_name(value):
             return f"{value.__module__} {value.__qualname__}", ()
         if isinstance(value, enum.Enum):
-            return f"enum {value.name}", [("class", kind)]
+            return f"enum {value.name}", [("class", kind), (".value", value.value)]
         if isinstance(value, type):
-            return f"class {value.__qualname__}", _parts_of_class(value)
+            return f"class {value.__qualname__}", parts_of_class(value)
         if isinstance(value, types.FunctionType):
-            return f"function {value.__qualname__}", _parts_of_function(value)
+            return f"function {value.__qualname__}", parts_of_function(value)
         if hasattr(value, "__wrapped__"):  # by `jax.jit` or `functools.lru_cache`, for example
-            return "wrapped", [("type", kind), ("__wrapped__", value.__wrapped__), *_get_own(value)]
+            return "wrapped", [("type", kind), ("__wrapped__", value.__wrapped__), *get_own(value)]
         if isinstance(value, set | frozenset):
             return "set", [("type", kind), *(("{}", entry) for entry in value)]
         if isinstance(value, tuple | list):
@@ -170,9 +176,10 @@ class _Reader:
         """Returns the parts of an object as pickle would store them."""
         if isinstance(value, types.MethodType):
             return "method", [("", value.__func__), (".__self__", value.__self__)]
-        if isinstance(value, functools.partial):
-            held = (value.func, value.args, value.keywords)
-            return "partial", zip((".func", ".args", ".keywords"), held, strict=True)
+        if isinstance(value, functools.partial | functools.partialmethod):
+            held = (value.func, value.args, sorted(value.keywords.items()))
+            names = (".func", ".args", ".keywords")
+            return type(value).__name__, zip(names, held, strict=True)
         if isinstance(value, property | functools.cached_property | staticmethod | classmethod):
             names = ("fget", "fset", "fdel", "func", "__func__")
             return type(value).__name__, _attributes(value, names)
@@ -184,6 +191,8 @@ class _Reader:
             return f"{type(value).__module__} {stored}", ()
         names = ("<made by>", "", "", "<items>", "<entries>", "<set by>")
         held = [list(part) if isinstance(part, Iterator) else part for part in stored]
+        if len(held) > 2 and isinstance(held[2], dict):  # attributes
+            held[2] = dict(sorted(held[2].items(), key=lambda item: str(item[0])))
         return "object", zip(names, held, strict=False)
 
     def refusal(self, value: Any, why: str) -> ValueError:
@@ -200,24 +209,18 @@ def _hash(*parts: str | bytes) -> bytes:
     return digest.digest()
 
 
-def _is_installed(module: str | None) -> bool:
-    """Says whether a module is Python's own, fairjax's, or an installed package's."""
-    top = str(module).partition(".")[0]
-    if top == "fairjax" or top in sys.stdlib_module_names:
-        return True
-    file = getattr(sys.modules.get(top), "__file__", None) or ""
-    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+def _has_no_order(value: Any) -> bool:
+    """Says whether a value is a set, or a mapping of arrays and plain values.
 
-
-def _is_known_by_name(value: Any) -> bool:
-    """Says whether a value can be imported by its name from an installed package."""
-    module, name = (getattr(value, what, None) for what in ("__module__", "__qualname__"))
-    if not (isinstance(module, str) and isinstance(name, str) and _is_installed(module)):
+    JAX sorts such mappings by their names. One of functions may be gone through in its order.
+    """
+    if not isinstance(value, Mapping):
+        return isinstance(value, set | frozenset)
+    try:
+        leaves = jax.tree.leaves(value)
+    except (TypeError, ValueError):  # names that cannot be sorted
         return False
-    found = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is value
+    return all(isinstance(leaf, (np.ndarray, jax.Array, *_ATOMS)) for leaf in leaves)
 
 
 def _attributes(value: Any, names: Iterable[str]) -> list[Part]:
@@ -234,67 +237,8 @@ def _entry(item: tuple[Any, Any]) -> Part:
     return (f"[{key!r}]", entry) if type(key) in _ATOMS else (f"[{type(key).__name__}]", item)
 
 
-def _get_own(value: Any) -> list[Part]:
-    """Returns the attributes that were set on an object."""
-    held = getattr(value, "__dict__", {})
-    return [(f".{name}", held[name]) for name in sorted(held) if not name.startswith("__")]
-
-
 def _describe_builtin(value: Any) -> tuple[str, list[Part]]:
     owner = getattr(value, "__self__", None)
     name = getattr(value, "__qualname__", value.__name__)
     name = f"builtin {getattr(value, '__module__', None)} {name}"
     return name, [] if isinstance(owner, types.ModuleType) else [(".__self__", owner)]
-
-
-def _describe_code(code: types.CodeType) -> tuple[str, list[Part]]:
-    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
-    return f"code {names} {counts}", [("", code.co_code), ("", code.co_consts)]
-
-
-def _parts_of_function(function: types.FunctionType) -> Iterator[Part]:
-    yield "<code>", function.__code__
-    yield "<defaults>", function.__defaults__
-    yield "<keyword defaults>", function.__kwdefaults__
-    yield from _get_own(function)
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield f".<closure {name}>", cell.cell_contents
-        except ValueError:  # the name has no value yet
-            yield f".<closure {name}>", "<empty>"
-    if not _is_installed(function.__module__):
-        for name, all_names in _list_globals(function.__code__):
-            if name in function.__globals__:
-                value = function.__globals__[name]
-                yield from _parts_of_global(f".<global {name}>", value, all_names)
-
-
-def _list_globals(code: types.CodeType) -> list[tuple[str, frozenset[str]]]:
-    """Returns the globals that code uses, each with all names that may be attributes of it."""
-    codes = [code]
-    for one in codes:
-        codes += [constant for constant in one.co_consts if isinstance(constant, types.CodeType)]
-    all_names = frozenset(name for one in codes for name in one.co_names)
-    loads = ("LOAD_GLOBAL", "LOAD_NAME")
-    steps = [step for one in codes for step in dis.get_instructions(one)]
-    found = sorted({step.argval for step in steps if step.opname in loads})
-    return [(name, all_names) for name in found]
-
-
-def _parts_of_global(where: str, value: Any, names: frozenset[str]) -> Iterator[Part]:
-    """Yields a global; if it is a user's module, also the attributes that the code uses."""
-    yield where, value
-    if isinstance(value, types.ModuleType) and not _is_installed(value.__name__):
-        for name in sorted(names & set(vars(value))):
-            yield from _parts_of_global(f"{where}.{name}", getattr(value, name), names)
-
-
-def _parts_of_class(value: type) -> Iterator[Part]:
-    """Yields bases, methods and constants, without the attributes that Python adds."""
-    yield "<bases>", value.__bases__
-    for name, entry in sorted(vars(value).items()):
-        is_method = isinstance(entry, types.FunctionType | property | staticmethod | classmethod)
-        is_constant = not (name.startswith("_") or hasattr(type(entry), "__get__"))
-        if is_method or is_constant or hasattr(entry, "__wrapped__"):
-            yield f".{name}", entry

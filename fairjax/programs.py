@@ -1,4 +1,4 @@
-"""Programs: compiled functions that take large arrays they capture as arguments.
+"""Programs: how compiled functions are cached, and take large arrays they capture as arguments.
 
 An array that a function captures becomes a constant of its program: the compiler reads all of it,
 and holds it once more. A frozen network has a hundred megabytes.
@@ -13,6 +13,19 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 LARGE = 2**20  # bytes
+
+
+class Aside:
+    """A value beside the key of a cache, where all are equal."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Aside)
+
+    def __hash__(self) -> int:
+        return 0
 
 
 class WithCaptured:

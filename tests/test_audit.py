@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fairjax as fj
 from fairjax.cli import main
-from fairjax.experiments import MANIPULATIONS, Audit, Trial
+from fairjax.experiments import MANIPULATIONS, Audit, Trial, trials
 from fairjax.simulation import DATA, UPLOADS
 
 BASE = fj.Experiment(num_agents=3, rounds=8, model="logistic", dataset="blobs", alpha=0.5)
@@ -176,3 +177,23 @@ def test_the_command_writes_tables_figure_and_page(tmp_path, monkeypatch, capsys
     page = (tmp_path / "out" / "report.html").read_text()
     assert "What cheating pays under accounts" in page
     assert "uploads its update reversed, times a factor" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True], ids=["an option", "an own mechanism"])
+def test_two_for_one_is_left_out_where_a_mechanism_holds_numbers_of_agents(own):
+    def quotas(updates, state, context):
+        answer, state = fj.mechanisms.fedavg().update(updates, state, context)
+        return answer._replace(fractions=answer.fractions * jnp.array([0.2, 0.5, 1.0])), state
+
+    fields = {"mechanism": "iafl", "options": {"performance": (0.3, 0.5, 0.6)}}
+    if own:
+        fields = {"mechanism": fj.mechanisms.Mechanism(lambda num_agents: (), quotas)}
+    experiment = fj.Experiment(num_agents=3, rounds=1, model="logistic", **fields)
+    with pytest.raises(
+        ValueError, match="got 'sybil', which needs a mechanism that takes one more"
+    ):
+        fj.audit(experiment, ["sign_flip", "sybil"], agents=[0], seeds=[0])
+    shards, _ = experiment.make_shards()
+    assert trials.why_not("sybil", experiment, [shards])
+    assert not trials.why_not("sybil", experiment.with_mechanism("cgsv"), [shards])

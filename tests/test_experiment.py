@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fairjax as fj
@@ -380,3 +381,42 @@ def test_many_experiments_in_one_process_do_not_use_up_its_memory_maps():
         dataclasses.replace(SMALL, rounds=2, seed=seed, split="uniform").run()
         counts.append(len(Path("/proc/self/maps").read_text().splitlines()))
     assert counts[3] - counts[1] < 100
+
+
+@pytest.mark.slow
+def test_a_state_of_plain_numbers_is_kept_and_goes_on(tmp_path):
+    def update(updates, state, context):
+        answer, _ = fj.mechanisms.fedavg().update(updates, (), context)
+        return answer, {"round": state["round"] + 1, "half": state["half"] / 2}
+
+    mechanism = fj.mechanisms.Mechanism(lambda num_agents: {"round": 0, "half": 1.0}, update)
+    experiment = fj.Experiment(num_agents=2, rounds=2, model="logistic", mechanism=mechanism)
+    first, again = experiment.run(tmp_path), fj.load_run(tmp_path, experiment)
+    assert int(again.state.mechanism["round"]) == int(first.state.mechanism["round"]) == 2
+    longer = dataclasses.replace(experiment, rounds=4, learning_rate_decay=1.0)
+    short = dataclasses.replace(longer, rounds=2)
+    short.run(tmp_path / "longer")
+    went_on = longer.run(tmp_path / "longer")
+    np.testing.assert_array_equal(went_on.accuracies, longer.run().accuracies)
+
+
+@pytest.mark.slow
+def test_a_run_with_a_schedule_of_optax_is_opened_again(tmp_path):
+    schedule = optax.cosine_decay_schedule(0.1, 100)
+    experiment = fj.Experiment(
+        dataset="blobs", num_agents=2, rounds=2, model="logistic", optimizer=optax.sgd(schedule),
+        schedule_counts="rounds",
+    )  # fmt: skip
+    first = experiment.run(tmp_path)
+    np.testing.assert_array_equal(fj.load_run(tmp_path, experiment).accuracies, first.accuracies)
+
+
+def test_data_of_a_name_are_made_once_until_their_folder_changes(monkeypatch):
+    first = fj.Experiment(num_agents=2)
+    assert first.kept_shards() is first.alone().kept_shards()
+    assert first.kept_shards() is not first.make_shards()
+    before = first.kept_shards()
+    monkeypatch.setenv("TFDS_DATA_DIR", "/elsewhere")
+    assert first.kept_shards() is not before
+    own = fj.Experiment(dataset=fj.data.load("blobs"), num_agents=2)
+    assert own.kept_shards() is not own.kept_shards()

@@ -2,11 +2,13 @@
 
 import ctypes
 import dataclasses
+import enum
 import functools
 import os
 import subprocess
 import sys
 import threading
+import types
 from typing import NamedTuple
 
 import jax
@@ -127,6 +129,69 @@ def test_the_order_of_sets_and_mappings_does_not_count():
     assert fingerprint(set(words)) == fingerprint(set(reversed(words)))
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint([1, 2]) != fingerprint([2, 1])
+
+
+def class_of(**entries):
+    return type("Made", (), entries)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: class_of(_scale=n),
+        lambda n: class_of(base=1, __init_subclass__=classmethod(lambda cls: n)),
+        lambda n: type("Sub", (class_of(_scale=n),), {}),
+        lambda n: type("Net", (nn.Module,), {"_scale": n}),
+        lambda n: type("Net", (nnx.Module,), {"_scale": jnp.asarray(n)}),
+        lambda n: enum.Enum("Weight", {"HEAVY": n}),
+        lambda n: enum.Enum("Weight", {"HEAVY": n}).HEAVY,
+        lambda n: class_of(by=functools.partialmethod(adder, by=n)),
+        lambda n: type("Meta", (type,), {"scale": n})("Made", (), {}),
+        lambda n: (
+            {"first": adder(1), "second": adder(2)}
+            if n == 1
+            else {"second": adder(2), "first": adder(1)}
+        ),
+    ],
+)
+def test_what_a_class_or_a_dict_of_functions_holds_counts(make):
+    assert fingerprint(make(1)) == fingerprint(make(1))
+    assert fingerprint(make(1)) != fingerprint(make(2))
+
+
+def test_globals_of_a_wrapper_and_imports_in_a_function_count(monkeypatch, tmp_path):
+    @functools.wraps(optax.l2_loss)
+    def loss(x):
+        return SCALE * x
+
+    def importing(x):
+        from helper_of_a_test import STEP
+
+        return STEP * x
+
+    def missing(x):
+        import module_that_is_not_there
+
+        return module_that_is_not_there.f(x)
+
+    helper = types.ModuleType("helper_of_a_test")
+    helper.STEP, helper.OTHER = 1.0, 1.0
+    monkeypatch.setitem(sys.modules, "helper_of_a_test", helper)
+    before = [fingerprint(one) for one in (loss, importing, missing)]
+    helper.OTHER = 2.0
+    assert [fingerprint(one) for one in (loss, importing, missing)] == before
+    helper.STEP = 2.0
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 3.0)
+    after = [fingerprint(one) for one in (loss, importing, missing)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [False, False, True]
+
+
+def test_a_schedule_that_was_called_has_the_same_fingerprint():
+    schedule = optax.cosine_decay_schedule(0.1, 100)
+    before = fingerprint(optax.sgd(schedule))
+    schedule(0)
+    assert fingerprint(optax.sgd(schedule)) == before
+    assert fingerprint(optax.sgd(optax.cosine_decay_schedule(0.1, 50))) != before
 
 
 def test_a_changed_global_changes_who_names_it(monkeypatch):

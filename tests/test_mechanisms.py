@@ -14,6 +14,7 @@ import twin
 from scipy import stats
 
 import fairjax as fj
+from fairjax import trees
 from fairjax.mechanisms import REGISTRY, Context, Outcome, base
 from fairjax.mechanisms.base import checked_answer
 from fairjax.mechanisms.fair_yet_equal import _add_round, _p_value
@@ -645,3 +646,81 @@ def test_agents_without_data_share_equally_where_nobody_present_has_any():
     np.testing.assert_array_equal(context.shares, [1, 0])
     outcome, _ = fj.mechanisms.fedavg().update(jnp.ones((2, 3)), (), context)
     np.testing.assert_array_equal(outcome.aggregate, [1, 1, 1])
+
+
+def test_qffl_follows_its_formula_where_agents_have_their_own_learning_rates():
+    updates, rates = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), np.array([0.1, 0.2, 0.05])
+    losses, q = np.array([1.0, 0.5, 2.0]), 1.5
+    given = {"learning_rate": jnp.asarray(rates), "losses": lambda: jnp.asarray(losses)}
+    context = Context(shard_sizes=jnp.ones(3), **given)
+    g = -updates / rates[:, None]
+    lengths = q * losses ** (q - 1) * np.square(g).sum(1) + losses**q / rates
+    step = -(losses[:, None] ** q * g).sum(0) / lengths.sum()
+    outcome, _ = fj.mechanisms.qffl(q=q).update(jnp.asarray(updates, jnp.float32), (), context)
+    np.testing.assert_allclose(outcome.aggregate, step, rtol=1e-5)
+
+
+def play_cffl(scores, present, **options):
+    """Returns the reputations and outcomes of rounds with given scores on held-out data."""
+    mechanism, found = fj.mechanisms.cffl(theta=1.0, clip=9.0, **options), []
+    state = mechanism.init(len(scores[0]))
+    for number, (own, there) in enumerate(zip(scores, present, strict=True)):
+        updates = jnp.asarray(np.diag(own), jnp.float32)  # agent i's upload has its score
+        context = Context(
+            shard_sizes=jnp.ones(len(own)), present=there, round=number, num_rounds=len(scores),
+            server=jnp.zeros(len(own)), utility=lambda params: params.sum(),
+        )  # fmt: skip
+        outcome, state = mechanism.update(updates, state, context)
+        found.append((state[0], outcome))
+    return found
+
+
+def test_cffl_gives_an_agent_that_scores_nothing_its_first_part_once():
+    everybody, two = jnp.ones(3, bool), jnp.array([True, False, True])
+    rounds = play_cffl([[0.5, 0.5, 0.0]] * 5, [everybody, two, everybody, two, two], threshold=0)
+    for reputation, _ in rounds:
+        assert reputation.sum() <= 1 + 1e-6
+
+
+def test_cffl_counts_a_negative_score_as_nothing():
+    ((reputation, outcome),) = play_cffl([[-0.02, 0.01, 0.0101]], [None], threshold=0)
+    assert reputation[0] == 0
+    assert outcome.fractions[0] == 0
+    np.testing.assert_allclose(outcome.contributions, [-0.02, 0.01, 0.0101], rtol=1e-5)
+
+
+def test_fedfaim_pays_nothing_to_an_agent_that_failed_where_others_are_absent():
+    mechanism = fj.mechanisms.fedfaim()
+    state = mechanism.init(3)
+    given = [
+        ([[30.0, 1.0], [-10.0, 1.0], [0.0, -5.0]], [True, True, True]),
+        ([[0.0, 0.0], [1.0, 1.0], [0.0, -5.0]], [False, True, True]),
+    ]
+    for updates, there in given:
+        context = Context(
+            shard_sizes=jnp.ones(3), present=jnp.asarray(there), server=jnp.zeros(2),
+            held_out_loss=lambda params: -params[1],
+        )  # fmt: skip
+        outcome, state = mechanism.update(jnp.asarray(updates), state, context)
+    np.testing.assert_array_equal(outcome.fractions, [0, 0, 0])
+    np.testing.assert_array_equal(outcome.rewards, np.zeros((3, 2)))
+
+
+def test_shapfed_weighs_a_newcomer_as_others_began():
+    num_agents = 12
+    layers = np.zeros((num_agents, 2, 3), np.float32)
+    layers[:-1, 0], layers[-1, 1] = 1, 1  # the last agent is orthogonal to the others
+    head = {"kernel": jnp.asarray(layers), "bias": jnp.zeros((num_agents, 3))}
+    zeros = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
+    mechanism = fj.mechanisms.shapfed()
+    state = mechanism.init(num_agents)
+    for newcomer in (False, True):
+        there = (np.arange(num_agents) < num_agents - 1) | newcomer
+        context = Context(
+            shard_sizes=jnp.ones(num_agents), present=jnp.asarray(there), head="head",
+            server={"head": zeros}, agents={"head": jax.tree.map(jnp.zeros_like, head)},
+        )  # fmt: skip
+        uploads = trees.scaled(jnp.asarray(there, float), head)
+        outcome, state = mechanism.update({"head": uploads}, state, context)
+    equal = 1 / np.sqrt((num_agents - 1) ** 2 + 1)  # the cosine with a sum of equal weights
+    np.testing.assert_allclose(outcome.contributions[-1], equal, rtol=1e-4)

@@ -11,8 +11,8 @@ import pytest
 import seen
 
 import fairjax as fj
-from fairjax import devices
-from fairjax.mechanisms import REGISTRY, Context
+from fairjax import devices, trees
+from fairjax.mechanisms import REGISTRY, Context, Plan
 from fairjax.simulation import Behaviour, Memory, Rounds, change_uploads, check_participation
 from fairjax.simulation.participation import draw_present
 
@@ -249,3 +249,25 @@ def test_federated_shapley_reads_who_took_part():
     )  # fmt: skip
     np.testing.assert_array_equal(values, masked)
     assert values[4] != 0
+
+
+def test_an_absent_agent_receives_nothing_from_a_plan():
+    """A plan may let all train the server's model; who is absent keeps its own."""
+
+    def plan(state, context):
+        return Plan(start=trees.broadcast(3, context.server))
+
+    fedavg = fj.mechanisms.fedavg()
+    mechanism = fj.mechanisms.Mechanism(fedavg.init, fedavg.update, plan)
+    train, _ = fj.data.load("blobs")
+    shards = fj.data.uniform(train, num_agents=3, seed=0)
+    there = np.array([[True, True, False]] * 2)
+    fed = fj.federation(
+        model=fj.models.logistic(train), mechanism=mechanism, optimizer=optax.sgd(0.1),
+        participation=there,
+    )  # fmt: skip
+    state = fed.init(jax.random.key(0), shards, num_rounds=2)
+    after = fed.step(fed.step(state, shards)[0], shards)[0]
+    for first, last in zip(*map(jax.tree.leaves, (state.agents, after.agents)), strict=True):
+        np.testing.assert_array_equal(first[2], last[2])
+        assert not np.array_equal(first[0], last[0])

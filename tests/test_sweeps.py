@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 
 import fairjax as fj
 from fairjax.experiments import points, sweeps
@@ -176,3 +178,44 @@ def test_a_comparison_says_what_it_compares(experiment, names, message):
 def test_a_mechanism_that_lacks_a_coefficient_is_named():
     with pytest.raises(ValueError, match="'fedavg' does not take `beta`"):
         fj.sweep(dataclasses.replace(SMALL, mechanism="fedavg"), beta=[1.0])
+
+
+@pytest.mark.slow
+def test_a_sweep_sees_what_changed_since_the_last_one(monkeypatch):
+    train, test = fj.data.load("blobs")
+    x = np.array(train.x)
+    held = {"scale": 1.0}
+
+    def loss(outputs, targets):
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        return held["scale"] * cross_entropy
+
+    own = dataclasses.replace(train, x=x), test
+    experiment = fj.Experiment(
+        dataset=own, num_agents=2, rounds=2, mechanism="fedavg", optimizer="sgd",
+        learning_rate=0.01, model="logistic", task=fj.tasks.Task(loss, ["accuracy"]),
+    )  # fmt: skip
+
+    def final():
+        return fj.sweep(experiment, seeds=[0])[0].accuracies, experiment.run().accuracies
+
+    first = final()
+    held["scale"] = 50.0
+    second = final()
+    own[0].x[:] = 0
+    third = final()
+    for swept, alone in (first, second, third):
+        np.testing.assert_allclose(swept, alone, atol=1e-6)
+    assert not np.array_equal(first[0], second[0])
+    assert not np.array_equal(second[0], third[0])
+
+
+@pytest.mark.slow
+def test_a_module_without_a_hash_is_swept_and_compared():
+    layers = [nn.Dense(4), nn.relu, nn.Dense(10)]
+    experiment = fj.Experiment(
+        dataset="blobs", num_agents=2, rounds=1, mechanism="fedavg", model=nn.Sequential(layers)
+    )
+    swept = fj.sweep(experiment, seeds=[0])
+    np.testing.assert_allclose(swept[0].accuracies, experiment.run().accuracies, atol=1e-6)
+    assert fj.compare(experiment, ["fedavg"], seeds=[0, 1]).table().rows

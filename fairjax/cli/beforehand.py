@@ -56,7 +56,7 @@ def importing() -> Iterator[None]:
 
 def say_memory(experiment: Experiment, mesh: Mesh | None) -> None:
     """Says how much memory a run takes on each device, if it is more than a gigabyte."""
-    shards, _ = experiment.make_shards()
+    shards, _ = experiment.kept_shards()
     num_devices = 1 if mesh is None else mesh.size
     needed = simulation.bytes_needed(experiment.federation(shards).training, shards, num_devices)
     if needed > LARGE:

@@ -15,7 +15,7 @@ running      `fairjax.run`: the rounds of a federation from Python objects
 sweeps       many runs as one program, which `points` compiles and plays
 audit        what cheating pays; `trials` plays every manipulation
 comparison   several mechanisms on the same shards; `over_seeds`, with several seeds
-records, histories, checkpoints   the files of a run
+run_folder   the files of a run: records, histories, checkpoints; `folders`, whether one may be used
 longer       a run with more rounds goes on where a shorter one stopped
 tracking     sends the scalars of each round to other tools
 """

@@ -11,6 +11,7 @@ from fairjax.experiments.experiment import Experiment, load_run, read_descriptio
 from fairjax.experiments.over_seeds import Comparison, compare_over_seeds, read_sweep
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
+from fairjax.experiments.run_folder import RunFolder, check_parts
 from fairjax.experiments.sweeps import Sweep
 from fairjax.files import DamagedError
 from fairjax.mechanisms import REGISTRY
@@ -70,26 +71,26 @@ def compare(
         )
         if experiment.record_updates:
             raise ValueError("`record_updates` must be False where `seeds` are given, got True.")
-    out = None if out is None else checks.path("out", out)
-    if out is not None:
-        folders.check_free(out, records.COMPARISON)
-        if resume:
-            folders.check_finished(out / name for name in ("standalone", *runs))
-    if seeds is not None:
-        with records.locked(out):
-            return compare_over_seeds(runs, seeds, out, resume, watch)
-    below = {name: None if out is None else out / name for name in ("standalone", *runs)}
-    with records.locked(out):
-        alone = experiment.alone().run(below["standalone"], resume, watch=watch)
-        results = {
-            name: alone
-            if name == "standalone"
-            else run.run(below[name], resume, watch=watch, standalone=alone)
-            for name, run in runs.items()
-        }
-        if out is not None:
-            folders.add_to_comparison(out, runs)
-    return results
+    folder = RunFolder(None if out is None else checks.path("out", out), resume)
+    parts = {name: folder.below(name) for name in ("standalone", *runs)}
+    if folder.path is not None:
+        folders.check_free(folder.path, records.COMPARISON)
+    check_parts(parts.values())
+    with folder.locked():
+        found: Any
+        if seeds is not None:
+            found = compare_over_seeds(runs, seeds, folder, watch)
+        else:
+            alone = experiment.alone().run(parts["standalone"].path, resume, watch=watch)
+            found = {
+                name: alone
+                if name == "standalone"
+                else run.run(parts[name].path, resume, watch=watch, standalone=alone)
+                for name, run in runs.items()
+            }
+        if folder.path is not None:
+            folders.add_to_comparison(folder.path, runs, seeds)
+    return found
 
 
 def _name_runs(experiment: Experiment, names: Any) -> dict[str, Experiment]:

@@ -73,6 +73,7 @@ class Description:
         "model of every agent, a name in `fairjax.models.REGISTRY`, or a file and a name in it, as "
         "net.py:network; or, in Python, a `Model`, a Flax module, or a function of the training "
         "data that makes one.",
+        hash=False,  # some Flax modules have none
     )
     task: str | Task | Callable[[Dataset], Task] = describe_field(
         "classification",
@@ -260,8 +261,7 @@ class Description:
         None,
         "evaluation",
         checks.count,
-        "number of test examples in an evaluation, at least 1; they are always the same ones; "
-        "None: all.",
+        "test examples in an evaluation, at least 1, always the same ones; None: all.",
     )
     compute_dtype: str = describe_field(
         "float32",

@@ -15,11 +15,11 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fairjax import checks, devices, simulation
-from fairjax.experiments import fields, folders, histories, longer, objects, records, tracking
-from fairjax.experiments.checkpoints import Checkpoints
+from fairjax.experiments import fields, longer, objects, records, tracking
 from fairjax.experiments.loading import load, result_of, run_of
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
+from fairjax.experiments.run_folder import RunFolder, check_parts
 from fairjax.experiments.setup import Setup
 from fairjax.files import DamagedError
 
@@ -99,7 +99,7 @@ class Experiment(Setup):
         mesh = devices.checked(mesh)
         out = None if out is None else checks.path("out", out)
         tools = tracking.checked(track, out)
-        return self._play(out, resume, mesh, watch, tools, standalone)
+        return self._play(RunFolder(out, resume), mesh, watch, tools, standalone)
 
     def _check_alone(self, given: Any) -> None:
         """Raises unless an experiment is this one without sharing; evaluations do not count."""
@@ -111,8 +111,7 @@ class Experiment(Setup):
 
     def _play(
         self,
-        out: Path | None,
-        resume: bool,
+        folder: RunFolder,
         mesh: Mesh | None,
         watch: Watcher | None,
         tools: Sequence[str] = (),
@@ -123,51 +122,44 @@ class Experiment(Setup):
 
         A run that has the program of another is `within` that one's federation.
         """
-        record: dict[str, Any] = {}
-        if out is not None:
-            record = self._claim(out, resume)
-            if resume and (out / records.RESULT).exists():
-                try:
-                    return load(out, self, record)
-                except DamagedError as damage:
-                    message = f"{damage} The run goes on from its last checkpoint."
-                    warnings.warn(message, stacklevel=2)
+        record = self._claim(folder)
+        if folder.finished is not None:
+            try:
+                return load(folder.finished, self, record)
+            except DamagedError as damage:
+                message = f"{damage} The run goes on from its last checkpoint."
+                warnings.warn(message, stacklevel=2)
         if self.mechanism != "standalone":
             self.warn_of_decay()
-        with records.locked(out):
-            if out is not None and not resume:  # a stop must not leave the old result
-                (out / records.RESULT).unlink(missing_ok=True)
-            return self._go_on(out, resume, record, mesh, watch, tools, standalone, within)
+        with folder.locked():
+            return self._go_on(folder, record, mesh, watch, tools, standalone, within)
 
-    def _claim(self, out: Path, resume: bool) -> dict[str, Any]:
-        """Returns the record of this experiment in a directory, of a shorter one if there is one.
+    def _claim(self, folder: RunFolder) -> dict[str, Any]:
+        """Returns the record of this experiment in a folder, of a shorter one if there is one.
 
         Raises:
           ValueError: as in `run`.
         """
-        description = self.description()
         try:
-            record = records.claim(out, description, resume, longer.rounds_before)
+            record = folder.claim(self.description, longer.rounds_before)
         except records.OtherExperimentError as error:
-            raise ValueError(f"{error}{longer.hint(error.there, description)}") from None
+            hint = longer.hint(error.there, self.description())
+            raise ValueError(f"{error}{hint}") from None
+        if not record:  # nothing is kept
+            return {}
+        description = self.description()
         before = longer.rounds_before(record["experiment"], description)
-        if before is None:
-            return record
-        if resume:
-            longer.check_can_go_on(self, before)
-            Checkpoints(out).check_readable()
-            folders.check_environment(out)
-        with records.locked(out):
-            # Without a result the run counts as unfinished, whichever length is recorded.
-            (out / records.RESULT).unlink(missing_ok=True)
+        if before is not None:
+            if folder.resume:
+                longer.check_can_go_on(self, before)
+                folder.check_can_go_on()
             record = {**record, "experiment": description}
-            records.write_json(out / records.EXPERIMENT, record)
+            folder.lengthen(record)
         return record
 
     def _go_on(
         self,
-        out: Path | None,
-        resume: bool,
+        folder: RunFolder,
         record: dict[str, Any],
         mesh: Mesh | None,
         watch: Watcher | None,
@@ -175,41 +167,33 @@ class Experiment(Setup):
         standalone: Result | None,
         within: simulation.Federation | None,
     ) -> Result:
-        """Plays the remaining rounds, and writes records into a locked directory."""
-        clock = records.Clock({} if out is None or not resume else records.read_times(out))
+        """Plays the remaining rounds, and writes records into a locked folder."""
+        clock = records.Clock(folder.times())
         with clock.part("data"):
-            shards, test = self.make_shards()
+            shards, test = self.kept_shards()
         # The bits depend on `agents_at_once`, so a run continues with its first value.
         federation = self.federation(shards, record.get("agents_at_once"), mesh=mesh)
         record["agents_at_once"] = federation.agents_at_once(shards)
         federation = dataclasses.replace(federation, group_size=record["agents_at_once"])
-        if out is not None:
-            if resume:
-                folders.check_finished([out, out / "standalone"])
-            if not Checkpoints(out).rounds():  # nothing is left of an earlier sitting
-                record |= records.surroundings()
-            records.write_json(out / records.EXPERIMENT, record)
+        check_parts([folder, folder.below("standalone")])
+        folder.begin(record)
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
             simulation.follows_length(federation, shards, test)
         run = run_of(self, federation, shards, test, within)
         alone = None if standalone is None else standalone.accuracies
         if self.mechanism != "standalone" and alone is None:
-            below = None if out is None else out / "standalone"
             shared = None if self.record_updates else federation
+            below = folder.below("standalone")
             # Keep nothing else of the run: its state would be N D numbers.
-            alone = self.alone()._play(below, resume, mesh, watch, within=shared).accuracies
+            alone = self.alone()._play(below, mesh, watch, within=shared).accuracies
         name, settings = (self.name, record["experiment"]) if tools else ("", {})
         main = federation.training.task.main
-        with tracking.opened(tools, out, name, settings, resume, main) as tracker:
-            last = run.play(out, resume, clock, tracker, watch)
+        with tracking.opened(tools, folder.path, name, settings, folder.resume, main) as tracker:
+            last = run.play(folder, clock, tracker, watch)
             history = simulation.history(last, self.rounds)
             result = result_of(self, history, last.state, shards, alone)
             tracker.finish(result)
-        if out is not None:
-            with clock.part("records"):
-                histories.write(out, result.history)
-            records.write_json(out / records.TIME, clock.seconds())
-            records.write_json(out / records.RESULT, result.summary())
+        folder.end(history, clock, result.summary)
         return result
 
 

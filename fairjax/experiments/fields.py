@@ -57,19 +57,19 @@ def require_names(kind: type[Class]) -> type[Class]:
 
 
 def describe_field(
-    default: Any, group: str, check: Callable[[str, Any], object] | None, words: str
+    default: Any, group: str, check: Callable[[str, Any], object] | None, words: str, **more: Any
 ) -> Any:
     """Returns a dataclass field with a group, a check and help text.
 
     Args:
       default: the default; if it is None, the field may be None.
       group: the title under which `--help` lists the flag.
-      check: called with the field's name and value; raises if the value is not allowed. None:
-        the field is checked elsewhere, together with other fields.
+      check: check(name, value) raises if a value is not allowed; None: it is checked elsewhere.
       words: the help text. The part after "; None: " says what None means.
+      **more: as of `dataclasses.field`.
     """
     return dataclasses.field(
-        default=default, metadata={"group": group, "check": check, "words": words}
+        default=default, metadata={"group": group, "check": check, "words": words}, **more
     )
 
 

@@ -42,22 +42,6 @@ def check_environment(out: Path) -> None:
         )
 
 
-def check_finished(parts: Iterable[Path]) -> None:
-    """Raises if some runs of a whole are finished under other settings than the rest will have.
-
-    Args:
-      parts: the directories of all runs, such as a run and its standalone run.
-
-    Raises:
-      ValueError: as in `check_environment`.
-    """
-    parts = list(parts)
-    done = [part for part in parts if (part / records.RESULT).exists()]
-    if len(done) < len(parts):
-        for part in done:
-            check_environment(part)
-
-
 def check_free(out: Path, record: str) -> None:
     """Raises if a directory holds files, and none of them is a `record` of its kind.
 

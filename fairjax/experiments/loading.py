@@ -28,7 +28,7 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
       experiment: the experiment that was run.
       record: the content of `experiment.json`.
     """
-    shards, test = experiment.make_shards()
+    shards, test = experiment.kept_shards()
     federation = experiment.federation(shards, record.get("agents_at_once"))
     beginning = run_of(experiment, federation, shards, test).rounds.beginning(measured=False)
     last = Checkpoints(out).final(beginning, experiment.rounds + 1)

@@ -72,7 +72,7 @@ def check_can_go_on(experiment: Setup, before: int) -> None:
       experiment: the longer experiment.
       before: the number of rounds of the shorter one.
     """
-    shards, test = experiment.make_shards()
+    shards, test = experiment.kept_shards()
     if follows_length(experiment.federation(shards), shards, test):
         raise ValueError(
             f"`rounds` must stay at {before} in this directory, got rounds={experiment.rounds}: "

@@ -16,10 +16,11 @@ import jax
 import numpy as np
 
 from fairjax.cells import Difference
-from fairjax.experiments import fields, folders, histories, records
+from fairjax.experiments import fields, histories, records
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.experiments.points import play_points
+from fairjax.experiments.run_folder import RunFolder
 from fairjax.experiments.sweeps import WORDS, Sweep, accuracies_alone, load_shards, sweep
 from fairjax.files import DamagedError
 from fairjax.simulation import no_rows
@@ -99,8 +100,7 @@ class Comparison:
 def compare_over_seeds(
     experiments: Mapping[str, Experiment],
     seeds: Sequence[int],
-    out: Path | None,
-    resume: bool,
+    folder: RunFolder,
     watch: Watcher | None,
 ) -> Comparison:
     """Returns a comparison of mechanisms over seeds; finished mechanisms are read from disk.
@@ -108,8 +108,7 @@ def compare_over_seeds(
     Args:
       experiments: one experiment per mechanism, by name.
       seeds: different seeds, at least one.
-      out: a directory that gets one folder per mechanism; None: nothing is written.
-      resume: False: start over.
+      folder: the comparison's, which gets one folder per mechanism.
       watch: as in `sweep`.
     """
     together = tuple(one for name, one in experiments.items() if name != "standalone")
@@ -117,34 +116,29 @@ def compare_over_seeds(
         together = ()
 
     def play(name: str, experiment: Experiment, alone: Sweep | None) -> Sweep:
-        folder = None if out is None else out / name
-        if folder is not None:
-            description = {**experiment.description(), "seed": list(seeds)}
-            record = records.claim(folder, description, resume)
-            if resume and (folder / records.RESULT).exists():
-                try:
-                    return read_sweep(folder, experiment, seeds)
-                except DamagedError as damage:
-                    warnings.warn(f"{damage} It is run again.", stacklevel=4)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / records.RESULT).unlink(missing_ok=True)
-            records.write_json(folder / records.EXPERIMENT, record)
+        part = folder.below(name)
+        record = part.claim(lambda: {**experiment.description(), "seed": list(seeds)})
+        if part.finished is not None:
+            try:
+                return read_sweep(part.finished, experiment, seeds)
+            except DamagedError as damage:
+                warnings.warn(f"{damage} It is run again.", stacklevel=4)
+        part.begin(record)
         if alone is None:
             swept = sweep(experiment, seeds=seeds, watch=watch)
         else:
             swept = _sweep_one(experiment, together, seeds, watch, alone)
-        if folder is not None:
-            _write_sweep(folder, swept)
+        stored = {name: getattr(swept, name).tolist() for name in STORED}
+        part.end(swept.history, None, lambda: {**stored, "figures": swept.rows()})
         return swept
 
     alone = play("standalone", next(iter(experiments.values())).alone(), None)
-    played = {
-        name: alone if name == "standalone" else play(name, one, alone)
-        for name, one in experiments.items()
-    }
-    if out is not None:
-        folders.add_to_comparison(out, played, seeds)
-    return Comparison(played)
+    return Comparison(
+        {
+            name: alone if name == "standalone" else play(name, one, alone)
+            for name, one in experiments.items()
+        }
+    )
 
 
 def _sweep_one(
@@ -190,9 +184,3 @@ def read_sweep(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> Sw
         shard_sizes=sizes.astype(np.int32),
         standalone_accuracies=alone.astype(like.accuracies.dtype),
     )
-
-
-def _write_sweep(folder: Path, swept: Sweep) -> None:
-    histories.write(folder, swept.history)
-    content = {name: getattr(swept, name).tolist() for name in STORED}
-    records.write_json(folder / records.RESULT, {**content, "figures": swept.rows()})

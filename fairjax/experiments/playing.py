@@ -5,16 +5,15 @@ last checkpoint -> stages of rounds -> clock, watcher, tracker -> checkpoints ->
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jax.experimental import multihost_utils
 
 from fairjax import simulation
-from fairjax.experiments import folders, records
-from fairjax.experiments.checkpoints import Checkpoints
+from fairjax.experiments import records
 from fairjax.experiments.longer import prolonged
+from fairjax.experiments.run_folder import RunFolder
 from fairjax.experiments.tracking import Tracker
 from fairjax.simulation import Progress, Rounds
 
@@ -32,31 +31,18 @@ class Run(NamedTuple):
     rounds: Rounds
 
     def play(
-        self,
-        out: Path | None,
-        resume: bool,
-        clock: records.Clock,
-        tracker: Tracker,
-        watch: Watcher | None,
+        self, folder: RunFolder, clock: records.Clock, tracker: Tracker, watch: Watcher | None
     ) -> Progress:
         """Returns the progress after the last round.
 
         Args:
-          out: the directory for checkpoints; None: none are written.
-          resume: True: go on from the last checkpoint; False: delete all checkpoints.
+          folder: keeps checkpoints, and gives the last one if the run goes on.
           clock: counts the time of stages and of checkpoints.
           tracker: receives every round's scalars.
           watch: called with the name, the rounds played and the rounds in all.
         """
-        if out is None:
-            *_, last = self._stages(None, clock, tracker, watch)
-            return last
-        checkpoints = Checkpoints(out)
         with clock.part("records"):
-            played = checkpoints.rounds()
-            if resume and played and played[0] <= self.rounds.num_rounds:
-                folders.check_environment(out)
-            start = progress = self._resume(checkpoints, resume)
+            start = progress = self._resume(folder)
         saved, pause = time.monotonic(), CHECKPOINT_SECONDS[0]
         for progress in self._stages(start, clock, tracker, watch):
             finished = progress.num_rounds > self.rounds.num_rounds
@@ -64,25 +50,19 @@ class Run(NamedTuple):
             due = multihost_utils.broadcast_one_to_all(time.monotonic() - saved > pause)
             if finished or due:
                 began = time.monotonic()
-                with clock.part("records"):
-                    checkpoints.save(progress)
-                records.write_json(out / records.TIME, clock.seconds())
+                folder.save(progress, clock)
                 saved = time.monotonic()
                 pause = np.clip((saved - began) / CHECKPOINT_SHARE, *CHECKPOINT_SECONDS)
         assert progress is not None  # a run has a round to play, or has been played
         return progress
 
-    def _resume(self, checkpoints: Checkpoints, resume: bool) -> Progress | None:
+    def _resume(self, folder: RunFolder) -> Progress | None:
         """Returns the progress of the last checkpoint, or None where the run starts anew."""
-        if not resume:
-            checkpoints.delete()
-        if not checkpoints.rounds():
-            return None
-        beginning = self.rounds.beginning(measured=False)
-        start = checkpoints.load(beginning)
+        rounds = self.rounds
+        start = folder.last(lambda: rounds.beginning(measured=False), rounds.num_rounds)
         if start is None:
             return None
-        return prolonged(start, int(beginning.state.num_rounds), self.rounds.eval_every)
+        return prolonged(start, rounds.last_round, rounds.eval_every)
 
     def _stages(
         self,

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax import simulation
+from fairjax import programs, simulation
 from fairjax.data import Dataset, Shards
+from fairjax.experiments import objects
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.mechanisms import switched
-from fairjax.programs import WithCaptured
 from fairjax.simulation import (
     Behaviour,
     Events,
@@ -95,9 +95,11 @@ def play_points(
     num_runs = min(len(on), max(1, points_at_once // num_values))
     test = jax.device_put(test)
     parts, done, warned = [], 0, set()
-    # The names of parts that users registered can mean other parts in a later call.
-    meant = tuple(part for one in (common, *together) for part in one.parts())
-    program = _program(common, together, manipulations, meant)
+    # By contents: the same objects, or names, can mean something else in a later call.
+    others = tuple(objects.Contents(one.make_mechanism()) for one in together)
+    numbers = (common.rounds, common.eval_every, common.record_updates)
+    play = programs.Aside(functools.partial(_play, common, together, manipulations))
+    program = _program(play, federation, others, numbers, manipulations)
     for some_runs in _chunks(len(on), num_runs):
         row = []
         for some_values in _chunks(len(coefficients), num_values):
@@ -163,17 +165,12 @@ def _chunks(length: int, size: int) -> list[np.ndarray]:
 
 
 @functools.lru_cache(maxsize=simulation.PROGRAMS)
-def _program(
-    experiment: Experiment,
-    together: tuple[Experiment, ...],
-    manipulations: tuple[str, ...],
-    meant: Any,
-) -> Any:
+def _program(play: programs.Aside, federation: Federation, *others: Any) -> Any:
     """Returns `_play` compiled for experiments; the most recently used programs are cached."""
-    del meant  # other parts need another program
+    del others  # they need another program, too
     spare_maps()
-    compiled = WithCaptured if experiment.trains_adapters else jax.jit
-    return compiled(functools.partial(_play, experiment, together, manipulations))
+    compiled = programs.WithCaptured if federation.training.ranked else jax.jit
+    return compiled(play.value)
 
 
 def _play(
@@ -236,7 +233,7 @@ def _pick_points_at_once(federation: Federation, shards: Shards) -> int:
     Steps so large that few fit gain nothing from a common axis; XLA is faster without it.
     On an accelerator, a quarter of the memory must hold the local steps of all agents.
     """
-    needed = federation.bytes_per_agent(shards)
+    needed = simulation.bytes_per_agent(federation.training, shards)
     device = jax.devices()[0]
     if device.platform == "cpu":
         fitting = CACHE_BYTES // needed

@@ -84,11 +84,14 @@ def _import(path: Path, changed: int) -> ModuleType:
     name = f"_fairjax_{path.stem}_{abs(hash((path, changed)))}"
     spec: Any = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))  # for what it imports from beside it
+    beside = str(path.parent)  # what it imports from there; its functions may do so later
+    sys.path.insert(0, beside)
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(str(path.parent))
+        sys.path.remove(beside)
+        if beside not in sys.path:
+            sys.path.append(beside)
     return module
 
 

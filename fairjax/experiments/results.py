@@ -208,7 +208,7 @@ class Result:
     def _count_answers(self) -> np.ndarray:
         """Returns the agents' confusion matrices `[N, C, C]`."""
         state: Any = self.state
-        shards, test = self.experiment.make_shards()
+        shards, test = self.experiment.kept_shards()
         test.classes_for("A confusion matrix")
         model = self.experiment.make_model(shards.data)
 

@@ -1,5 +1,6 @@
 """Running: the rounds of a federation from Python objects, with or without records."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ import jax
 
 from fairjax import checks, simulation
 from fairjax.data import Dataset, Shards
-from fairjax.experiments import histories, records, tracking
-from fairjax.experiments.checkpoints import Checkpoints
+from fairjax.experiments import records, tracking
 from fairjax.experiments.playing import WATCHES, Run, Watcher
+from fairjax.experiments.run_folder import RunFolder
 from fairjax.fingerprint import fingerprint
 from fairjax.simulation import Federation, History, Rounds, State
 from fairjax.types import Key, Params
@@ -82,31 +83,28 @@ def run(
     """
     checks.flag("resume", resume)
     checks.function("watch", watch, WATCHES, optional=True)
-    out = None if out is None else checks.path("out", out)
-    tools = tracking.checked(track, out)
+    folder = RunFolder(None if out is None else checks.path("out", out), resume)
+    tools = tracking.checked(track, folder.path)
     rounds = Rounds(
         key, federation, shards, test, num_rounds, params, eval_every, record_updates, state
     )
-    if out is None:
-        *_, last = rounds.stages(spare=True)
-        return last.state, simulation.history(last, num_rounds)
     rounds.check()
-    description = _describe(rounds)
-    record = records.claim(out, description, resume)
-    with records.locked(out):
-        clock = records.Clock(records.read_times(out) if resume else {})
-        if not Checkpoints(out).rounds():  # nothing is left of an earlier sitting
-            record |= records.surroundings()
-        records.write_json(out / records.EXPERIMENT, record)
-        name = federation.mechanism.name
-        main = federation.training.task.main
-        before = 0 if state is None else int(state.round)
-        with tracking.opened(tools, out, name, description, resume, main, before) as tracker:
-            last = Run(name, rounds).play(out, resume, clock, tracker, watch)
+    record = folder.claim(lambda: _describe(rounds))
+    name, settings = federation.mechanism.name, record.get("experiment", {})
+    main, before = federation.training.task.main, rounds.last_round - num_rounds
+    with folder.locked():
+        clock = records.Clock(folder.times())
+        # The bits depend on `agents_at_once`, so a run continues with its first value.
+        at_once = record.get("agents_at_once") or federation.agents_at_once(shards)
+        folder.begin({**record, "agents_at_once": at_once})
+        grouped = dataclasses.replace(federation, group_size=at_once)
+        run = Run(name, rounds._replace(federation=grouped))
+        opened = tracking.opened(tools, folder.path, name, settings, resume, main, before)
+        with opened as tracker:
+            last = run.play(folder, clock, tracker, watch)
             history = simulation.history(last, num_rounds)
             tracker.rounds(history)
-        histories.write(out, history)
-        records.write_json(out / records.TIME, clock.seconds())
+        folder.end(history, clock)
     return last.state, history
 
 

@@ -5,6 +5,7 @@ description -> values for open fields -> data, shards -> federation
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -15,7 +16,6 @@ from jax.sharding import Mesh
 
 from fairjax import data, models, tasks
 from fairjax.data import Dataset, Shards
-from fairjax.experiments import factories
 from fairjax.experiments.optimizers import OPTIMIZERS
 from fairjax.experiments.resolved import Resolved
 from fairjax.simulation import (
@@ -31,22 +31,17 @@ from fairjax.simulation import (
 )
 
 VALIDATION_SHARE = 0.1
+FOLDERS = ("TFDS_DATA_DIR", "FAIRJAX_TEXT_DIR")  # where data sets are
 
 
 class Setup(Resolved):
     """A description that can make its data, shards, mechanism and federation."""
 
-    def parts(self) -> tuple[Any, ...]:
-        """Returns the functions that the names of data set, model and mechanism mean now."""
-        dataset: Any = self.dataset if isinstance(self.dataset, str) else ""
-        model: Any = self.resolved().model
-        source = data.DATASETS.get(dataset)
-        return (
-            None if source is None else source.load,
-            tasks.TASKS[self.task] if isinstance(self.task, str) else None,
-            models.REGISTRY[model] if isinstance(model, str) else None,
-            factories.factory_of(self.mechanism) if isinstance(self.mechanism, str) else None,
-        )
+    def data_source(self) -> tuple[Any, ...] | None:
+        """Returns what the name of the data set means now; None for own data or shards."""
+        if not isinstance(self.dataset, str) or self.shards is not None:
+            return None
+        return data.DATASETS.get(self.dataset), *map(os.environ.get, FOLDERS)
 
     def load(self) -> tuple[Dataset, Dataset]:
         """Returns training and test data."""
@@ -98,6 +93,14 @@ class Setup(Resolved):
             shards = dataclasses.replace(shards, validation=validation)
         shards.data.check_alike("dataset", test)
         return change_data(shards, self.assigned_behaviours(), self.seed), test
+
+    def kept_shards(self) -> tuple[Shards, Dataset]:
+        """Returns the same as `make_shards`, for data sets with a name made only once; for reading.
+
+        A run, its standalone run and its page have the same data.
+        """
+        source = self.data_source()
+        return self.make_shards() if source is None else _make_shards(self.only_data(), source)
 
     def first_params(self, shards: Shards) -> Any:
         """Returns the given first parameters, leaves `[N, ...]` if agents differ; None: none.
@@ -258,3 +261,9 @@ class Setup(Resolved):
                 f"`params` must have the model's shapes {wanted} with `lora_rank`, got {found}."
             )
         return self.params.value
+
+
+@functools.lru_cache(maxsize=1)
+def _make_shards(experiment: Setup, source: Any) -> tuple[Shards, Dataset]:
+    del source  # another source needs other data
+    return experiment.make_shards()

@@ -206,13 +206,18 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
 
 
 def load_shards(on: Sequence[Experiment]) -> tuple[Shards, Dataset]:
-    """Returns shards `[S, ...]` and test data; the last ones are kept for the next sweep."""
-    return _load_shards(tuple(one.only_data() for one in on), on[0].parts()[0])
+    """Returns shards `[S, ...]` and test data; the last ones are kept for the next sweep.
+
+    Own data are not: they may have been changed in between.
+    """
+    source = on[0].data_source()
+    load = _load_shards.__wrapped__ if source is None else _load_shards
+    return load(tuple(one.only_data() for one in on), source)
 
 
 @functools.lru_cache(maxsize=1)
 def _load_shards(on: tuple[Experiment, ...], source: Any) -> tuple[Shards, Dataset]:
-    del source  # a name can be registered for another data set later
+    del source  # another source needs other data
     loaded = on[0].load()
     made = [one.make_shards(loaded) for one in on]
     return data.stacked([shards for shards, _ in made]), made[0][1]

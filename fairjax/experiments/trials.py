@@ -15,7 +15,7 @@ from fairjax.experiments.description import EACH
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import Watcher
 from fairjax.experiments.points import play_points
-from fairjax.simulation import DATA, UPLOADS, Behaviour, change_data
+from fairjax.simulation import DATA, UPLOADS, Behaviour, change_data, follows_length
 
 STRETCHES = (1.5, 2.0, 3.0, 10.0)  # factors of `stretch`
 HONEST_KIND = "rescale"
@@ -130,6 +130,16 @@ def _halve(shards: Shards, agent: int) -> Shards:
     return dataclasses.replace(halved, validation=shards.validation)
 
 
+def _takes_one_more(experiment: Experiment, shards: Shards) -> bool:
+    """Says whether an experiment's mechanism judges and pays N + 1 agents."""
+    halved = _halve(shards, 0)
+    try:
+        follows_length(_with_one_more(experiment).federation(halved), halved)
+    except (TypeError, ValueError, IndexError, AssertionError):
+        return False
+    return True
+
+
 def why_not(name: str, experiment: Experiment, shards: Sequence[Shards]) -> str:
     """Returns what a manipulation needs and an experiment lacks; an empty text if nothing."""
     examples = shards[0].data
@@ -141,8 +151,11 @@ def why_not(name: str, experiment: Experiment, shards: Sequence[Shards]) -> str:
             return f"one value of `{single[0]}` for all agents"
         if experiment.params is not None and experiment.lora_rank is None:
             return "no given `params`"
-        few = any(int(np.min(one.sizes)) < 2 for one in shards)
-        return "two examples of every agent" * few
+        if any(int(np.min(one.sizes)) < 2 for one in shards):
+            return "two examples of every agent"
+        return "a mechanism that takes one more agent" * (
+            not _takes_one_more(experiment, shards[0])
+        )
     if name == "feature_noise":
         known = examples.vocabulary_size is not None or examples.x.dtype == np.float32
         return "examples of floats or tokens" * (not known)

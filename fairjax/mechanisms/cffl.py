@@ -2,7 +2,8 @@
 
 own update  d_i   =  dw_i with every entry clipped to [-clip, clip]; the agent keeps it
 upload      u_i   =  the share theta of the entries of d_i, largest first
-score       a_i   =  accuracy of w + u_i, or another main metric that is better when it is higher
+score       a_i   =  accuracy of w + u_i, or another main metric that is better when it is higher;
+                     at least 0 in reputations
 reputation  r_i  <-  .8 r_i + .2 a_i / sum_R a, then sinh(5 (1 + t/T) r_i), normalised
 R           agents with r_i < c / |R| leave it for good
 aggregate   u     =  sum over R of u_i
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from fairjax import checks, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, map_present, remembered
+from fairjax.mechanisms.reputable import drop_low
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 MEMORY, STEEPNESS = 0.8, 5.0
@@ -117,12 +119,10 @@ def _update_reputation(
     """Returns reputations after a round, and whether agents are still reputable."""
     among = None if context.present is None else reputable & context.present
     there = reputable if among is None else among
-    share = rewards.normalised(scores, there)
+    share = rewards.normalised(jnp.where(scores > 0, scores, 0), there)
     memory, held = rewards.recall(reputation, share, among)
     mixed = MEMORY * memory + (1 - MEMORY) * share
     played = context.round / jnp.maximum(context.num_rounds, 1)
-    after = rewards.normalised(jnp.sinh(STEEPNESS * (1 + played) * mixed), there)
-    low = (after < threshold / there.sum()) & (after < after.max())
-    reputable = reputable & ~(low & there)
-    after = rewards.normalised(after, there & reputable)
+    after = jnp.sinh(STEEPNESS * (1 + played) * mixed)
+    after, reputable = drop_low(after, reputable, context.present, threshold)
     return rewards.settle(reputation, after, held, among), reputable

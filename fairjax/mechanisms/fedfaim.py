@@ -83,7 +83,9 @@ def fedfaim(*, threshold: Scalar = 0.01, temperature: Scalar = 0.1) -> Mechanism
         known = PASS * passes + FAIL * fails
         trust = trees.ratio(PASS * passes - FAIL * fails, known)
         reputation = jnp.exp(-jnp.exp(-STEEPNESS * trust)) * trees.ratio(earned, earned.max())
-        fractions = rewards.share_of_largest(jnp.where(present, reputation, 0))
+        # Where agents are absent, all of those present may have earned nothing.
+        paid_for = jnp.where(present, reputation, 0)
+        fractions = jnp.where(paid_for > 0, rewards.share_of_largest(paid_for), 0)
         paid = _pay(updates, aggregate, fractions)
         importance = rewards.normalised(reputation)
         outcome = Outcome(aggregate, paid, judged, importance, fractions)

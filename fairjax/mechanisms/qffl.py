@@ -1,15 +1,15 @@
 """q-FFL: weigh updates by a power of the agents' losses, so that no agent's loss stays large.
 
-g_k  =  -L dw_k              F_k = loss of w on agent k's whole shard
+g_k  =  -L_k dw_k            F_k = loss of w on agent k's whole shard
 D_k  =  F_k^q g_k
-h_k  =  q F_k^(q-1) |g_k|^2 + L F_k^q
+h_k  =  q F_k^(q-1) |g_k|^2 + L_k F_k^q
 w   <-  w - sum_k D_k / sum_k h_k
 
-L    =  1 / eta; "bounded": median_k 2 F_k / |dw_k|^2 if that is less
+L_k  =  1 / eta_k; "bounded": median_k 2 F_k / |dw_k|^2 if that is less
 
-L bounds how fast gradients change. 1 / eta estimates it if local training is gradient descent with
-rate eta. Such a step dw_k lowers a loss by at least L |dw_k|^2 / 2, and no loss falls by more than
-F_k, so 2 F_k / |dw_k|^2 is an upper bound. Adam's steps break it by far.
+L_k bounds how fast gradients change. 1 / eta_k estimates it if training is gradient descent with
+rate eta_k. Such a step dw_k lowers a loss by at least L_k |dw_k|^2 / 2, and no loss falls by more
+than F_k, so 2 F_k / |dw_k|^2 is an upper bound. Adam's steps break it by far.
 """
 
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def qffl(*, q: Scalar = 0.1, smoothness: str = "learning_rate") -> Mechanism:
 
     Args:
       q: how much large losses count, not negative. May be traced.
-      smoothness: L: "learning_rate", 1 / eta, as published, for plain SGD: with Adam models hardly
+      smoothness: L_k: "learning_rate", 1 / eta_k, as published, for SGD: with Adam models hardly
         move; or "bounded", as above, which `Experiment` takes for other optimizers.
 
     Raises:
@@ -77,6 +77,8 @@ def qffl(*, q: Scalar = 0.1, smoothness: str = "learning_rate") -> Mechanism:
             counted = (squares > 0) & (powers > 0)
             bounds = jnp.where(counted, 2 * losses / squares, jnp.nan)
             bound = jnp.fmin(bound, jnp.nanmedian(bounds))
+        # All sums have a factor L_k more; that of the largest cancels.
+        powers = powers * (bound / jnp.max(bound))
         # A huge update has an infinite square, and 0 times infinity is NaN.
         squares = jnp.where(jnp.isfinite(squares), bound * squares, jnp.inf)
         longer = jnp.where(q * powers > 0, q * powers / losses * squares, 0)

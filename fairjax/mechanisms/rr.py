@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from fairjax import checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, first_round_shares, remembered
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
+from fairjax.mechanisms.reputable import drop_low
 from fairjax.mechanisms.tensors import largest_of_tensors
 from fairjax.types import PerAgent, Scalar, Stacked
-
-LEAST = 1e-6  # of a judged agent's reputation, where agents can be absent
 
 
 @remembered
@@ -82,14 +81,9 @@ def rr(
         aggregate = trees.weighted_sum(weights, uploads)
         judged = contributions.measure("cosine", uploads, weights)
         memory, held = rewards.recall(reputation, jnp.maximum(judged, 0), among)
-        least = 0 if among is None else LEAST  # 0 means never judged
-        after = jnp.maximum(alpha * memory + (1 - alpha) * judged, least)
-        after = rewards.normalised(after, there)
-        low = after < threshold / there.sum()
-        # The most reputable agent stays, so the set is never empty.
-        leaves = there & low & (after < after.max()) & (context.round >= warmup)
-        reputable = reputable & ~leaves
-        after = rewards.normalised(after, there & reputable)
+        after = alpha * memory + (1 - alpha) * judged
+        can_leave = context.round >= warmup
+        after, reputable = drop_low(after, reputable, context.present, threshold, can_leave)
         fractions = jnp.where(there, rewards.share_of_largest(after), 0)
         reputation = rewards.settle(reputation, after, held, among)
         paid = largest_of_tensors(aggregate, fractions)

@@ -67,7 +67,10 @@ def shapfed(*, momentum: Scalar = 0.9) -> Mechanism:
     def update(updates: Stacked, average: PerAgent, context: Context) -> tuple[Outcome, PerAgent]:
         updates = trees.zero_broken(updates)
         layer = _find_output_layer(updates, context.require("head", "shapfed"))
-        weights = rewards.normalised(first_round_shares(average, context))
+        known = average
+        if context.present is not None:  # those who were judged so far hold their part of N
+            known = rewards.normalised(average, average > 0) * (average > 0).mean()
+        weights = rewards.normalised(first_round_shares(known, context))
         rows = jnp.concatenate([layer["kernel"], layer["bias"][:, None]], axis=1)  # [N, d+1, C]
         by_class = jax.vmap(contributions.cosine, in_axes=(2, None))(rows, weights)  # [C, N]
         judged = by_class.mean(0)

@@ -40,9 +40,10 @@ def from_nnx(module: nnx.Module, head: str | None) -> Model:
     first, first_statistics = _read(module, nnx.Param), _read(module, STATISTICS)
 
     def apply(params: Params, x: Array, key: Key | None = None, statistics: Any = None) -> Any:
-        used = streams if key is None else _seed_streams(key, streams)
-        own = kept if statistics is None else _fill(kept, statistics)
-        whole = nnx.merge(graph, _fill(variables, params), used, own, rest)
+        # Variables of their own, since a module may change those that it is made of.
+        used = _copy(streams) if key is None else _seed_streams(key, streams)
+        own = _copy(kept) if statistics is None else _fill(kept, statistics)
+        whole = nnx.merge(graph, _fill(variables, params), used, own, _copy(rest))
         options = mode_arguments(whole, key)
         if key is None:
             whole.eval()
@@ -62,9 +63,13 @@ def from_nnx(module: nnx.Module, head: str | None) -> Model:
     )
 
 
+def _copy(state: nnx.State) -> nnx.State:
+    return jax.tree.map(lambda leaf: leaf, state)
+
+
 def _fill(state: nnx.State, values: Any) -> nnx.State:
     """Returns a state with other values."""
-    filled = jax.tree.map(lambda leaf: leaf, state)
+    filled = _copy(state)
     nnx.replace_by_pure_dict(filled, values)
     return filled
 

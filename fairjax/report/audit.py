@@ -49,7 +49,7 @@ def write_audit(audit: Audit, out: Path) -> Path:
         Section("run", "What was run", [page.pair(fields, environment)]),
     )
     title = f"What cheating pays under {experiment.label('mechanism')} on {experiment.where}"
-    sizes = experiment.make_shards()[0].sizes
+    sizes = experiment.kept_shards()[0].sizes
     words = settings.words(experiment, sizes, with_seed=False)
     lead = f"{words} The mechanism is {settings.mechanism(experiment)}"
     return page.write(out / PAGE, title, lead, sections)

@@ -68,7 +68,7 @@ def interval(result: Result) -> str:
 
 def draw_data(result: Result, out: Path) -> list[str]:
     """Returns a figure and a table of the data that each agent held."""
-    shards, _ = result.experiment.make_shards()
+    shards, _ = result.experiment.kept_shards()
     has_classes = shards.data.num_classes is not None
     counts = (shards.class_counts() > 0).sum(1) if has_classes else []
 

@@ -36,7 +36,7 @@ from fairjax.simulation.first import first_params, first_statistics, given_param
 from fairjax.simulation.looking import check_held_out, follows_length
 from fairjax.simulation.loop import PROGRAMS, Rounds, history, play
 from fairjax.simulation.making import federation
-from fairjax.simulation.memory import bytes_needed, spare_maps
+from fairjax.simulation.memory import bytes_needed, bytes_per_agent, spare_maps
 from fairjax.simulation.optimizers import COUNTS, check_server_optimizer
 from fairjax.simulation.participation import check_fits, check_participation
 from fairjax.simulation.progress import (
@@ -53,8 +53,9 @@ from fairjax.simulation.states import Record, State
 __all__ = [
     "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
     "History", "Memory", "Progress", "Record", "Rounds", "State", "assign", "behaviours",
-    "bytes_needed", "change_data", "change_uploads", "check_fits", "check_held_out",
-    "check_paid", "check_participation", "check_server_optimizer", "federation", "first_params",
-    "first_statistics", "follows_length", "given_params", "history", "judge", "listed",
-    "measure", "names", "no_rows", "outputs", "play", "spare_maps", "utility", "warn_of_honest",
+    "bytes_needed", "bytes_per_agent", "change_data", "change_uploads", "check_fits",
+    "check_held_out", "check_paid", "check_participation", "check_server_optimizer",
+    "federation", "first_params", "first_statistics", "follows_length", "given_params",
+    "history", "judge", "listed", "measure", "names", "no_rows", "outputs", "play",
+    "spare_maps", "utility", "warn_of_honest",
 ]  # fmt: skip

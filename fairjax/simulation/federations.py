@@ -24,7 +24,7 @@ from fairjax.simulation import each
 from fairjax.simulation.behaviours import Behaviour, changing_uploads
 from fairjax.simulation.evaluation import measure_agents
 from fairjax.simulation.looking import make_context, own_losses, reached_alone, scores
-from fairjax.simulation.memory import bytes_per_agent, pick_agents_at_once
+from fairjax.simulation.memory import pick_agents_at_once
 from fairjax.simulation.participation import Participation, draw_present
 from fairjax.simulation.round import Paid, Trained, Uploads, judge, pay, serve, train, upload
 from fairjax.simulation.states import Record, State, first_state, placed
@@ -130,13 +130,15 @@ class Federation(ByContents):
     def first_of_mechanism(self, state: State, alone: Callable[[str], PerAgent]) -> Any:
         """Returns the mechanism's first state, where `alone` says what agents reach alone."""
         units, ranked = self.training.model.units, self.training.ranked
-        return self.mechanism.init(
+        first = self.mechanism.init(
             trees.num_agents(state.agents),
             state.server,
             None if units is None else units(state.server),
             alone,
             None if ranked is None else ranked.common(state.key, state.server),
         )
+        # A number of Python is weakly typed, but not in a checkpoint.
+        return jax.tree.map(lambda part: jnp.asarray(part, jnp.result_type(part)), first)
 
     def go_on(self, state: State, shards: Shards, num_rounds: int) -> State:
         """Returns a state of an earlier run as the first of `num_rounds` more rounds.
@@ -252,7 +254,9 @@ class Federation(ByContents):
         if context.present is None:
             return plan
         chosen = True if plan.participants is None else plan.participants
-        return plan._replace(participants=context.present & chosen)
+        start = plan.start  # absent agents keep their own parameters
+        start = None if start is None else trees.where(context.present, start, state.agents)
+        return plan._replace(participants=context.present & chosen, start=start)
 
     def context(
         self, state: State, shards: Shards, key: Key, present: PerAgent | None = None
@@ -292,7 +296,3 @@ class Federation(ByContents):
         if self.group_size is not None:
             return min(self.group_size, shards.num_agents)
         return pick_agents_at_once(self.training, shards, self.num_devices)
-
-    def bytes_per_agent(self, shards: Shards) -> int:
-        """Returns how many bytes a local step of one agent needs."""
-        return bytes_per_agent(self.training, shards)

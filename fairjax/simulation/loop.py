@@ -62,6 +62,11 @@ class Rounds(NamedTuple):
     state: State | None = None
     within: Federation | None = None
 
+    @property
+    def last_round(self) -> int:
+        """The number of rounds that will have been played, those of earlier calls included."""
+        return self.num_rounds + (0 if self.state is None else int(self.state.round))
+
     def beginning(self, measured: bool = True) -> Progress:
         """Returns the progress before the first round, or only one of its kind, not `measured`."""
         state = self._first_state(measured)
@@ -143,15 +148,13 @@ class Rounds(NamedTuple):
         self.shards.data.check_alike("test", self.test)
         self.federation.training.task.check_test("test", self.test)
         check_held_out(self.federation, self.shards, self.test)
-        played = 0
         if self.state is None:
             checks.key("key", self.key)
         else:
             checks.kind("state", self.state, State, "`fairjax.run`")
             if self.params is not None:
                 raise ValueError("`params` must be left out where `state` is given.")
-            played = int(self.state.round)
-        check_fits(self.federation.participation, self.shards.num_agents, played + self.num_rounds)
+        check_fits(self.federation.participation, self.shards.num_agents, self.last_round)
 
 
 def history(progress: Progress, num_rounds: int) -> History:
