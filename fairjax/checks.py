@@ -50,6 +50,13 @@ def above(name: str, value: Any, bound: float, *, vanishing: bool = False) -> No
             )
 
 
+def share(name: str, value: Any) -> None:
+    """Raises unless `value` is a number in (0, 1] that float32 can hold, or is traced."""
+    if is_known(value):
+        _number(name, value, lambda x: 0 < x <= 1, "in (0, 1]")
+        above(name, value, 0)
+
+
 def between(name: str, value: Any, low: float, high: float) -> None:
     """Raises unless `value` is a number in [low, high], or is traced."""
     if is_known(value):

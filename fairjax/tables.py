@@ -209,6 +209,18 @@ def first_line(function: Callable) -> str:
     return sentence.removeprefix("Returns ").rstrip(".")
 
 
+def listed(numbers: Sequence[int]) -> str:
+    """Returns whole numbers as the command line takes them.
+
+    Examples:
+      >>> listed([3, 4, 5]), listed([0, 2])
+      ('3:6', '0,2')
+    """
+    first, last = numbers[0], numbers[-1] + 1
+    follow = len(numbers) > 1 and list(numbers) == list(range(first, last))
+    return f"{first}:{last}" if follow else ",".join(map(str, numbers))
+
+
 def _plain_cell(name: str, cell: Any) -> dict[str, Any]:
     return cell.plain(name) if isinstance(cell, Cell) else {name: cell}
 

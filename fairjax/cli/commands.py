@@ -40,7 +40,7 @@ from fairjax.experiments import (
     records,
 )
 from fairjax.simulation import DATA, UPLOADS
-from fairjax.tables import first_line
+from fairjax.tables import first_line, listed
 
 Nested = tyro.conf.arg(name="")  # `--help` shows groups of flags under their own names
 if TYPE_CHECKING:
@@ -64,14 +64,8 @@ Tools = Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(defau
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a user's mistake gives one sentence and exit code 2."""
-    commands = {
-        "run": _run,
-        "compare": _compare,
-        "audit": _audit,
-        "study": _study,
-        "show": _show,
-        "list": _list,
-    }
+    functions = (_run, _compare, _audit, _study, _show, _list)
+    commands = {function.__name__.removeprefix("_"): function for function in functions}
     beforehand.keep_programs()
     beforehand.keep_objects()
     with endings.end_with_sentence():
@@ -163,7 +157,7 @@ def _compare(
     experiment = flags.experiment(described, names)
     # Name the folder after the mechanisms, so that comparisons do not replace each other's pages.
     drawn = flags.parse_seeds(seeds)
-    folder = _name_folder([*names, *(["seeds", seeds] if drawn else [])])
+    folder = _name_folder([*names, *(["seeds", listed(drawn)] if drawn else [])])
     out = out or Path("runs") / f"compare-{experiment.name}" / folder
     saved = endings.MECHANISMS if drawn else endings.CHECKPOINTS
     with endings.resumable(out, resume, saved), ProgressBar() as watch:
@@ -197,12 +191,13 @@ def _audit(
 
     experiment = flags.experiment(described)
     names = [name.strip() for name in manipulations.split(",") if name.strip()] or None
-    drawn, cheats = flags.parse_seeds(seeds), flags.parse_seeds(agents, "agents")
-    drawn = [experiment.seed] if drawn is None else [*drawn]
+    drawn = [*(flags.parse_seeds(seeds) or [experiment.seed])]
+    cheats = flags.parse_seeds(agents, "agents")
     # Name the folder after its arguments, so that audits do not replace each other's pages.
-    given = ["-".join(names or ["all"]), *(["agents", agents] if agents else []), "seeds", seeds]
+    given = [*(names or ["all"]), *(["agents", agents] if agents else []), "seeds", listed(drawn)]
     out = out or Path("runs") / f"audit-{experiment.name}" / _name_folder(given)
-    with records.locked(out), ProgressBar() as watch:
+    ending = endings.resumable(out, True, endings.NO_PARTS)
+    with ending, records.locked(out), ProgressBar() as watch:
         told = experiment.description() | {"seed": drawn, "manipulations": names, "agents": agents}
         folders.check_audit(out, told)
         found = audit(experiment, names, cheats, drawn, watch=watch)

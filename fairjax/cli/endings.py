@@ -63,6 +63,7 @@ CHECKPOINTS = Saved(
 MECHANISMS = Saved(
     f"*/{records.RESULT}", "the mechanisms that are done", "No mechanism is done yet"
 )
+NO_PARTS = Saved("no parts", "", "An audit keeps no parts")
 CELLS = Saved("cells/*.json", "the cells that are done", "No cell is done yet")
 
 

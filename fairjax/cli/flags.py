@@ -93,7 +93,7 @@ def _read(text: str) -> Any:
         parts = [part.rpartition("=") for part in text.split(",")]
         numbers = [_read(number) for *_, number in parts]
         agents = [int(agent) for agent, equals, _ in parts if equals]
-        if len(agents) == len(numbers):
+        if len(set(agents)) == len(numbers):
             return dict(zip(agents, numbers, strict=True))
         return text if agents else tuple(numbers)
     return None if text == "None" else text
@@ -146,7 +146,7 @@ def experiment(described: Any, mechanisms: Sequence[str] = ()) -> Experiment:
         name: value for group in vars(described).values() for name, value in vars(group).items()
     }
     for name, parsed in (("options", _parse_option), ("behaviours", _parse_behaviour)):
-        fields[name] = tuple(map(parsed, fields.get(name, ())))
+        fields[name] = tuple(map(parsed, itertools.chain(*fields.get(name, ()))))
     sharing = [name for name in mechanisms if name != "standalone"]
     if sharing and fields.get("server_optimizer"):  # which the default mechanism refuses
         fields["mechanism"] = sharing[0]
@@ -189,9 +189,11 @@ def _annotate_type(field: dataclasses.Field) -> Any:
     if field.name in objects.FIELDS:  # a command line has no objects
         kind = str | None if field.default is None else str
     if field.name in PAIRS:
-        kind = tuple[str, ...]
         settings["metavar"] = PAIRS[field.name]
-    elif names := DATASETS.get(field.name, getattr(field.metadata.get("check"), "names", ())):
+        # A flag that occurs twice adds to what it gave before.
+        pairs = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
+        return Annotated[pairs, tyro.conf.arg(**settings)]
+    if names := DATASETS.get(field.name, getattr(field.metadata.get("check"), "names", ())):
         settings["metavar"] = "NAME" if len(names) > 2 else f"{{{','.join(names)}}}"
         # Shells complete these names. Otherwise take any name: `Experiment` explains a wrong one.
         if "--tyro-write-completion" in sys.argv:

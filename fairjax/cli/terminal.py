@@ -14,9 +14,15 @@ from fairjax.tables import number
 FILE_WIDTH = 1000  # characters of a line in a file
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Lets `endings` end the command: rich would do so with another exit code."""
+        raise BrokenPipeError
+
+
 def output() -> Console:
     """Returns standard output; if it is not a terminal, lines are wide enough for any table."""
-    console = Console(emoji=False)
+    console = _Output(emoji=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
     return console
@@ -55,7 +61,7 @@ def print_table(
 def print_lines(lines: Mapping[str, str]) -> None:
     """Prints names and the line that explains each, aligned."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(min_width=2 + max(map(len, lines)))
+    table.add_column(min_width=2 + max(map(len, lines)), no_wrap=True)
     for name, line in lines.items():
         table.add_row(f"  {name}", line)
     output().print(table)

@@ -67,8 +67,8 @@ class Audit:
         """Returns one row per manipulation, over agents.
 
         `own_gain` and `others_gain` are means over the agents that cheat in turn; `most` is the
-        gain of the one that gains most, with its standard error; `worst_other` is the loss of the
-        agent that loses most by any of them. `rank` is where importance ends, and `honest_rank`
+        gain of the one that gains most, with its standard error; `worst_other` is the gain, mostly
+        below 0, of the agent that loses most. `rank` is where importance ends, and `honest_rank`
         where it would have ended, on average.
         """
         rows, made = self.rows(), []

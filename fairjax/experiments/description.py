@@ -150,8 +150,8 @@ class Description:
         None,
         "training",
         checks.count,
-        "number of rounds T, 1 to 1,000,000; a finished run goes on with more if `gamma` and "
-        "`learning_rate_decay`, which presets choose by T, stay the same; None: 80, 3 for minilm.",
+        "number of rounds T, 1 to 1,000,000; a finished run goes on with more if "
+        "`learning_rate_decay` and `gamma`, no cosine, are given; None: 80, 3 for minilm.",
     )
     local_epochs: int | Mapping[int, int] | tuple[int | None, ...] = describe_field(
         None,

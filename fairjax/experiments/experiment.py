@@ -176,10 +176,11 @@ class Experiment(Setup):
         record["agents_at_once"] = federation.agents_at_once(shards)
         federation = dataclasses.replace(federation, group_size=record["agents_at_once"])
         check_parts([folder, folder.below("standalone")])
+        run = run_of(self, federation, shards, test, within)
+        run.rounds.check_beginning()
         folder.begin(record)
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
             simulation.follows_length(federation, shards, test)
-        run = run_of(self, federation, shards, test, within)
         alone = None if standalone is None else standalone.accuracies
         if self.mechanism != "standalone" and alone is None:
             shared = None if self.record_updates else federation

@@ -79,7 +79,16 @@ def make(mechanism: Any, coefficients: Mapping[str, Any], options: Mapping[str, 
             f"`options` must hold what the function {name!r} needs to make a mechanism, "
             f"got no {', '.join(missing)}."
         )
-    made = factory_of(mechanism)(**given)
+    factory = factory_of(mechanism)
+    try:
+        made = factory(**given)
+    except Exception as error:
+        if factory in REGISTRY.values() or isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            "`mechanism` must be a function that makes a Mechanism, got "
+            f"{checks.shown(mechanism)}, which fails: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, Mechanism):
         raise ValueError(
             "`mechanism` must be a function that makes a Mechanism, got "

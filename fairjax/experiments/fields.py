@@ -131,8 +131,7 @@ def share(name: str, value: Any) -> None:
 
 def factor(name: str, value: Any) -> None:
     """Raises unless a field is in (0, 1]."""
-    checks.above(name, value, 0)
-    checks.between(name, value, 0, 1)
+    checks.share(name, value)
 
 
 def each(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:

@@ -18,6 +18,7 @@ import numpy as np
 from fairjax.cells import Difference
 from fairjax.experiments import fields, histories, records
 from fairjax.experiments.experiment import Experiment
+from fairjax.experiments.loading import run_of
 from fairjax.experiments.playing import Watcher
 from fairjax.experiments.points import play_points
 from fairjax.experiments.run_folder import RunFolder
@@ -123,6 +124,8 @@ def compare_over_seeds(
                 return read_sweep(part.finished, experiment, seeds)
             except DamagedError as damage:
                 warnings.warn(f"{damage} It is run again.", stacklevel=4)
+        if alone is None:
+            _check_beginning(experiment, seeds[0])
         part.begin(record)
         if alone is None:
             swept = sweep(experiment, seeds=seeds, watch=watch)
@@ -139,6 +142,13 @@ def compare_over_seeds(
             for name, one in experiments.items()
         }
     )
+
+
+def _check_beginning(experiment: Experiment, seed: int) -> None:
+    """Raises if data, task, model and optimizer do not fit each other, before anything is kept."""
+    one = dataclasses.replace(experiment, seed=seed)
+    shards, test = one.kept_shards()
+    run_of(one, one.federation(shards), shards, test).rounds.check_beginning()
 
 
 def _sweep_one(

@@ -97,7 +97,8 @@ class Result:
     @property
     def fairness_note(self) -> str:
         """The reason why `fairness` is nan, or an empty string."""
-        return metrics.why_undefined(self.standalone_accuracies, self.accuracies)
+        note = metrics.why_undefined(self.standalone_accuracies, self.accuracies)
+        return note if self.experiment.shown.in_percent else note.replace("accuracies", "values")
 
     @property
     def honest_fairness(self) -> float:

@@ -88,7 +88,7 @@ def run(
     rounds = Rounds(
         key, federation, shards, test, num_rounds, params, eval_every, record_updates, state
     )
-    rounds.check()
+    rounds.check_beginning()
     record = folder.claim(lambda: _describe(rounds))
     name, settings = federation.mechanism.name, record.get("experiment", {})
     main, before = federation.training.task.main, rounds.last_round - num_rounds

@@ -100,8 +100,7 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
       >>> print(outcome.importance.argmin(), outcome.importance.sum().round(3))
       3 1.0
     """
-    checks.above("beta", beta, 0, vanishing=True)
-    checks.between("beta", beta, 0, 1)
+    checks.share("beta", beta)
 
     def init(num_agents: int, params: Params) -> Accounts:
         pairs = jnp.zeros((num_agents, num_agents))

@@ -64,8 +64,7 @@ def cffl(
       >>> print(jnp.round(outcome.rewards[1], 2))
       [0.02 0.01]
     """
-    checks.between("theta", theta, 0, 1)
-    checks.above("theta", theta, 0)
+    checks.share("theta", theta)
     checks.above("clip", clip, 0)
     checks.between("threshold", threshold, 0, 1)
     checks.choice("richness", richness, ("size", "classes"))

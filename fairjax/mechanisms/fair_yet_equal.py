@@ -69,8 +69,7 @@ def fair_yet_equal(
        [3. 1.]]
     """
     checks.above("temperature", temperature, 0)
-    checks.above("share", share, 0)
-    checks.between("share", share, 0, 1)
+    checks.share("share", share)
     checks.between("significance", significance, 0, 1)
 
     def init(num_agents: int) -> Exploration:

@@ -195,6 +195,11 @@ def _choose(leaves: Mapping[str, Array], head: str | None, targets: str | None) 
             raise ValueError(
                 f"`targets` must be a regular expression, got {targets!r}: {error}."
             ) from error
+    if not chosen and targets is None:
+        raise ValueError(
+            "Adapters need a model with a matrix besides its output layer, which is trained whole, "
+            f"got only {', '.join(matrices) or 'none'}."
+        )
     if not chosen:
         raise ValueError(
             f"`targets` must match the path of an array with two axes or more, got {targets!r}. "

@@ -105,7 +105,10 @@ def minilm_tokenizer(folder: str | os.PathLike | None = None) -> Tokenizer:
     try:
         import tokenizers
     except ImportError as error:
-        raise ValueError(f"MiniLM needs `pip install 'fairjax[text]'`: {error}.") from error
+        raise ValueError(
+            f"MiniLM needs a package: {error}. Install it with `pip install '.[text]'` in a "
+            "checkout of fairjax."
+        ) from error
     text = _read(_find_folder(folder), PIECES).decode(errors="replace")
     try:
         json.loads(text)["model"]["vocab"]  # tokenizers raises plain exceptions

@@ -42,7 +42,7 @@ def write_audit(audit: Audit, out: Path) -> Path:
         with files.replacing(out / f"audit.{ending}") as file:
             file.write(f"{text.rstrip()}\n".encode())
     environment = settings.environment({"environment": records.environment()})
-    fields = settings.table(experiment, without="seed")
+    fields = settings.table(experiment, without=["seed"])
     sections = (
         _show_gains(audit, table, out),
         _explain_manipulations(audit),
@@ -77,7 +77,7 @@ def _show_gains(audit: Audit, table: Table, out: Path) -> Section:
         page.text(
             "own_gain and others_gain are means over the agents that cheat in turn; most is the "
             "gain of the one that gains most, by_agent its number, with its standard error "
-            "most_se; worst_other is the loss of the agent that loses most by any of them. rank is "
+            "most_se; worst_other is that, mostly below 0, of the agent that loses most. rank is "
             "where the importance of the one that cheats ends, from 0, the least; honest_rank is "
             "that without cheating.",
             soft=True,

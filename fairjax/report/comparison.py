@@ -114,7 +114,7 @@ def _show_agents(results: Mapping[str, Result]) -> Section:
 def _show_settings(experiment: Experiment, results: Mapping[str, Result], out: Path) -> Section:
     record = records.read_json(out / next(iter(results)) / records.EXPERIMENT)
     pieces = [page.text(settings.mechanism(one.experiment)) for one in results.values()]
-    fields = settings.table(experiment, without="mechanism")
+    fields = settings.table(experiment, without=["mechanism"])
     pieces.append(page.pair(fields, settings.environment(record)))
     return Section("run", "What was run", pieces)
 

@@ -39,11 +39,12 @@ def write_over_seeds(comparison: Comparison, out: Path) -> Path:
     runs = {name: one.experiment for name, one in firsts.items()}
     seeds = ", ".join(map(str, comparison.seeds))
     record = records.read_json(out / next(iter(firsts)) / records.EXPERIMENT)
+    fields = settings.table(experiment, without=["mechanism", "seed"])
     lines = [settings.mechanism(one.experiment) for one in firsts.values()]
     run = [
         *map(page.text, lines),
-        page.text(f"Seeds: {seeds}. The fields are those of the first."),
-        page.pair(settings.table(experiment, without="mechanism"), settings.environment(record)),
+        page.text(f"Seeds: {seeds}."),
+        page.pair(fields, settings.environment(record)),
     ]
     sections = (
         _show_mechanisms(comparison, out),
@@ -52,7 +53,8 @@ def write_over_seeds(comparison: Comparison, out: Path) -> Path:
         Section("again", "Run it again", settings.again(experiment, runs, comparison.seeds)),
     )
     title = f"{len(firsts)} mechanisms on {experiment.where}, {len(comparison.seeds)} seeds"
-    return page.write(out / PAGE, title, settings.words(experiment, first.shard_sizes), sections)
+    words = settings.words(experiment, first.shard_sizes, with_seed=False)
+    return page.write(out / PAGE, title, words, sections)
 
 
 def _show_mechanisms(comparison: Comparison, out: Path) -> Section:
@@ -77,7 +79,8 @@ def _show_mechanisms(comparison: Comparison, out: Path) -> Section:
             "those after one more round's local epochs; rank_fairness is Kendall's tau. Gain is "
             "what agents end better than alone, its mean and spread over agents; shortfall is what "
             "the worst off of them ends worse. Where fairness is undefined for a seed, "
-            "the seed is left out of the column for all mechanisms, and counted."
+            "the seed is left out of the column for all mechanisms, and counted; a mechanism with "
+            "most seeds undefined has no mean, and leaves no seed out of others."
         ),
         page.text(
             f"Columns with _vs_{first} hold the mean difference from {first} on the same seeds, "

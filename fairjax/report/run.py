@@ -292,9 +292,11 @@ def _show_settings(result: Result, record: Any) -> Section:
 
 
 def _show_commands(result: Result) -> Section:
-    sentence = (
-        "The same lines give the same bits with the same versions on the same machine. The command "
-        "finds the records again if it runs in the same directory; --out chooses another."
-    )
-    pieces = [page.text(sentence), *settings.again(result.experiment)]
-    return Section("again", "Run it again", pieces)
+    lines = settings.again(result.experiment)
+    sentence = "The same lines give the same bits with the same versions on the same machine."
+    if len(lines) > 1:
+        sentence += (
+            " The command finds the records again if it runs in the same directory; --out chooses "
+            "another."
+        )
+    return Section("again", "Run it again", [page.text(sentence), *lines])

@@ -11,7 +11,7 @@ import numpy as np
 from fairjax import data, mechanisms
 from fairjax.experiments import COEFFICIENTS, EACH, Experiment, factories, objects, references
 from fairjax.report import page
-from fairjax.tables import first_line
+from fairjax.tables import first_line, listed
 
 WIDTH = 88  # characters of a line of Python source
 
@@ -46,9 +46,11 @@ def mechanism(experiment: Experiment) -> str:
     return f"{name}: {sentence}."
 
 
-def table(experiment: Experiment, without: str = "") -> str:
+def table(experiment: Experiment, without: Sequence[str] = ()) -> str:
     """Returns a table of all fields of an experiment that are not empty, except `without`."""
-    fields = {name: value for name, value in experiment.description().items() if name != without}
+    fields = {
+        name: value for name, value in experiment.description().items() if name not in without
+    }
     taken = factories.takes(experiment.mechanism)
     for name in COEFFICIENTS:
         if name in taken and fields[name] is None:
@@ -109,7 +111,7 @@ def again(
     typed = [value for _, value in experiment.options] + [experiment.gamma or 0]
     if all(type(value) in (str, int, float) for value in typed):
         parts = [command, *(_flag(name, value) for name, value in given.items())]
-        parts += [["--seeds", ",".join(map(str, seeds))]] if seeds else []
+        parts += [["--seeds", listed(seeds)]] if seeds else []
         pieces.insert(0, page.code(" \\\n  ".join(map(shlex.join, parts))))
     return pieces
 

@@ -75,6 +75,11 @@ class Rounds(NamedTuple):
         rows = no_rows(self.shards.num_agents, training.task.names, bool(training.ranked), recorded)
         return Progress(state, rows)
 
+    def check_beginning(self) -> None:
+        """Raises what the first round would raise, and plays nothing."""
+        self.check()
+        jax.eval_shape(lambda: self.beginning(measured=False).state)
+
     def stages(self, start: Progress | None = None, spare: bool = False) -> Iterator[Progress]:
         """Yields the progress after every chunk of rounds.
 

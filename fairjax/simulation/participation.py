@@ -45,8 +45,7 @@ def check_participation(value: Any) -> Participation:
             checks.count("participation", value)
             return int(value)
         try:
-            checks.above("participation", value, 0)
-            checks.between("participation", value, 0, 1)
+            checks.share("participation", value)
         except ValueError:
             raise ValueError(
                 "`participation` must be a number of agents such as 3, a share of them in (0, 1], "

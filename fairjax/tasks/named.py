@@ -153,7 +153,17 @@ def as_task(given: Any, train: Dataset, metric: str | None = None) -> Task:
     if isinstance(given, str):
         checks.choice("task", given, TASKS)
         given = TASKS[given]
-    made = given if isinstance(given, Task) else given(train)
+    made = given
+    if not isinstance(given, Task):
+        try:
+            made = given(train)
+        except Exception as error:
+            if given in TASKS.values():
+                raise
+            raise ValueError(
+                "`task` must be a function of the training data that makes a Task, got "
+                f"{checks.shown(given)}, which fails: {type(error).__name__}: {error}"
+            ) from error
     checks.kind("task", made, Task, "`fairjax.tasks.Task(loss, metrics)`")
     return made.about(metric)
 
