@@ -216,11 +216,16 @@ def _has_no_order(value: Any) -> bool:
     """
     if not isinstance(value, Mapping):
         return isinstance(value, set | frozenset)
-    try:
-        leaves = jax.tree.leaves(value)
-    except (TypeError, ValueError):  # names that cannot be sorted
-        return False
-    return all(isinstance(leaf, (np.ndarray, jax.Array, *_ATOMS)) for leaf in leaves)
+    return _holds_only_data(value, frozenset())
+
+
+def _holds_only_data(value: Any, above: frozenset[int]) -> bool:
+    """Says whether a value is an array or a plain value, or holds only such; `above` are owners."""
+    if isinstance(value, Mapping | list | tuple):
+        entries = value.values() if isinstance(value, Mapping) else value
+        above |= {id(value)}
+        return all(id(one) in above or _holds_only_data(one, above) for one in entries)
+    return isinstance(value, (np.ndarray, jax.Array, *_ATOMS))
 
 
 def _attributes(value: Any, names: Iterable[str]) -> list[Part]:
