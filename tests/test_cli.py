@@ -11,6 +11,7 @@ from rich.text import Text
 
 import fairjax as fj
 from fairjax.cli import main
+from fairjax.cli.terminal import print_lines
 from fairjax.experiments import ONLY_PYTHON
 from fairjax.simulation import DATA, UPLOADS
 from fairjax.studies import STUDIES
@@ -77,6 +78,52 @@ def test_the_same_command_finds_its_directory_again(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_flag_that_occurs_twice_adds_to_what_it_gave(tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = ["--behaviours", "idle=1", "--behaviours", "sign_flip=1"]
+    main(["run", *SMALL, *flags, "--out", str(one)])
+    assert sorted(fj.load_run(one).behaviours) == ["honest", "idle", "sign_flip"]
+    flags = ["--options", "contribution=shapley", "--options", "mask=live", "contribution=gram"]
+    assert "`options` must hold every name once" in failure(
+        capsys, "run", *SMALL, *flags, "--out", str(two)
+    )
+    twice = failure(capsys, "run", *SMALL, "--local-epochs", "0=1,0=2", "--out", str(two))
+    assert "`local_epochs` must be a whole number" in twice
+    assert not two.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run --metric r2", "The metric 'r2' needs numbers"),
+        ("compare --mechanisms cgsv --seeds 0:2 --metric r2", "The metric 'r2' needs numbers"),
+        ("audit --agents 0,3", "`agents` must be at most 2"),
+        ("run --lora-rank 2", "Adapters need a model with a matrix besides its output layer"),
+        ("run --learning-rate-decay 1.1", r"in \(0, 1\]"),
+        ("run --task {here}:wrong", "`task` must be a function .* fails: TypeError"),
+        ("run --mechanism {here}:boom", "`mechanism` must be a function .* fails: KeyError"),
+    ],
+)
+def test_a_mistake_that_is_found_late_leaves_no_folder(words, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "def wrong():\n    return 3\n\n\ndef boom():\n    raise KeyError('x')\n"
+    )
+    name, *flags = words.format(here=tmp_path / "mine.py").split()
+    said = failure(capsys, name, *SMALL, *flags, "--out", str(tmp_path / "out"))
+    assert re.search(message, said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_ends_a_table_as_a_pipe_does():
+    command = [sys.executable, "-m", "fairjax", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait(timeout=120) == 141
+
+
 def test_options_reach_the_mechanism(tmp_path):
     main(["run", *SMALL, "--options", "mask=leaf", "contribution=shapley", "--out", str(tmp_path)])
     options = dict(fj.load_run(tmp_path).experiment.options)
@@ -289,6 +336,14 @@ def test_a_narrow_terminal_shows_a_block_per_agent(tmp_path, capsys, monkeypatch
     filed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert wide == filed[: len(wide)]
     assert any(line.startswith("│     2 │") for line in wide)
+
+
+def test_a_narrow_terminal_cuts_no_number(capsys, monkeypatch):
+    monkeypatch.setattr("fairjax.cli.terminal.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "30")
+    print_lines({"worst_%": "86.83 ± 4.21", "fairness_vs_cgsv": "-0.011 [-0.021, -0.001]"})
+    printed = capsys.readouterr().out.split()
+    assert {"86.83", "4.21", "-0.011", "[-0.021,", "-0.001]"} <= set(printed)
 
 
 def test_a_narrow_terminal_shows_a_block_per_mechanism(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,8 @@
 """Longer: runs that go on, from a directory, from a state, and after a kill."""
 
+import ast
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -41,6 +43,34 @@ def test_a_longer_run_ends_as_one_long_run(tmp_path, fields):
     assert same(went_on.state.agents, whole.state.agents)
     assert same(went_on.standalone_accuracies, whole.standalone_accuracies)
     assert same(fj.load_run(tmp_path).history, whole.history)
+
+
+@pytest.mark.slow
+def test_a_run_that_follows_the_advice_may_be_lengthened(tmp_path):
+    """What the message about another length says, works with every field at its default."""
+    default = fj.Experiment(dataset="blobs", num_agents=2, rounds=2, model="logistic")
+    default.run(tmp_path / "first")
+    with pytest.raises(ValueError, match="A longer run goes on only with") as refused:
+        dataclasses.replace(default, rounds=4).run(tmp_path / "first")
+    given = re.findall(r"(\w+)=('\w+'|[\d.]+)", str(refused.value).rpartition("such as ")[2])
+    fields = {name: ast.literal_eval(value) for name, value in given}
+    assert set(fields) == {"gamma", "learning_rate_decay"}
+    advised = dataclasses.replace(default, **fields)
+    advised.run(tmp_path / "second")
+    longer = dataclasses.replace(advised, rounds=4)
+    assert same(longer.run(tmp_path / "second").history, longer.run().history)
+
+
+def test_a_watcher_is_called_where_nothing_is_kept():
+    train, test = fj.data.load("blobs")
+    shards = fj.data.uniform(train, num_agents=2, seed=0)
+    model, mechanism = fj.models.logistic(train), fj.mechanisms.fedavg()
+    fed = fj.federation(model=model, mechanism=mechanism, optimizer=optax.sgd(0.1))
+    calls = []
+    fj.run(
+        jax.random.key(0), fed, shards, test, num_rounds=3, watch=lambda *told: calls.append(told)
+    )
+    assert calls == [("fedavg", played, 3) for played in range(4)]
 
 
 @pytest.mark.slow
@@ -88,6 +118,7 @@ def test_a_longer_run_that_is_stopped_goes_on(tmp_path):
         ({"mechanism": "cffl", "gamma": None}, "mechanism 'cffl' depends on the number of rounds"),
         ({"gamma": "cosine:1:0.1"}, "mechanism 'cgsv' depends on the number of rounds"),
         ({"learning_rate_decay": None}, "such as learning_rate_decay=0.8"),
+        ({"gamma": None}, "such as gamma='median'; a cosine as `gamma` ends with the run"),
         ({"seed": 1}, None),
     ],
 )
