@@ -118,7 +118,6 @@ def test_a_longer_run_that_is_stopped_goes_on(tmp_path):
         ({"mechanism": "cffl", "gamma": None}, "mechanism 'cffl' depends on the number of rounds"),
         ({"gamma": "cosine:1:0.1"}, "mechanism 'cgsv' depends on the number of rounds"),
         ({"learning_rate_decay": None}, "such as learning_rate_decay=0.8"),
-        ({"gamma": None}, "such as gamma='median'; a cosine as `gamma` ends with the run"),
         ({"seed": 1}, None),
     ],
 )

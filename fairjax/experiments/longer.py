@@ -58,11 +58,11 @@ def hint(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     if not following:
         return ""
     settled = {name: here[name] for name in following}
-    if "gamma" in settled:  # a cosine would follow the length, too
+    if str(here.get("gamma")).startswith("cosine"):  # it ends with the run
         settled["gamma"] = "median"
     given = " and ".join(f"{name}={objects.shown(value)}" for name, value in settled.items())
     return (
-        f" A longer run goes on only with the same {' and '.join(following)}, which the preset "
+        f" A longer run goes on only with the same {' and '.join(settled)}, which the preset "
         "chooses by the number of rounds. Give a run that may be lengthened values of its own from "
         f"the start, such as {given}; a cosine as `gamma` ends with the run."
     )
