@@ -58,6 +58,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+def write(path: Path, text: str) -> None:
+    """Writes a text to a file, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Makes a folder and locks it against other processes during a block.

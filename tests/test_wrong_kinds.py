@@ -139,7 +139,7 @@ INNER = {  # only called by the package itself
     "devices.checked", "devices.everywhere",
     "devices.map_shards", "devices.placed", "figures.check_results", "figures.correlation_axis",
     "figures.draw_correlation", "figures.draw_spread", "figures.name_lines",
-    "figures.name_series", "figures.styled", "rewards.entries_held",
+    "figures.name_series", "figures.styled", "rewards.entries_held", "rewards.least_importance",
     "rewards.largest_entries", "rewards.mean_of_holders",
     "rewards.nested_units", "rewards.normalised", "rewards.submodels",
     "rewards.recall", "rewards.settle", "rewards.share_of_largest", "models.evaluator",

@@ -163,8 +163,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         return
     content = _without_nan(content)
     text = json.dumps({**content, DIGEST: _digest(content)}, indent=2, allow_nan=False) + "\n"
-    with files.replacing(path) as file:
-        file.write(text.encode())
+    files.write(path, text)
 
 
 def read_json(path: Path, entries: Sequence[str] = ()) -> dict[str, Any]:

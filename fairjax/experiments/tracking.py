@@ -193,8 +193,7 @@ def _csv(out: Path, title: str, settings: Mapping[str, Any], resume: bool) -> To
                 of_agent[server] = row.server
                 known = {name: value for name, value in of_agent.items() if value == value}
                 writer.writerow({"round": row.round, "agent": agent, **known})
-        with files.replacing(out / "rounds.csv") as file:
-            file.write(text.getvalue().encode())
+        files.write(out / "rounds.csv", text.getvalue())
 
     return Tool(write, finish=lambda figures: None, close=lambda: None)
 

@@ -123,7 +123,7 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
         # Pairs that meet seldom count by the rounds in which they met.
         account = trees.ratio(held.given, held.given_met)
         gate = trees.ratio(held.gates, held.gates_met)
-        floor = 1e-3 * min(1, 10 / len(lengths))
+        floor = rewards.least_importance(len(lengths))
         earned = rewards.normalised(_principal(account) ** STEEPNESS, context.present)
         after = rewards.normalised(jnp.maximum(earned, floor), context.present)
         _, part = rewards.recall(held.importance, after, context.present)

@@ -39,8 +39,7 @@ def write_audit(audit: Audit, out: Path) -> Path:
     table, experiment = audit.table(), audit.experiment
     texts = {ending: getattr(table, form)() for ending, form in TABLES.items()}
     for ending, text in {**texts, "csv": Table(audit.rows()).csv()}.items():
-        with files.replacing(out / f"audit.{ending}") as file:
-            file.write(f"{text.rstrip()}\n".encode())
+        files.write(out / f"audit.{ending}", f"{text.rstrip()}\n")
     environment = settings.environment({"environment": records.environment()})
     fields = settings.table(experiment, without=["seed"])
     sections = (

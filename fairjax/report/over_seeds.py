@@ -32,8 +32,7 @@ def write_over_seeds(comparison: Comparison, out: Path) -> Path:
     out = page.with_records(out)
     table = comparison.table()
     for ending, form in TABLES.items():
-        with files.replacing(out / f"comparison.{ending}") as file:
-            file.write(f"{getattr(table, form)()}\n".encode())
+        files.write(out / f"comparison.{ending}", f"{getattr(table, form)()}\n")
     firsts = {name: swept[0] for name, swept in comparison.sweeps.items()}
     first, experiment = next(iter(firsts.values())), common_experiment(firsts)
     runs = {name: one.experiment for name, one in firsts.items()}

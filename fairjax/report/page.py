@@ -110,8 +110,7 @@ def write(path: Path, title: str, lead: str, sections: Sequence[Section]) -> Pat
         body.append(f'<section id="{one.name}">{heading}{"".join(one.pieces)}</section>')
     template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
     content = template.substitute(title=html.escape(title), body="\n".join(body))
-    with files.replacing(path) as file:
-        file.write(content.encode())
+    files.write(path, content)
     return path
 
 

@@ -10,6 +10,7 @@ entries. In `submodels` a reward is a network without some of its hidden units.
 
 from fairjax.rewards.coefficients import (
     importance,
+    least_importance,
     normalised,
     recall,
     reward_fractions,
@@ -28,7 +29,7 @@ from fairjax.rewards.submodels import (
 from fairjax.rewards.triples import truncate
 
 __all__ = [
-    "ALWAYS", "Units", "entries_held", "importance", "largest_entries",
+    "ALWAYS", "Units", "entries_held", "importance", "largest_entries", "least_importance",
     "mean_of_holders", "nested_units", "normalised", "recall", "reward_fractions", "settle",
     "share_of_largest", "sparsify", "submodels", "truncate",
 ]  # fmt: skip

@@ -52,7 +52,7 @@ def importance(
     contributions = inputs.as_numbers("contributions", contributions)
     checks.shape("contributions", contributions, previous.shape)
     checks.between("alpha", alpha, 0, 1)
-    floor = 1e-3 * min(1, 10 / len(previous)) if floor is None else floor
+    floor = least_importance(len(previous)) if floor is None else floor
     checks.between("floor", floor, 0, 1)
     alpha, floor = clip_traced(alpha, 1), clip_traced(floor, 1)
     contributions = jnp.where(jnp.isfinite(contributions), contributions, 0)
@@ -63,6 +63,11 @@ def importance(
     mixed = alpha * memory + (1 - alpha) * contributions
     after = normalised(jnp.clip(mixed, floor, jnp.finfo(mixed.dtype).max), present)
     return settle(previous, after, held, present)
+
+
+def least_importance(num_agents: int) -> float:
+    """Returns the floor of importance, .001 for up to ten agents, then less: .01 / N."""
+    return 1e-3 * min(1, 10 / num_agents)
 
 
 def normalised(values: PerAgent, among: PerAgent | None = None) -> PerAgent:

@@ -27,7 +27,7 @@ from fairjax.simulation.looking import make_context, own_losses, reached_alone, 
 from fairjax.simulation.memory import pick_agents_at_once
 from fairjax.simulation.participation import Participation, draw_present
 from fairjax.simulation.round import Paid, Trained, Uploads, judge, pay, serve, train, upload
-from fairjax.simulation.states import Record, State, first_state, placed
+from fairjax.simulation.states import Record, State, check_same_kind, first_state, placed
 from fairjax.simulation.training import LocalTraining, Own
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
@@ -147,20 +147,7 @@ class Federation(ByContents):
           ValueError: the state is not one of this federation and these shards.
         """
         first = functools.partial(self.init, measured=False)
-        like = jax.eval_shape(first, state.key, shards)
-        wanted, found = (
-            {
-                jax.tree_util.keystr(path): f"{leaf.dtype}{[*leaf.shape]}"
-                for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-            }
-            for tree in (like, state)
-        )
-        for path in dict.fromkeys([*wanted, *found]):
-            if wanted.get(path) != found.get(path):
-                raise ValueError(
-                    "`state` must be one that this federation gives with these shards: "
-                    f"`state{path}` must be {wanted.get(path)}, got {found.get(path)}."
-                )
+        check_same_kind(state, jax.eval_shape(first, state.key, shards))
         return placed(self.mesh, state._replace(num_rounds=state.round + num_rounds))
 
     def step(self, state: State, shards: Shards) -> tuple[State, Record]:
@@ -169,8 +156,9 @@ class Federation(ByContents):
         checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
         train_key, mechanism_key = jax.random.split(jax.random.fold_in(state.key, state.round))
         upload_key, presence_key = (jax.random.fold_in(train_key, number) for number in (1, 2))
-        rounds = state.round, state.num_rounds
-        present = draw_present(self.participation, presence_key, *rounds, shards.num_agents)
+        present = draw_present(
+            self.participation, presence_key, state.round, state.num_rounds, shards.num_agents
+        )
         context = self.context(state, shards, mechanism_key, present)
         plan = self.plan(state, context)
         trained = train(
@@ -183,8 +171,15 @@ class Federation(ByContents):
             agents_at_once=self.agents_at_once(shards),
             mesh=self.mesh,
         )
-        held = state.server, self.behaviours, state.memory, state.round
-        uploads = upload(upload_key, trained, *held, plan.participants)
+        uploads = upload(
+            upload_key,
+            trained,
+            state.server,
+            self.behaviours,
+            state.memory,
+            state.round,
+            plan.participants,
+        )
         context, joined = self._after_training(context, state, plan, trained, shards)
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
         following = state.server_optimizer
@@ -210,8 +205,7 @@ class Federation(ByContents):
     ) -> tuple[Context, PerAgent | None]:
         """Returns what the mechanism may look at when it judges, and who has trained so far."""
         if plan.start is not None:
-            own = plan.start, state.statistics
-            losses = own_losses(self, *own, shards, context.present)
+            losses = own_losses(self, plan.start, state.statistics, shards, context.present)
             context = context._replace(losses=losses)
         if state.joined is None:
             return context, None
@@ -288,8 +282,8 @@ class Federation(ByContents):
           statistics: those of the networks, leaves `[N, ...]`; None if they have none.
         """
         checks.kind("data", data, Dataset, "`fairjax.data.load`")
-        models = self.training.task, self.training.model, (params, statistics)
-        return measure_agents(*models, data, self.group_size or 1, self.mesh)
+        training, own, at_once = self.training, (params, statistics), self.group_size or 1
+        return measure_agents(training.task, training.model, own, data, at_once, self.mesh)
 
     def agents_at_once(self, shards: Shards) -> int:
         """Returns how many agents are vectorised."""

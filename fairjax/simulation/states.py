@@ -175,3 +175,20 @@ def placed(mesh: Mesh | None, state: State) -> State:
     if memory is not None:
         memory = memory._replace(first=held[0], rewards=held[1])
     return rest._replace(agents=agents, optimizer=optimizer, statistics=statistics, memory=memory)
+
+
+def check_same_kind(state: State, like: State) -> None:
+    """Raises unless the leaves of a state have the dtypes and shapes of those of another."""
+    wanted, found = (
+        {
+            jax.tree_util.keystr(path): f"{leaf.dtype}{[*leaf.shape]}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (like, state)
+    )
+    for path in dict.fromkeys([*wanted, *found]):
+        if wanted.get(path) != found.get(path):
+            raise ValueError(
+                "`state` must be one that this federation gives with these shards: "
+                f"`state{path}` must be {wanted.get(path)}, got {found.get(path)}."
+            )

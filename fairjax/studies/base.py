@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from fairjax import mechanisms
+from fairjax import files, mechanisms
 from fairjax.experiments import Experiment, Sweep, records, sweep
 from fairjax.figures import write
-from fairjax.files import DamagedError, replacing
+from fairjax.files import DamagedError
 from fairjax.tables import Table
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -125,12 +125,11 @@ def conduct(
     tables = study.tables([_read_row(row) for content in done for row in content["rows"]])
     text = _format_report(name, study, done, tables, quick, only)
     stem = "-".join(filter(None, (name, only)))
-    files = [out / f"{stem}.{ending}" for ending in ("csv", "md", "png")]
-    for path, content in zip(files, (next(iter(tables.values())).csv(), text), strict=False):
-        with replacing(path) as file:
-            file.write(content.encode())
-    write(study.draw(tables), files[2])
-    return Report(tables, text, files)
+    paths = [out / f"{stem}.{ending}" for ending in ("csv", "md", "png")]
+    files.write(paths[0], next(iter(tables.values())).csv())
+    files.write(paths[1], text)
+    write(study.draw(tables), paths[2])
+    return Report(tables, text, paths)
 
 
 def _is_done(path: Path) -> bool:
