@@ -293,10 +293,7 @@ def _show_settings(result: Result, record: Any) -> Section:
 
 def _show_commands(result: Result) -> Section:
     lines = settings.again(result.experiment)
+    place = " In the same directory the command finds the records again; --out chooses another."
     sentence = "The same lines give the same bits with the same versions on the same machine."
-    if len(lines) > 1:
-        sentence += (
-            " The command finds the records again if it runs in the same directory; --out chooses "
-            "another."
-        )
-    return Section("again", "Run it again", [page.text(sentence), *lines])
+    said = page.text(sentence + place * (len(lines) > 1))
+    return Section("again", "Run it again", [said, *lines])
