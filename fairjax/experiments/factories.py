@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fairjax import checks
-from fairjax.experiments import objects
+from fairjax.experiments import objects, references
 from fairjax.mechanisms import REGISTRY, Mechanism
 
 ANY_NUMBER = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -83,8 +83,8 @@ def make(mechanism: Any, coefficients: Mapping[str, Any], options: Mapping[str, 
     try:
         made = factory(**given)
     except Exception as error:
-        if factory in REGISTRY.values() or isinstance(error, ValueError):
-            raise
+        if references.reference_of(mechanism) is None or isinstance(error, ValueError):
+            raise  # in Python, a user's own error says most
         raise ValueError(
             "`mechanism` must be a function that makes a Mechanism, got "
             f"{checks.shown(mechanism)}, which fails: {type(error).__name__}: {error}"
