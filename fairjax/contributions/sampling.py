@@ -8,7 +8,7 @@
 contrast by itself, and does three things to be precise:
 
     exact sizes  contrasts of one agent, of two agents and of all but one are computed
-    windows      agents stand on a circle in a random order. Of every size k there are N windows,
+    windows      agents stand on a circle in a random order. Every size k has N windows,
                  and each agent is in k of them. A window costs a handful of operations.
     control      h(S) = b_k <u_S, u_N> + c_k |u_S|^2 is fitted to nu(S) on windows of their own.
                  The Gram matrix gives contrasts of h exactly; windows only those of nu - h.

@@ -233,8 +233,8 @@ class Result:
         """Returns the final figures by name, a row of a table.
 
         Accuracies are in percent: best, mean and worst of the agents; mean and spread over agents
-        of the gain over standalone; the largest shortfall. Of metrics besides the main one there is
-        the mean.
+        of the gain over standalone; the largest shortfall. Metrics besides the main one have their
+        mean.
         """
         shown = self.experiment.shown
         figures = {

@@ -1,4 +1,10 @@
-"""Mechanisms judge updates and pay agents; one per file. `REGISTRY` maps names to factories."""
+"""Mechanisms judge updates and pay agents; one per file. `REGISTRY` maps names to factories.
+
+Files that several share: `base` has the protocol, `context` what a mechanism may look at, `plans`
+what it may decide before training, `lengths` to what uploads are rescaled, `reputable` who leaves a
+reputable set, `tensors` rewards by tensor, `factors` those for adapters, `alone` what agents reach
+alone, and `switched` one mechanism of several by its number.
+"""
 
 from collections.abc import Callable
 

@@ -1,6 +1,6 @@
 """The protocol of mechanisms: what judges the updates of a round and pays the agents.
 
-    init(num_agents)                 -> state; it may also take `params`, `units`, `performance`
+    init(num_agents)                 -> state; it may also take what `STARTS` lists
     plan(state, context)             -> Plan, before training; None: all train their own model
     update(updates, state, context)  -> (Outcome, state)
 
@@ -127,7 +127,7 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
     except ValueError:  # some builtin functions have no signature
         given = {}
     taken = {name: one for name, one in list(given.items())[1:] if one.kind in kinds}
-    # Of others, the first that is required gets the parameters, whatever its name is.
+    # The first other one that is required gets the parameters, whatever its name is.
     required = [name for name, one in taken.items() if one.default is one.empty]
     checks.takes("init", init, ("num_agents", *required))
     own = next((name for name in required if name not in STARTS), "params")

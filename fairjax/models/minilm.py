@@ -85,7 +85,7 @@ def minilm(train: Dataset, *, folder: str | os.PathLike | None = None) -> Model:
 def _count_words(x: Array) -> tuple[float, float]:
     """Returns mean and standard deviation of the words of sentences `[n, L]`.
 
-    Of traced sentences, as in a sweep, they are a guess: a wrong one costs only time.
+    For traced sentences, as in a sweep, they are a guess: a wrong one costs only time.
     """
     if not checks.is_known(x):
         return 0.4 * x.shape[1], 0.15 * x.shape[1]

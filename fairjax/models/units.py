@@ -77,7 +77,7 @@ def _chain(stages: tuple[tuple[str, ...], ...], params: Params) -> Units:
                         f"`layers` must feed each other: {name!r} has {inputs} inputs, which is no "
                         f"multiple of the {len(feeding)} units before it."
                     )
-                # Of a flattened image [height, width, channels], every channel is one unit.
+                # In a flattened image [height, width, channels], every channel is one unit.
                 takes_of["kernel"] = np.resize(feeding, inputs).reshape(*ones, -1, 1)
         before = np.concatenate(made) if made else before
     return Units(num, makes, takes)

@@ -132,9 +132,9 @@ def only(learned: Any, changed: Params) -> Params:
 def _num_received(rewards: Stacked, frozen: bool) -> PerAgent:
     """Returns `[N]` how many numbers agents receive.
 
-    Of a product they are the columns of both factors that are not zero, or only one factor's if
-    the other is known to all; or the product's entries, if these are fewer. Of other leaves they
-    are the entries that are not zero.
+    A product counts by the columns of both factors that are not zero, or only one factor's if the
+    other is known to all; or by its entries, if these are fewer. Other leaves count by their
+    entries that are not zero.
     """
 
     def of_leaf(leaf: Any) -> PerAgent:

@@ -20,7 +20,7 @@ SMALL = 2**24  # parameters of all agents
 
 
 def federation_of(federation: Federation, alone: Scalar) -> Federation:
-    """Returns a federation of which the agents train alone if a boolean says so.
+    """Returns the federation that plays its own mechanism, or `standalone` if `alone` is true.
 
     Its mechanism's state is that of the federation's mechanism, and that of `standalone`.
     """

@@ -48,7 +48,8 @@ Carry = tuple[State, Events]
 class Rounds(NamedTuple):
     """The rounds of a run; the fields are arguments of `fairjax.run` and determine its numbers.
 
-    Those of a federation and of its agents alone share a program, if both are `within` it.
+    `within` is the federation whose program also plays these rounds, if they are its own or those
+    of its agents alone; None: they have a program of their own.
     """
 
     key: Any  # None with a `state`, whose key counts
@@ -68,7 +69,10 @@ class Rounds(NamedTuple):
         return self.num_rounds + (0 if self.state is None else int(self.state.round))
 
     def beginning(self, measured: bool = True) -> Progress:
-        """Returns the progress before the first round, or only one of its kind, not `measured`."""
+        """Returns the progress before the first round.
+
+        Not `measured`, it has the right shapes, but numbers of agents alone in it are zeros.
+        """
         state = self._first_state(measured)
         training = self.federation.training
         recorded = state if self.record_updates else None

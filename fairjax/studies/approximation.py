@@ -3,7 +3,7 @@
     error    sum_i |estimate_i / sum estimate - phi_i / sum phi|
     uploads  drawn, of four kinds, or recorded in training
 
-Of a hundred agents the values of ten million permutations stand for the exact ones.
+For a hundred agents the values of ten million permutations stand for the exact ones.
 
 The four kinds are
 

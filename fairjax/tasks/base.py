@@ -45,8 +45,8 @@ class Task(ByContents):
       metrics: names of `METRICS`; or a mapping from names to functions of outputs `[M, ...]` and
         targets `y [M, ...]` over a whole test set that return one number, and are compiled.
       main: the metric that fairness, figures and `utility` are about; None: the first.
-      lower_is_better: those of your own metrics that are better when they are lower. Of the
-        metrics of `METRICS` it is known.
+      lower_is_better: those of your own metrics that are better when they are lower. It is known
+        for the metrics of `METRICS`.
 
     Attributes:
       loss: as given.

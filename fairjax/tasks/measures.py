@@ -28,7 +28,7 @@ BLOCK = 256  # sums of blocks, and then of these, round less than one long sum
 def accuracy(outputs: Array, y: Array) -> Scalar:
     """Returns the share of examples that are right.
 
-    Of an example with several labels, all must be right.
+    An example with several labels is right if all are.
 
     Examples:
       >>> print(accuracy(jnp.array([[2.0, 1.0], [0.0, 3.0]]), jnp.array([0, 0])))
@@ -55,7 +55,7 @@ def balanced_accuracy(outputs: Array, y: Array) -> Scalar:
 def macro_f1(outputs: Array, y: Array) -> Scalar:
     """Returns the mean F1 over classes.
 
-    Classes that occur neither in `y [M]` nor among predictions do not count. Of several labels
+    Classes that occur neither in `y [M]` nor among predictions do not count. For several labels
     `[M, K]` it is the mean over all K; one that neither occurs nor is predicted counts 0.
 
     Examples:
@@ -76,8 +76,8 @@ def macro_f1(outputs: Array, y: Array) -> Scalar:
 def auc(outputs: Array, y: Array) -> Scalar:
     """Returns the area under the ROC curve.
 
-    Of two classes, the second is the positive one; of more, it is the mean over classes, each
-    against all others; of several labels, the mean over them. Classes and labels of which `y`
+    With two classes, the second is the positive one; with more, it is the mean over classes, each
+    against all others; with several labels, the mean over them. Classes and labels for which `y`
     has no or only such examples are left out; nan if all are.
 
     Examples:
@@ -151,7 +151,7 @@ def mae(outputs: Array, y: Array) -> Scalar:
 def r2(outputs: Array, y: Array) -> Scalar:
     """Returns the share of the variance that is explained.
 
-    Of several columns `[M, K]` it is their mean. A column without variance counts 1 if it is met
+    For several columns `[M, K]` it is their mean. A column without variance counts 1 if it is met
     exactly, else 0.
 
     Examples:
