@@ -135,7 +135,7 @@ def no_rows(
     def no_entries(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), tree)
 
-    # Of numpy, since JAX would compile a program for each.
+    # By numpy: JAX would compile a program for each.
     numbers = np.zeros((0, num_agents), jnp.result_type(float))
     return History(
         accuracies=numbers,
