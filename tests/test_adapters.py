@@ -11,8 +11,10 @@ import pytest
 from flax import linen as nn
 
 import fairjax as fj
-from fairjax import lowrank
+from fairjax import lowrank, trees
 from fairjax.cli import main
+from fairjax.mechanisms import Plan
+from fairjax.simulation.training import Own, Shard
 from fairjax.studies import STUDIES
 
 FOUR = fj.mechanisms.FOR_ADAPTERS
@@ -429,3 +431,98 @@ def test_wrong_ranks_of_an_experiment_are_refused():
         fj.Experiment(num_agents=1, ranks=(0,))
     with pytest.raises(ValueError, match="`lora_rank` must be"):
         fj.Experiment(lora_rank=0)
+
+
+def adapted(mechanism, **options):
+    train, _ = fj.data.load("digits")
+    shards = fj.data.uniform(train.take(np.arange(90)), num_agents=3, seed=0)
+    model = fj.models.lora(fj.models.mlp(train), fj.models.mlp(train).init(jax.random.key(1)), 4)
+    fed = fj.federation(
+        model=model, mechanism=mechanism, local_epochs=5,
+        **{"optimizer": optax.sgd(0.1), **options},
+    )  # fmt: skip
+    return fed, shards
+
+
+@pytest.mark.slow
+def test_the_proximal_term_pulls_towards_the_start_of_the_round():
+    """Not towards the frozen network, where a mechanism gives factors."""
+    fed, shards = adapted(fj.mechanisms.fedit())
+    state = fed.init(jax.random.key(0), shards)
+    for _ in range(8):
+        state, _ = fed.step(state, shards)
+
+    def moved(mu):
+        one, _ = adapted(fj.mechanisms.fedit(), proximal=mu)
+        after, _ = one.step(state, shards)
+        kernels = [after.server["Dense_0"]["kernel"], state.server["Dense_0"]["kernel"]]
+        return float(jnp.linalg.norm(kernels[0] - kernels[1]))
+
+    assert moved(1.0) < 0.7 * moved(0.0)
+
+
+@pytest.mark.slow
+def test_losses_are_those_of_the_models_from_which_agents_train():
+    made = fj.mechanisms.fedit()
+
+    def update(updates, state, context):
+        outcome, state = made.update(updates, state, context)
+        return outcome._replace(contributions=context.losses()), state
+
+    fed, shards = adapted(fj.mechanisms.Mechanism(made.init, update, made.plan, low_rank=True))
+    state = fed.init(jax.random.key(0), shards)
+    for _ in range(4):
+        state, record = fed.step(state, shards)
+    before = state
+    _, record = fed.step(state, shards)
+    for agent in range(3):
+        rows = shards.rows(agent)
+        outputs = fed.training.model.apply(before.server, shards.data.x[rows], None)
+        wanted = optax.softmax_cross_entropy_with_integer_labels(outputs, shards.data.y[rows])
+        np.testing.assert_allclose(record.contributions[agent], wanted.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (lambda context: Plan(frozen=True), "`frozen` only with `factors`"),
+        (lambda context: Plan(factors=context.factors), "`factors` of shapes"),
+        (
+            lambda context: Plan(factors=trees.broadcast(3, lowrank.dense(context.factors))),
+            "`factors` of shapes",
+        ),
+    ],
+)
+def test_a_plan_of_factors_is_checked(plan, message):
+    made = fj.mechanisms.flora()
+    mechanism = fj.mechanisms.Mechanism(
+        made.init, made.update, lambda state, context: plan(context), low_rank=True
+    )
+    fed, shards = adapted(mechanism)
+    state = fed.init(jax.random.key(0), shards)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(fed.step, state, shards)
+
+
+@pytest.mark.slow
+def test_a_norm_of_all_slopes_leaves_out_those_that_an_agent_does_not_train():
+    """An agent of rank one moves as far as others where the step's length is given."""
+    clipped = optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0))
+    train, _ = fj.data.load("digits")
+    shards = fj.data.uniform(train.take(np.arange(90)), num_agents=3, seed=0)
+    model = fj.models.lora(fj.models.mlp(train), fj.models.mlp(train).init(jax.random.key(1)), 16)
+    fed = fj.federation(
+        model=model, mechanism=fj.mechanisms.zero_padding(), optimizer=clipped, local_epochs=1,
+        batch_size=30, ranks=(1, 16, 16),
+    )  # fmt: skip
+    state = fed.init(jax.random.key(0), shards)
+    context = fed.context(state, shards, state.key)
+    plan = fed.plan(state, context)
+    ranked = fed.training.ranked
+    for agent in range(3):
+        factors, held = jax.tree.map(lambda leaf, i=agent: leaf[i], (plan.factors, state.agents))
+        first, _ = ranked.begin(state.key, held, agent, factors, False)
+        shard = Shard(shards.data, shards.indices[agent], shards.sizes[agent], agent)
+        after = fed.training(state.key, Own(held, ()), shard, 0, factors)
+        change = jax.tree.map(jnp.subtract, after.params, first)
+        np.testing.assert_allclose(optax.tree.norm(change), 0.01, rtol=1e-3)

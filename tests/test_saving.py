@@ -67,3 +67,29 @@ def test_an_agents_model_is_the_one_that_was_evaluated():
             result.agent(number)
     with pytest.raises(ValueError, match="`agent` needs the final state"):
         fj.sweep(experiment, seeds=[0])[0].agent(0)
+
+
+def test_numbers_of_64_bits_are_written_whole_and_not_cut_when_read(tmp_path):
+    path = tmp_path / "wide.safetensors"
+    fj.save_params(path, {"d": np.array([1e300, 1 + 1e-12]), "b": np.array(True)})
+    from safetensors.numpy import load_file
+
+    np.testing.assert_array_equal(load_file(path)["d"], [1e300, 1 + 1e-12])
+    assert load_file(path)["b"].shape == ()
+    fj.save_params(path, {"a": {"i": np.array([2**40 + 7])}})
+    np.testing.assert_array_equal(load_file(path)["a/i"], [2**40 + 7])
+    with pytest.raises(ValueError, match="'a/i' has 64. Enable jax_enable_x64"):
+        fj.load_params(path)
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        fj.LowRank(np.ones((2, 2)), np.ones((2, 2))), jax.random.key(0), np.array(["a"]),
+        np.array([{}]), 3.0, {},
+    ],
+)  # fmt: skip
+def test_what_is_no_array_of_numbers_is_not_written(leaf, tmp_path):
+    with pytest.raises(ValueError, match="`params` must be nested dicts of arrays"):
+        fj.save_params(tmp_path / "a", {"k": leaf, "other": np.ones(2)})
+    assert not (tmp_path / "a").exists()

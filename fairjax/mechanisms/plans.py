@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from fairjax import checks, trees
+from fairjax.lowrank import is_low_rank
 from fairjax.mechanisms.context import Context
-from fairjax.types import PerAgent, Stacked
+from fairjax.types import Params, PerAgent, Stacked
 
 ONE_MODEL = "__one_model__"  # the mark of plans after which everybody is paid the same aggregate
 
@@ -63,14 +64,14 @@ def for_one_model(plan: Callable[[Any, Context], Plan]) -> Callable[[Any, Contex
     return plan
 
 
-def checked_plan(answer: Any, agents: Stacked, name: str, adapted: bool) -> Plan:
+def checked_plan(answer: Any, agents: Stacked, name: str, common: Params | None) -> Plan:
     """Returns the answer of a mechanism's `plan` as arrays, or raises if it breaks the protocol.
 
     Args:
       answer: what `plan` returned.
       agents: the agents' parameters, leaves `[N, ...]`.
       name: the mechanism's name.
-      adapted: whether agents train adapters.
+      common: common factors of agents that train adapters, as in the Context; None: they do not.
 
     Raises:
       ValueError: the answer breaks the protocol. The message names the mechanism, the field,
@@ -91,6 +92,20 @@ def checked_plan(answer: Any, agents: Stacked, name: str, adapted: bool) -> Plan
         wanted, found = (jax.tree.map(jnp.shape, tree) for tree in (agents, answer.start))
         if wanted != found:
             raise ValueError(f"{rule} `start` of shapes {wanted}, got {found!r:.200}.")
-    if not adapted and (answer.factors is not None or answer.frozen):
+    if common is None and (answer.factors is not None or answer.frozen):
         raise ValueError(f"{rule} `factors` and `frozen` only where agents train adapters.")
+    if answer.frozen and answer.factors is None:
+        raise ValueError(f"{rule} `frozen` only with `factors`, of which the first stays.")
+    if answer.factors is not None:
+        everybody = jax.eval_shape(lambda: trees.broadcast(trees.num_agents(agents), common))
+        wanted, found = (_shapes_of_factors(tree) for tree in (everybody, answer.factors))
+        if wanted != found:
+            raise ValueError(f"{rule} `factors` of shapes {wanted}, got {found!r:.300}.")
     return answer
+
+
+def _shapes_of_factors(tree: Any) -> Any:
+    """Returns a pytree with the shapes of its `LowRank` nodes, and nothing of other leaves."""
+    return trees.map_leaves(
+        lambda leaf: jax.tree.map(jnp.shape, leaf) if is_low_rank(leaf) else None, tree
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from fairjax import checks, files
@@ -35,10 +36,10 @@ def save_params(path: str | os.PathLike, params: Params) -> None:
       ...     print(jax.tree.map(jnp.shape, load_params(folder + "/model.safetensors")))
       {'head': {'kernel': (4, 3)}}
     """
-    from safetensors import flax
+    from safetensors import numpy
 
     file = checks.path("path", path)
-    tensors = flax.save(_flatten(params))
+    tensors = numpy.save(_flatten(params))
     with files.replacing(file) as opened:
         opened.write(tensors)
 
@@ -50,8 +51,8 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
       path: the file, from `save_params` or from another program.
 
     Raises:
-      ValueError: the file cannot be read, is not a safetensors file, or has an array "a" beside
-        an array "a/b".
+      ValueError: the file cannot be read, is not a safetensors file, has an array "a" beside an
+        array "a/b", or whole numbers of 64 bits, which JAX would cut without jax_enable_x64.
 
     Examples:
       See `save_params`.
@@ -62,6 +63,12 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
     try:
         with safe_open(file, "flax") as opened:
             names = opened.keys()
+            cut = [name for name in names if opened.get_slice(name).get_dtype() in ("I64", "U64")]
+            if cut and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+                raise ValueError(
+                    f"`path` must hold whole numbers of up to 32 bits, got {file}, where "
+                    f"{cut[0]!r} has 64. Enable jax_enable_x64."
+                )
             found = {name: opened.get_tensor(name) for name in names}
     except OSError as error:
         raise ValueError(f"`path` must be a file to read, got {file}: {error}.") from error
@@ -76,14 +83,23 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
     return traverse_util.unflatten_dict(found, sep=SEPARATOR)
 
 
-def _flatten(params: Any) -> dict[str, jax.Array]:
+def _flatten(params: Any) -> dict[str, np.ndarray]:
     """Returns arrays by name, or raises where names or arrays are missing."""
-    flat = traverse_util.flatten_dict(params) if isinstance(params, dict) else {}
+    flat: Any = {}
+    if isinstance(params, dict):
+        flat = traverse_util.flatten_dict(params, keep_empty_nodes=True)
     names = [name for path in flat for name in path]
     are_texts = all(isinstance(name, str) and SEPARATOR not in name for name in names)
-    if not flat or not are_texts or not all(hasattr(leaf, "dtype") for leaf in flat.values()):
+    if not flat or not are_texts or not all(map(_is_array, flat.values())):
         raise ValueError(
             "`params` must be nested dicts of arrays, with keys that are texts without '/', "
             f"got {checks.shown(params)}."
         )
-    return {SEPARATOR.join(path): jnp.asarray(leaf) for path, leaf in flat.items()}
+    return {SEPARATOR.join(path): np.asarray(leaf) for path, leaf in flat.items()}
+
+
+def _is_array(leaf: Any) -> bool:
+    """Says whether a leaf is an array of numbers or booleans that is known."""
+    if not isinstance(leaf, np.ndarray | np.generic | jax.Array) or not checks.is_known(leaf):
+        return False
+    return leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)

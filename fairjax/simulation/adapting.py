@@ -122,6 +122,13 @@ class Ranked(NamedTuple):
         return jnp.broadcast_to(jnp.asarray(counted, jnp.int32), trees.num_agents(updates))
 
 
+def with_products(held: Stacked, factors: Stacked) -> Stacked:
+    """Returns parameters with the products of factors added, where there are any."""
+    return trees.map_leaves(
+        lambda one, leaf: leaf + one.dense() if is_low_rank(one) else leaf, factors, held
+    )
+
+
 def only(learned: Any, changed: Params) -> Params:
     """Returns changes with zeros for entries that stay as they are."""
     if learned is None:

@@ -21,6 +21,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_plan, standalone
 from fairjax.simulation import each
+from fairjax.simulation.adapting import with_products
 from fairjax.simulation.behaviours import Behaviour, changing_uploads
 from fairjax.simulation.evaluation import measure_agents
 from fairjax.simulation.looking import make_context, own_losses, reached_alone, scores
@@ -204,8 +205,10 @@ class Federation(ByContents):
         self, context: Context, state: State, plan: Plan, trained: Trained, shards: Shards
     ) -> tuple[Context, PerAgent | None]:
         """Returns what the mechanism may look at when it judges, and who has trained so far."""
-        if plan.start is not None:
-            losses = own_losses(self, plan.start, state.statistics, shards, context.present)
+        if plan.start is not None or plan.factors is not None:
+            start = state.agents if plan.start is None else plan.start
+            start = start if plan.factors is None else with_products(start, plan.factors)
+            losses = own_losses(self, start, state.statistics, shards, context.present)
             context = context._replace(losses=losses)
         if state.joined is None:
             return context, None
@@ -243,8 +246,7 @@ class Federation(ByContents):
         plan = Plan()
         if self.mechanism.plan is not None:
             answer = self.mechanism.plan(state.mechanism, context)
-            adapted = self.training.ranked is not None
-            plan = checked_plan(answer, state.agents, self.mechanism.name, adapted)
+            plan = checked_plan(answer, state.agents, self.mechanism.name, context.factors)
         if context.present is None:
             return plan
         chosen = True if plan.participants is None else plan.participants

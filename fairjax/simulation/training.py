@@ -100,9 +100,10 @@ class LocalTraining(ByContents):
         If it trains adapters, these are its factors, see `fairjax.simulation.adapting`.
         """
         params, optimizer_state, statistics = own
-        first, learned = params, None
+        first, started, learned = params, params, None
         if self.ranked:
             params, learned = self.ranked.begin(key, first, shard.agent, factors, frozen)
+            started = self.ranked.whole(first, params, shard.agent)
         if self.ranked or self.reset_optimizers:
             optimizer_state = with_own_keys(self.optimizer_at(0, 0).init(params), key)
         width = min(self.largest_batch, len(shard.rows))  # of arrays
@@ -128,7 +129,7 @@ class LocalTraining(ByContents):
                     taken = taken[places % jnp.maximum(present.sum(), 1)]
                 x, y = examples(shard.data, taken)
                 step_key = jax.random.fold_in(epoch_key, batch)
-                loss = functools.partial(self.adapted_loss, first, shard.agent)
+                loss = functools.partial(self.adapted_loss, first, started, shard.agent)
                 gradient, statistics = jax.grad(loss if self.ranked else self.loss, has_aux=True)(
                     params, x, y, present, step_key, statistics
                 )
@@ -139,7 +140,8 @@ class LocalTraining(ByContents):
                         params,
                         first,
                     )
-                changes, state = optimizer.update(gradient, state, params)
+                # Some optimizers look at all slopes together, others change what has none.
+                changes, state = optimizer.update(only(learned, gradient), state, params)
                 changes = only(learned, changes)
                 return Own(optax.apply_updates(params, changes), state, statistics)
 
@@ -156,14 +158,17 @@ class LocalTraining(ByContents):
         return own._replace(params=nothing)
 
     def adapted_loss(
-        self, held: Params, agent: Scalar, variables: Params, *batch: Any
+        self, held: Params, started: Params, agent: Scalar, variables: Params, *batch: Any
     ) -> tuple[Scalar, Any]:
-        """Returns `loss` as a function of the variables that an agent with adapters trains."""
+        """Returns `loss` as a function of the variables that an agent with adapters trains.
+
+        Their products with the first variables are part of the parameters `started`, not of `held`.
+        """
         ranked: Any = self.ranked
         whole = ranked.whole(held, variables, agent)
         loss, statistics = self.loss(whole, *batch)
         if self.proximal:
-            change = jax.tree.map(jnp.subtract, whole, held)
+            change = jax.tree.map(jnp.subtract, whole, started)
             loss += self.proximal / 2 * trees.sum_leaves(lambda leaf: (leaf**2).sum(), change)
         return loss, statistics
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fairjax import trees
+from fairjax import lowrank, trees
 from fairjax.experiments import Experiment
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan
 from fairjax.types import Stacked
@@ -32,7 +32,7 @@ class Variant(Experiment):
         mechanism = super().make_mechanism()
         if self.start == "equal":
             equal = lambda num_agents: jnp.full(num_agents, 1 / num_agents)  # noqa: E731
-            mechanism = Mechanism(equal, mechanism.update, mechanism.plan)
+            mechanism = Mechanism(equal, *mechanism[1:])
         if self.measured == "server":
             mechanism = _train_from_server(mechanism)
         if self.keep_own:
@@ -71,7 +71,8 @@ def _train_from_server(mechanism: Mechanism) -> Mechanism:
 def _keep_own(mechanism: Mechanism) -> Mechanism:
     def update(updates: Stacked, state: Any, context: Context) -> tuple[Outcome, Any]:
         outcome, state = mechanism.update(updates, state, context)
-        paid = jax.tree.map(jnp.add, outcome.rewards, updates)
+        # Products have no factors that add up.
+        paid = jax.tree.map(jnp.add, *map(lowrank.dense, (outcome.rewards, updates)))
         return outcome._replace(rewards=paid), state
 
     return mechanism._replace(update=update)
