@@ -32,7 +32,8 @@ def _ratio_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 def root(squares: Array) -> Array:
     """Returns square roots of numbers that are not negative; at 0 their derivative is 0."""
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
+    roots = jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    return jnp.where(squares > 0, roots, lax.stop_gradient(squares))
 
 
 def power_of_two(exponents: Array, dtype: jnp.dtype) -> Array:

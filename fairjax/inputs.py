@@ -191,9 +191,11 @@ def _as_array(name: str, value: Any) -> Array | np.ndarray:
 
 
 def _check_mesh(name: str, array: Array) -> None:
-    """Raises if an array is spread over a mesh whose axes JAX tracks in types."""
-    kinds = jax.typeof(array).sharding.mesh.axis_types
-    if AxisType.Explicit in kinds:
+    """Raises if an array is spread over an axis of a mesh that JAX tracks in types."""
+    sharding = jax.typeof(array).sharding
+    kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+    over = jax.tree.leaves(tuple(sharding.spec))
+    if any(kinds.get(axis) is AxisType.Explicit for axis in over):
         raise ValueError(
             f"`{name}` must be spread over a mesh with axes of the type Auto, got Explicit. Make "
             "it by `jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * "

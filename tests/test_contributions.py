@@ -415,6 +415,11 @@ def test_a_mesh_whose_axes_are_types_is_refused_with_a_way_out():
     for function in (contributions.cosine, jax.jit(contributions.cosine_shapley)):
         with pytest.raises(ValueError, match="`updates` must be spread over a mesh .* Auto"):
             function(placed)
+    everywhere = jax.sharding.NamedSharding(explicit, jax.sharding.PartitionSpec())
+    with jax.set_mesh(explicit):
+        for given in (jnp.asarray(uploads), jax.device_put(uploads, everywhere)):
+            found = contributions.cosine(given)
+            np.testing.assert_allclose(found, contributions.cosine(uploads), atol=1e-6)
 
 
 def test_absent_agents_do_not_change_the_estimate_of_those_present():

@@ -92,3 +92,18 @@ def test_tiny_updates_are_ranked_by_their_agreement():
         kept.append(np.asarray(outcome.rewards != 0))
     np.testing.assert_array_equal(*kept)
     assert kept[0].sum() < 8
+
+
+def test_reputations_that_vanish_are_still_compared():
+    context = Context(
+        shard_sizes=jnp.ones(3), server=jnp.zeros(4), held_out_loss=lambda w: 1 - 0 * w.sum()
+    )
+    state = (jnp.array([1.0, 2.0, 3.0]), jnp.ones(3), jnp.array([5.0, 6.0, 7.0]))
+    outcome, (total, passes, fails) = fj.mechanisms.fedfaim().update(
+        jnp.eye(3, 4) + 0.1, state, context
+    )
+    total, passes, fails = (np.asarray(one, float) for one in (total, passes, fails))
+    trust = (0.2 * passes - 0.8 * fails) / (0.2 * passes + 0.8 * fails)
+    logs = -np.exp(-5.5 * trust) + np.log(total)
+    np.testing.assert_allclose(outcome.fractions, np.exp(logs - logs.max()), rtol=1e-3)
+    assert outcome.fractions[0] == 1

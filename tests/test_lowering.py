@@ -103,11 +103,9 @@ def test_a_round_of_every_network_in_both_precisions(model, platform):
 def test_a_sweep_with_its_evaluation(platform, monkeypatch):
     lowered = []
 
-    def program(*given):
-        *fixed, _ = given
-
+    def program(play, *_):
         def run(*arguments):
-            lowered.append(lower(lambda *a: points._play(*fixed, *a), platform, *arguments))
+            lowered.append(lower(play.value, platform, *arguments))
             raise InterruptedError
 
         return run

@@ -724,3 +724,14 @@ def test_shapfed_weighs_a_newcomer_as_others_began():
         outcome, state = mechanism.update({"head": uploads}, state, context)
     equal = 1 / np.sqrt((num_agents - 1) ** 2 + 1)  # the cosine with a sum of equal weights
     np.testing.assert_allclose(outcome.contributions[-1], equal, rtol=1e-4)
+
+
+def test_qffl_leaves_out_an_agent_whose_learning_rate_is_zero():
+    given = {"losses": lambda: jnp.array([1.0, 2.0]), "shard_sizes": jnp.array([30, 10])}
+    context = Context(learning_rate=jnp.array([0.0, 0.1]), **given)
+    updates = jnp.array([[0.0, 0.0], [0.0, 4.0]])
+    outcome, _ = fj.mechanisms.qffl(q=0.0).update(updates, (), context)
+    np.testing.assert_allclose(outcome.aggregate, [0, 4])
+    context = Context(learning_rate=jnp.array(0.0), **given)  # it has decayed for all
+    outcome, _ = fj.mechanisms.qffl(q=0.0).update(updates, (), context)
+    assert np.isfinite(outcome.aggregate).all()

@@ -258,3 +258,11 @@ def test_rewards_differ_between_devices_in_a_shard_map():
     )
     wanted = rewards.sparsify(aggregate, fractions)
     np.testing.assert_array_equal(jax.jit(own)(fractions), wanted)
+
+
+@pytest.mark.parametrize("jacobian", [jax.jacrev, jax.jacfwd])
+def test_fractions_of_tied_agents_have_the_derivatives_of_their_own_importance(jacobian):
+    importance = jnp.array([0.1, 0.1, 0.1, 0.7])
+    found = jacobian(rewards.reward_fractions)(importance)[:3, :3]
+    slope = (1 - np.tanh(0.1) ** 2) / np.tanh(0.7)
+    np.testing.assert_allclose(found, slope * np.eye(3), rtol=1e-5, atol=1e-6)

@@ -189,7 +189,7 @@ def first_round_shares(importance: PerAgent, context: Context) -> PerAgent:
     """
     if context.present is None:
         return jnp.where(importance.sum() > 0, importance, context.shares)
-    shares = context.shard_sizes / context.shard_sizes.sum()
+    shares = rewards.normalised(jnp.asarray(context.shard_sizes, float))
     return rewards.normalised(jnp.where(importance > 0, importance, shares), context.present)
 
 

@@ -82,16 +82,22 @@ def fedfaim(*, threshold: Scalar = 0.01, temperature: Scalar = 0.1) -> Mechanism
         passes, fails = passes + passed, fails + (present & ~passed)
         known = PASS * passes + FAIL * fails
         trust = trees.ratio(PASS * passes - FAIL * fails, known)
-        reputation = jnp.exp(-jnp.exp(-STEEPNESS * trust)) * trees.ratio(earned, earned.max())
-        # Where agents are absent, all of those present may have earned nothing.
-        paid_for = jnp.where(present, reputation, 0)
-        fractions = jnp.where(paid_for > 0, rewards.share_of_largest(paid_for), 0)
+        # In logs, since the reputations of agents that failed often vanish.
+        logs = -jnp.exp(-STEEPNESS * trust) + jnp.log(trees.ratio(earned, earned.max()))
+        fractions = _share_of_largest(jnp.where(present, logs, -jnp.inf))
         paid = _pay(updates, aggregate, fractions)
-        importance = rewards.normalised(reputation)
+        importance = rewards.normalised(_share_of_largest(logs))
         outcome = Outcome(aggregate, paid, judged, importance, fractions)
         return outcome, (total, passes, fails)
 
     return Mechanism(init, update)
+
+
+def _share_of_largest(logs: PerAgent) -> PerAgent:
+    """Returns numbers over the largest, from their logs; all 0 where none has earned anything."""
+    largest = logs.max()
+    known = jnp.where(jnp.isfinite(largest), largest, 0)
+    return jnp.where(logs > -jnp.inf, jnp.exp(logs - known), 0)
 
 
 def _marginal_losses(updates: Stacked, present: PerAgent, context: Context) -> PerAgent:

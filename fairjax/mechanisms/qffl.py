@@ -37,8 +37,9 @@ def qffl(*, q: Scalar = 0.1, smoothness: str = "learning_rate") -> Mechanism:
 
     If agents are absent, those present train the server's model, and only they count.
 
-    All agents receive one model; q = 0 is FedAvg with equal weights. It does not judge:
-    contributions and importance are nan. Reward fractions are 1.
+    All agents receive one model; q = 0 is FedAvg with equal weights, or with weights 1 / eta_k
+    where learning rates differ. It does not judge: contributions and importance are nan. Reward
+    fractions are 1.
 
     Args:
       q: how much large losses count, not negative. May be traced.
@@ -77,12 +78,13 @@ def qffl(*, q: Scalar = 0.1, smoothness: str = "learning_rate") -> Mechanism:
             counted = (squares > 0) & (powers > 0)
             bounds = jnp.where(counted, 2 * losses / squares, jnp.nan)
             bound = jnp.fmin(bound, jnp.nanmedian(bounds))
-        # All sums have a factor L_k more; that of the largest cancels.
-        powers = powers * (bound / jnp.max(bound))
+        if jnp.ndim(bound):  # all sums have a factor L_k more; a common one cancels
+            known = jnp.where(jnp.isfinite(bound), bound, 0)  # at a rate of 0 nobody moves
+            powers = powers * trees.ratio(known, known.max())
         # A huge update has an infinite square, and 0 times infinity is NaN.
         squares = jnp.where(jnp.isfinite(squares), bound * squares, jnp.inf)
         longer = jnp.where(q * powers > 0, q * powers / losses * squares, 0)
-        weights = powers / (longer + powers).sum()
+        weights = trees.ratio(powers, (longer + powers).sum())
         aggregate = trees.weighted_sum(weights, updates)
         return pay_everybody(aggregate, num_agents), state
 

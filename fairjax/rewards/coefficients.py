@@ -129,9 +129,9 @@ def reward_fractions(importance: PerAgent, beta: Scalar = 1.0) -> PerAgent:
 
 def _tanh_in_order(values: PerAgent) -> PerAgent:
     """Returns tanh of numbers `[N]`; rounding never makes that of a larger one smaller."""
-    ordered = jnp.sort(values)
+    ordered, own = jnp.sort(values), jnp.tanh(values)
     place = jnp.searchsorted(ordered, values, side="right") - 1
-    return lax.cummax(jnp.tanh(ordered))[place]
+    return own + lax.stop_gradient(lax.cummax(jnp.tanh(ordered))[place] - own)
 
 
 def share_of_largest(values: PerAgent) -> PerAgent:
