@@ -6,6 +6,7 @@
 Those of Python and of installed packages are known by their names.
 """
 
+import contextlib
 import dis
 import functools
 import importlib
@@ -17,6 +18,7 @@ from typing import Any
 
 _METHODS = (
     types.FunctionType, property, staticmethod, classmethod, functools.partialmethod,
+    functools.cached_property,
 )  # fmt: skip
 Part = tuple[str, Any]  # the place of a part in its owner, and the part
 
@@ -75,33 +77,40 @@ def parts_of_function(function: types.FunctionType) -> Iterator[Part]:
         for name in names:
             if name in held:
                 yield from _parts_of_global(f".<global {name}>", held[name], all_names)
-        for name in imports:
-            module = _import(name, held.get("__package__"))
-            yield from _parts_of_global(f".<import {name}>", module, all_names)
+        for name, among in imports:
+            for module in _import(name, among, held.get("__package__")):
+                yield from _parts_of_global(f".<import {name}>", module, all_names)
 
 
-def _list_globals(code: types.CodeType) -> tuple[list[str], list[str], frozenset[str]]:
-    """Returns the globals that code uses, what it imports, and all names it has for attributes."""
+def _list_globals(
+    code: types.CodeType,
+) -> tuple[list[str], list[tuple[str, tuple[str, ...]]], frozenset[str]]:
+    """Returns the globals that code uses, what it imports, and all names it has for attributes.
+
+    What it imports is modules, such as "..helper", each with the names that it takes from it.
+    """
     codes = [code]
     for one in codes:
         codes += [constant for constant in one.co_consts if isinstance(constant, types.CodeType)]
     all_names = frozenset(name for one in codes for name in one.co_names)
     steps = [step for one in codes for step in dis.get_instructions(one)]
-    names, imports = (
-        sorted({step.argval for step in steps if step.opname in kinds})
-        for kinds in (("LOAD_GLOBAL", "LOAD_NAME"), ("IMPORT_NAME",))
-    )
-    return names, imports, all_names
+    names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    imports = {
+        ("." * level.argval + step.argval, among.argval or ())
+        for level, among, step in zip(steps, steps[1:], steps[2:], strict=False)
+        if step.opname == "IMPORT_NAME"
+    }
+    return sorted(names), sorted(imports), all_names
 
 
-def _import(name: str, package: str | None) -> types.ModuleType | None:
-    """Returns a module that a function imports when it is called, None where it cannot."""
-    for text in (name, f".{name}"):
-        try:
-            return importlib.import_module(text, package)
-        except (ImportError, TypeError):  # no such module, or a name that is relative to nothing
-            continue
-    return None
+def _import(name: str, among: tuple[str, ...], package: str | None) -> list[types.ModuleType]:
+    """Returns the module, and those of its parts that are, which a function imports if called."""
+    found = []
+    parts = [f"{name}{'' if name.endswith('.') else '.'}{part}" for part in among]
+    for text in (name, *parts):
+        with contextlib.suppress(Exception):  # it is the function's to handle, when it is called
+            found.append(importlib.import_module(text, package))
+    return found
 
 
 def _parts_of_global(where: str, value: Any, names: frozenset[str]) -> Iterator[Part]:

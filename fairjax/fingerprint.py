@@ -12,13 +12,15 @@ sets, of attributes and of dicts of arrays and numbers do not matter. Other obje
 pickle; what pickle refuses has no fingerprint.
 """
 
+import collections
+import copyreg
 import dataclasses
 import enum
 import functools
 import hashlib
 import pickle
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -140,19 +142,26 @@ class _Reader:
             return f"class {value.__qualname__}", parts_of_class(value)
         if isinstance(value, types.FunctionType):
             return f"function {value.__qualname__}", parts_of_function(value)
-        if hasattr(value, "__wrapped__"):  # by `jax.jit` or `functools.lru_cache`, for example
+        if "__wrapped__" in getattr(value, "__dict__", {}):  # by `jax.jit`, for example
             return "wrapped", [("type", kind), ("__wrapped__", value.__wrapped__), *get_own(value)]
         if isinstance(value, set | frozenset):
             return "set", [("type", kind), *(("{}", entry) for entry in value)]
         if isinstance(value, tuple | list):
             names = getattr(value, "_fields", None)
             places = [f".{name}" for name in names] if names else _places(value)
-            return "items", [("type", kind), *zip(places, value, strict=True)]
+            return "items", [("type", kind), *zip(places, value, strict=True), *get_own(value)]
         if isinstance(value, Mapping):
-            return "mapping", [("type", kind), *map(_entry, value.items())]
+            default = (".default_factory", getattr(value, "default_factory", None))
+            return "mapping", [
+                ("type", kind),
+                *map(_entry, value.items()),
+                default,
+                *get_own(value),
+            ]
         if dataclasses.is_dataclass(value):
             names = [field.name for field in dataclasses.fields(value)]
-            return "dataclass", [("type", kind), *_attributes(value, names)]
+            own = [part for part in get_own(value) if _is_set_by_user(value, part[0][1:], names)]
+            return "dataclass", [("type", kind), *_attributes(value, names), *own]
         return self.describe_object(value)
 
     def describe_array(self, value: Any) -> tuple[str | bytes, Iterable[Part]]:
@@ -174,6 +183,7 @@ class _Reader:
 
     def describe_object(self, value: Any) -> tuple[str | bytes, Iterable[Part]]:
         """Returns the parts of an object as pickle would store them."""
+        kind = type(value)
         if isinstance(value, types.MethodType):
             return "method", [("", value.__func__), (".__self__", value.__self__)]
         if isinstance(value, functools.partial | functools.partialmethod):
@@ -184,7 +194,8 @@ class _Reader:
             names = ("fget", "fset", "fdel", "func", "__func__")
             return type(value).__name__, _attributes(value, names)
         try:
-            stored = value.__reduce_ex__(4)
+            reduce = copyreg.dispatch_table.get(kind)
+            stored = reduce(value) if reduce else value.__reduce_ex__(4)
         except _NOT_PICKLED as error:
             raise self.refusal(value, f"its contents cannot be read ({error})") from error
         if isinstance(stored, str):
@@ -192,7 +203,8 @@ class _Reader:
         names = ("<made by>", "", "", "<items>", "<entries>", "<set by>")
         held = [list(part) if isinstance(part, Iterator) else part for part in stored]
         if len(held) > 2 and isinstance(held[2], dict):  # attributes
-            held[2] = dict(sorted(held[2].items(), key=lambda item: str(item[0])))
+            kept = [item for item in held[2].items() if not _is_cached(value, item[0])]
+            held[2] = dict(sorted(kept, key=lambda item: str(item[0]))) or None
         return "object", zip(names, held, strict=False)
 
     def refusal(self, value: Any, why: str) -> ValueError:
@@ -214,7 +226,7 @@ def _has_no_order(value: Any) -> bool:
 
     JAX sorts such mappings by their names. One of functions may be gone through in its order.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or isinstance(value, collections.OrderedDict):
         return isinstance(value, set | frozenset)
     return _holds_only_data(value, frozenset())
 
@@ -226,6 +238,20 @@ def _holds_only_data(value: Any, above: frozenset[int]) -> bool:
         above |= {id(value)}
         return all(id(one) in above or _holds_only_data(one, above) for one in entries)
     return isinstance(value, (np.ndarray, jax.Array, *_ATOMS))
+
+
+def _is_cached(value: Any, name: Any) -> bool:
+    """Says whether an attribute was computed by a `cached_property` when it was asked for."""
+    cached = getattr(type(value), name, None) if isinstance(name, str) else None
+    return isinstance(cached, functools.cached_property)
+
+
+def _is_set_by_user(value: Any, name: str, fields: Sequence[str]) -> bool:
+    """Says whether an attribute of a dataclass is no field, and none that Flax adds."""
+    if name in fields or _is_cached(value, name):
+        return False
+    of_flax = any(base.__module__.startswith("flax.") for base in type(value).__mro__)
+    return not (of_flax and (name.startswith("_") or name == "scope"))
 
 
 def _attributes(value: Any, names: Iterable[str]) -> list[Part]:

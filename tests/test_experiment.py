@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import fairjax as fj
-from fairjax import metrics
+from fairjax import data, metrics
 from fairjax.experiments import records
 
 SMALL = fj.Experiment(num_agents=3, rounds=2, model="logistic", samples_per_agent=20)
@@ -420,3 +420,9 @@ def test_data_of_a_name_are_made_once_until_their_folder_changes(monkeypatch):
     assert first.kept_shards() is not before
     own = fj.Experiment(dataset=fj.data.load("blobs"), num_agents=2)
     assert own.kept_shards() is not own.kept_shards()
+    for name in fj.data.DATASETS:
+        hash(dataclasses.replace(first, dataset=name).data_source())
+    blobs = fj.data.load("blobs")
+    monkeypatch.setitem(fj.data.DATASETS, "own", data.sources.Source("", lambda *_: blobs))
+    own = fj.Experiment(dataset="own", num_agents=2)
+    assert own.kept_shards() is not own.kept_shards()  # its loader may read something else now

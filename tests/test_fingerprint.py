@@ -1,10 +1,13 @@
 """Fingerprints: equal for equal contents in every process; values without one are refused."""
 
+import collections
 import ctypes
 import dataclasses
 import enum
 import functools
+import importlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -131,6 +134,28 @@ def test_the_order_of_sets_and_mappings_does_not_count():
     assert fingerprint([1, 2]) != fingerprint([2, 1])
 
 
+class Lenient(dict):
+    __getattr__ = dict.get
+
+
+@dataclasses.dataclass
+class Derived:
+    factor: dataclasses.InitVar[int]
+
+    def __post_init__(self, factor):
+        self.double = 2 * factor
+
+    @functools.cached_property
+    def slow(self):
+        return self.double + 1
+
+
+def with_attribute(kind, number):
+    made = type("Made", (kind,), {})()
+    made.scale = number
+    return made
+
+
 def class_of(**entries):
     return type("Made", (), entries)
 
@@ -147,6 +172,14 @@ def class_of(**entries):
         lambda n: enum.Enum("Weight", {"HEAVY": n}).HEAVY,
         lambda n: class_of(by=functools.partialmethod(adder, by=n)),
         lambda n: type("Meta", (type,), {"scale": n})("Made", (), {}),
+        lambda n: Lenient(scale=n),
+        lambda n: Derived(n),
+        lambda n: collections.defaultdict(lambda: n),
+        lambda n: with_attribute(list, n),
+        lambda n: with_attribute(dict, n),
+        lambda n: class_of(by=functools.cached_property(lambda self: n)),
+        lambda n: re.compile(str(n)),
+        lambda n: collections.OrderedDict([("a", 1), ("b", 2)][:: 1 if n == 1 else -1]),
         lambda n: (
             {"first": adder(1), "second": adder(2)}
             if n == 1
@@ -184,6 +217,42 @@ def test_globals_of_a_wrapper_and_imports_in_a_function_count(monkeypatch, tmp_p
     monkeypatch.setattr(sys.modules[__name__], "SCALE", 3.0)
     after = [fingerprint(one) for one in (loss, importing, missing)]
     assert [a == b for a, b in zip(before, after, strict=True)] == [False, False, True]
+
+
+def test_what_was_cached_does_not_count():
+    class Slow:
+        @functools.cached_property
+        def value(self):
+            return 3
+
+    for one, name in ((Slow(), "value"), (Derived(1), "slow")):
+        before = fingerprint(one)
+        assert getattr(one, name) == 3
+        assert fingerprint(one) == before
+    module = Net()
+    before = fingerprint(module)
+    module.init(jax.random.key(0), jnp.ones((1, 2)))
+    assert fingerprint(module) == before
+
+
+def test_relative_imports_in_a_function_are_followed(tmp_path, monkeypatch):
+    folder = tmp_path / "package_of_a_test"
+    (folder / "inner").mkdir(parents=True)
+    lines = ["from . import helper", "from .statistics import F", "from ..helper import F"]
+    for place in (folder, folder / "inner"):
+        (place / "__init__.py").write_text("")
+        for name in ("helper", "statistics"):
+            (place / f"{name}.py").write_text("F = 1.0")
+    code = "".join(f"def f{n}(x):\n    {line}\n    return x\n" for n, line in enumerate(lines))
+    (folder / "inner" / "net.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    net = importlib.import_module("package_of_a_test.inner.net")
+    functions = [net.f0, net.f1, net.f2]
+    before = list(map(fingerprint, functions))
+    for number, name in enumerate(("inner.helper", "inner.statistics", "helper")):
+        module = importlib.import_module(f"package_of_a_test.{name}")
+        module.F = 2.0
+        assert [fingerprint(functions[number]) == before[number]] == [name == "inner.helper"]
 
 
 def test_a_schedule_that_was_called_has_the_same_fingerprint():

@@ -186,3 +186,28 @@ def test_a_longer_run_under_other_settings_leaves_the_finished_one(tmp_path):
     for sums in tmp_path.glob("checkpoint/*/files.json"):
         sums.write_text("{")
     assert longer.run(tmp_path, resume=False).history.accuracies.shape[0] == 50
+
+
+@pytest.mark.slow
+def test_starting_over_and_a_kill_leave_nothing_to_go_on_from(tmp_path):
+    """A gamma that ends with the run: the checkpoints of a shorter run are those of another."""
+    fields = {
+        "dataset": "digits",
+        "model": "logistic",
+        "num_agents": 3,
+        "learning_rate_decay": 0.99,
+    }
+    short = fj.Experiment(**fields, gamma="cosine:2.5:0.1", rounds=4)
+    short.run(tmp_path)
+    longer = dataclasses.replace(short, rounds=8)
+    with pytest.raises(ValueError, match="`rounds` must stay at 4"):
+        longer.run(tmp_path)
+
+    def stop(name, done, total):
+        if name == "standalone" and done:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        longer.run(tmp_path, resume=False, watch=stop)
+    resumed, whole = longer.run(tmp_path), longer.run()
+    np.testing.assert_array_equal(resumed.history.importance, whole.history.importance)

@@ -199,3 +199,21 @@ def test_a_state_of_another_federation_is_refused():
         fj.run(None, *given, num_rounds=1, state=state, params=state.server)
     with pytest.raises(ValueError, match="`state` must be a State"):
         fj.run(None, *given, num_rounds=1, state=state.agents)
+
+
+def test_a_mechanism_may_look_at_the_numbers_of_its_first_state():
+    train, test = fj.data.load("blobs")
+    shards = fj.data.uniform(train, num_agents=2, seed=0)
+
+    def init(num_agents, params):
+        return 1 + float(np.linalg.norm(np.asarray(jax.tree.leaves(params)[0])))
+
+    def update(updates, state, context):
+        return fj.mechanisms.fedavg().update(updates, (), context)[0], state
+
+    fed = fj.federation(
+        model=fj.models.logistic(train), optimizer=optax.sgd(0.1),
+        mechanism=fj.mechanisms.Mechanism(init, update),
+    )  # fmt: skip
+    state, _ = fj.run(jax.random.key(0), fed, shards, test, num_rounds=1)
+    assert state.mechanism > 0

@@ -3,13 +3,14 @@
 from fairjax.data.dataset import Dataset, hold_out
 from fairjax.data.mixtures import dirichlet, mixtures
 from fairjax.data.shards import Shards, stacked
-from fairjax.data.sources import DATASETS, SENTENCES, load, register
+from fairjax.data.sources import DATASETS, OURS, SENTENCES, load, register
 from fairjax.data.splits import SPLITS, class_imbalance, power_law, uniform
 from fairjax.data.text import Tokenizer
 from fairjax.data.tfds_images import DataUnavailableError
 
 __all__ = [
     "DATASETS",
+    "OURS",
     "SENTENCES",
     "SPLITS",
     "DataUnavailableError",

@@ -64,6 +64,7 @@ class RunFolder:
         """Makes a finished run an unfinished one of the experiment in a record."""
         if self.path is not None:
             with self.locked():
+                self._clear()
                 # Without a result the run counts as unfinished, whichever length is recorded.
                 (self.path / records.RESULT).unlink(missing_ok=True)
                 records.write_json(self.path / records.EXPERIMENT, record)
@@ -73,10 +74,17 @@ class RunFolder:
         if self.path is None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        self._clear()
         (self.path / records.RESULT).unlink(missing_ok=True)
         if not Checkpoints(self.path).rounds():  # nothing is left of an earlier sitting
             record = {**record, **records.surroundings()}
         records.write_json(self.path / records.EXPERIMENT, record)
+
+    def _clear(self) -> None:
+        """Deletes what a run that starts over shall not go on from."""
+        if self.path is not None and not self.resume:
+            Checkpoints(self.path).delete()
+            (self.path / records.TIME).unlink(missing_ok=True)
 
     def times(self) -> dict[str, float]:
         """Returns the seconds by part of earlier sittings."""
@@ -94,7 +102,7 @@ class RunFolder:
             folders.check_environment(self.path)
 
     def last(self, beginning: Callable[[], Progress], num_rounds: int) -> Progress | None:
-        """Returns the progress to go on from; None: the run starts, and old checkpoints are gone.
+        """Returns the progress to go on from; None: the run starts.
 
         Args:
           beginning: returns progress of the same run, for its shapes.
@@ -106,8 +114,6 @@ class RunFolder:
         if self.path is None:
             return None
         checkpoints = Checkpoints(self.path)
-        if not self.resume:
-            checkpoints.delete()
         played = checkpoints.rounds()
         if not played:
             return None

@@ -31,17 +31,16 @@ from fairjax.simulation import (
 )
 
 VALIDATION_SHARE = 0.1
-FOLDERS = ("TFDS_DATA_DIR", "FAIRJAX_TEXT_DIR")  # where data sets are
+FOLDERS = ("TFDS_DATA_DIR", "FAIRJAX_TEXT_DIR", models.FOLDER)  # of data sets and of tokens
 
 
 class Setup(Resolved):
     """A description that can make its data, shards, mechanism and federation."""
 
-    def data_source(self) -> tuple[Any, ...] | None:
-        """Returns what the name of the data set means now; None for own data or shards."""
-        if not isinstance(self.dataset, str) or self.shards is not None:
-            return None
-        return data.DATASETS.get(self.dataset), *map(os.environ.get, FOLDERS)
+    def data_source(self) -> tuple[str | None, ...] | None:
+        """Returns where the data lie; None for what can change: own data, shards or loaders."""
+        own = not isinstance(self.dataset, str) or self.dataset in data.DATASETS.keys() - data.OURS
+        return None if own or self.shards is not None else tuple(map(os.environ.get, FOLDERS))
 
     def load(self) -> tuple[Dataset, Dataset]:
         """Returns training and test data."""

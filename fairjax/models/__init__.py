@@ -2,7 +2,7 @@
 
 from fairjax.models.adapters import Adapters, changes, joined, lora, with_factors
 from fairjax.models.base import Model, computing_in, evaluator, initial, initial_params
-from fairjax.models.minilm import minilm, minilm_tokenizer
+from fairjax.models.minilm import FOLDER, minilm, minilm_tokenizer
 from fairjax.models.modules import as_model, from_flax, looks_at_data
 from fairjax.models.named import (
     REGISTRY,
@@ -17,6 +17,7 @@ from fairjax.models.saving import load_params, save_params
 from fairjax.models.units import chain
 
 __all__ = [
+    "FOLDER",
     "REGISTRY",
     "TOKENIZERS",
     "Adapters",
