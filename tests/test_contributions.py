@@ -362,6 +362,7 @@ def test_derivatives_by_uploads_are_those_of_finite_differences(measure, zero):
     np.testing.assert_allclose(backwards, expected, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_derivatives_by_factors_with_a_column_of_zeros_are_those_of_the_product():
     rng = np.random.default_rng(0)
     b, a = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 2, 5))
@@ -380,6 +381,7 @@ def test_derivatives_by_factors_with_a_column_of_zeros_are_those_of_the_product(
     assert np.isfinite(found[0]).all()
 
 
+@pytest.mark.slow
 def test_standard_errors_leave_out_the_noise_that_zero_uploads_take_away():
     rng = np.random.default_rng(2)
     uploads = rng.normal(size=(18, 30))
@@ -403,6 +405,7 @@ def test_numbers_of_unusual_kinds_are_read(kind):
     np.testing.assert_array_equal(found, rewards.sparsify(uploads[0], fractions))
 
 
+@pytest.mark.slow
 def test_a_mesh_whose_axes_are_types_is_refused_with_a_way_out():
     explicit, auto = (
         jax.make_mesh((1,), ("a",), axis_types=(kind,))

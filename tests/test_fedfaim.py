@@ -94,6 +94,7 @@ def test_tiny_updates_are_ranked_by_their_agreement():
     assert kept[0].sum() < 8
 
 
+@pytest.mark.slow
 def test_reputations_that_vanish_are_still_compared():
     context = Context(
         shard_sizes=jnp.ones(3), server=jnp.zeros(4), held_out_loss=lambda w: 1 - 0 * w.sum()

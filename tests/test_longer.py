@@ -61,6 +61,7 @@ def test_a_run_that_follows_the_advice_may_be_lengthened(tmp_path):
     assert same(longer.run(tmp_path / "second").history, longer.run().history)
 
 
+@pytest.mark.slow
 def test_a_watcher_is_called_where_nothing_is_kept():
     train, test = fj.data.load("blobs")
     shards = fj.data.uniform(train, num_agents=2, seed=0)
@@ -201,6 +202,7 @@ def test_a_state_of_another_federation_is_refused():
         fj.run(None, *given, num_rounds=1, state=state.agents)
 
 
+@pytest.mark.slow
 def test_a_mechanism_may_look_at_the_numbers_of_its_first_state():
     train, test = fj.data.load("blobs")
     shards = fj.data.uniform(train, num_agents=2, seed=0)

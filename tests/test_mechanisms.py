@@ -648,6 +648,7 @@ def test_agents_without_data_share_equally_where_nobody_present_has_any():
     np.testing.assert_array_equal(outcome.aggregate, [1, 1, 1])
 
 
+@pytest.mark.slow
 def test_qffl_follows_its_formula_where_agents_have_their_own_learning_rates():
     updates, rates = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), np.array([0.1, 0.2, 0.05])
     losses, q = np.array([1.0, 0.5, 2.0]), 1.5
@@ -675,6 +676,7 @@ def play_cffl(scores, present, **options):
     return found
 
 
+@pytest.mark.slow
 def test_cffl_gives_an_agent_that_scores_nothing_its_first_part_once():
     everybody, two = jnp.ones(3, bool), jnp.array([True, False, True])
     rounds = play_cffl([[0.5, 0.5, 0.0]] * 5, [everybody, two, everybody, two, two], threshold=0)
@@ -689,6 +691,7 @@ def test_cffl_counts_a_negative_score_as_nothing():
     np.testing.assert_allclose(outcome.contributions, [-0.02, 0.01, 0.0101], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fedfaim_pays_nothing_to_an_agent_that_failed_where_others_are_absent():
     mechanism = fj.mechanisms.fedfaim()
     state = mechanism.init(3)
@@ -706,6 +709,7 @@ def test_fedfaim_pays_nothing_to_an_agent_that_failed_where_others_are_absent():
     np.testing.assert_array_equal(outcome.rewards, np.zeros((3, 2)))
 
 
+@pytest.mark.slow
 def test_shapfed_weighs_a_newcomer_as_others_began():
     num_agents = 12
     layers = np.zeros((num_agents, 2, 3), np.float32)

@@ -251,6 +251,7 @@ def test_federated_shapley_reads_who_took_part():
     assert values[4] != 0
 
 
+@pytest.mark.slow
 def test_an_absent_agent_receives_nothing_from_a_plan():
     """A plan may let all train the server's model; who is absent keeps its own."""
 

@@ -235,6 +235,7 @@ def test_a_bad_argument_is_named_with_its_rule(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_rounding_never_pays_a_more_important_agent_less():
     importance = jnp.array([0.88850117, 0.8885011], jnp.float32)
     fractions = rewards.reward_fractions(importance)
@@ -260,6 +261,7 @@ def test_rewards_differ_between_devices_in_a_shard_map():
     np.testing.assert_array_equal(jax.jit(own)(fractions), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jacobian", [jax.jacrev, jax.jacfwd])
 def test_fractions_of_tied_agents_have_the_derivatives_of_their_own_importance(jacobian):
     importance = jnp.array([0.1, 0.1, 0.1, 0.7])

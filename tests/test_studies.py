@@ -187,6 +187,7 @@ def test_every_variant_of_cgsv_begins():
             np.testing.assert_allclose(state.mechanism, 1 / 3)
 
 
+@pytest.mark.slow
 def test_variants_that_train_alike_share_their_standalone_runs():
     base = when_fair.Variant(num_agents=3, rounds=3, model="logistic")
     found = {name: variant.alone() for name, variant in when_fair.variants(base).items()}

@@ -177,8 +177,7 @@ class Experiment(Setup):
         federation = dataclasses.replace(federation, group_size=record["agents_at_once"])
         check_parts([folder, folder.below("standalone")])
         run = run_of(self, federation, shards, test, within)
-        run.rounds.check_beginning()
-        folder.begin(record)
+        folder.begin(record, run.rounds.check_beginning)
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
             simulation.follows_length(federation, shards, test)
         alone = None if standalone is None else standalone.accuracies

@@ -7,6 +7,7 @@ out/comparison.json        the names of the mechanisms, and the seeds
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -124,9 +125,8 @@ def compare_over_seeds(
                 return read_sweep(part.finished, experiment, seeds)
             except DamagedError as damage:
                 warnings.warn(f"{damage} It is run again.", stacklevel=4)
-        if alone is None:
-            _check_beginning(experiment, seeds[0])
-        part.begin(record)
+        check = functools.partial(_check_beginning, experiment, seeds[0])
+        part.begin(record, check if alone is None else None)
         if alone is None:
             swept = sweep(experiment, seeds=seeds, watch=watch)
         else:

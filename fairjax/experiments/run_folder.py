@@ -69,10 +69,17 @@ class RunFolder:
                 (self.path / records.RESULT).unlink(missing_ok=True)
                 records.write_json(self.path / records.EXPERIMENT, record)
 
-    def begin(self, record: Mapping[str, Any]) -> None:
-        """Writes which run is played; the result of an earlier one is deleted."""
+    def begin(self, record: Mapping[str, Any], check: Callable[[], None] | None = None) -> None:
+        """Writes which run is played; the result of an earlier one is deleted.
+
+        Args:
+          record: the run's record.
+          check: called before anything is written; raises if the run cannot begin.
+        """
         if self.path is None:
             return
+        if check is not None:
+            check()
         self.path.mkdir(parents=True, exist_ok=True)
         self._clear()
         (self.path / records.RESULT).unlink(missing_ok=True)

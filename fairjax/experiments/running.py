@@ -88,7 +88,7 @@ def run(
     rounds = Rounds(
         key, federation, shards, test, num_rounds, params, eval_every, record_updates, state
     )
-    rounds.check_beginning()
+    rounds.check()
     record = folder.claim(lambda: _describe(rounds))
     name, settings = federation.mechanism.name, record.get("experiment", {})
     main, before = federation.training.task.main, rounds.last_round - num_rounds
@@ -96,7 +96,7 @@ def run(
         clock = records.Clock(folder.times())
         # The bits depend on `agents_at_once`, so a run continues with its first value.
         at_once = record.get("agents_at_once") or federation.agents_at_once(shards)
-        folder.begin({**record, "agents_at_once": at_once})
+        folder.begin({**record, "agents_at_once": at_once}, rounds.check_beginning)
         grouped = dataclasses.replace(federation, group_size=at_once)
         run = Run(name, rounds._replace(federation=grouped))
         opened = tracking.opened(tools, folder.path, name, settings, resume, main, before)
