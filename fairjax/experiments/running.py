@@ -1,6 +1,5 @@
 """Running: the rounds of a federation from Python objects, with or without records."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,14 +93,10 @@ def run(
     main, before = federation.training.task.main, rounds.last_round - num_rounds
     with folder.locked():
         clock = records.Clock(folder.times())
-        # The bits depend on `agents_at_once`, so a run continues with its first value.
-        at_once = record.get("agents_at_once") or federation.agents_at_once(shards)
-        folder.begin({**record, "agents_at_once": at_once}, rounds.check_beginning)
-        grouped = dataclasses.replace(federation, group_size=at_once)
-        run = Run(name, rounds._replace(federation=grouped))
+        folder.begin(record, rounds.check_beginning)
         opened = tracking.opened(tools, folder.path, name, settings, resume, main, before)
         with opened as tracker:
-            last = run.play(folder, clock, tracker, watch)
+            last = Run(name, rounds).play(folder, clock, tracker, watch)
             history = simulation.history(last, num_rounds)
             tracker.rounds(history)
         folder.end(history, clock)
