@@ -7,6 +7,7 @@ number of local epochs, but no sharing. Fairness compares the two runs.
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,20 +141,19 @@ class Experiment(Setup):
         Raises:
           ValueError: as in `run`.
         """
+        describe = functools.cache(self.description)  # it reads all of own data
         try:
-            record = folder.claim(self.description, longer.rounds_before)
+            record = folder.claim(describe, longer.rounds_before)
         except records.OtherExperimentError as error:
-            hint = longer.hint(error.there, self.description())
-            raise ValueError(f"{error}{hint}") from None
+            raise ValueError(f"{error}{longer.hint(error.there, describe())}") from None
         if not record:  # nothing is kept
             return {}
-        description = self.description()
-        before = longer.rounds_before(record["experiment"], description)
+        before = longer.rounds_before(record["experiment"], describe())
         if before is not None:
             if folder.resume:
                 longer.check_can_go_on(self, before)
                 folder.check_can_go_on()
-            record = {**record, "experiment": description}
+            record = {**record, "experiment": describe()}
             folder.lengthen(record)
         return record
 
