@@ -177,7 +177,8 @@ class Experiment(Setup):
         federation = dataclasses.replace(federation, group_size=record["agents_at_once"])
         check_parts([folder, folder.below("standalone")])
         run = run_of(self, federation, shards, test, within)
-        folder.begin(record, run.rounds.check_beginning)
+        # A standalone run within another has been checked with that one.
+        folder.begin(record, run.rounds.check_beginning if within is None else None)
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
             simulation.follows_length(federation, shards, test)
         alone = None if standalone is None else standalone.accuracies
