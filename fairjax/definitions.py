@@ -10,6 +10,7 @@ import contextlib
 import dis
 import functools
 import importlib
+import importlib.util
 import sys
 import types
 from collections.abc import Iterator
@@ -28,7 +29,11 @@ def _is_installed(module: str | None) -> bool:
     top = str(module).partition(".")[0]
     if top == "fairjax" or top in sys.stdlib_module_names:
         return True
-    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if top not in sys.modules:
+        with contextlib.suppress(ImportError, ValueError):
+            file = getattr(importlib.util.find_spec(top), "origin", None)
+    file = file or ""
     return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
@@ -105,6 +110,8 @@ def _list_globals(
 
 def _import(name: str, among: tuple[str, ...], package: str | None) -> list[types.ModuleType]:
     """Returns the module, and those of its parts that are, which a function imports if called."""
+    if not name.startswith(".") and _is_installed(name):
+        return []  # it is known by its name, and may be slow to import
     found = []
     parts = [f"{name}{'' if name.endswith('.') else '.'}{part}" for part in among]
     for text in (name, *parts):

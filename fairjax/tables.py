@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -213,12 +214,12 @@ def listed(numbers: Sequence[int]) -> str:
     """Returns whole numbers as the command line takes them.
 
     Examples:
-      >>> listed([3, 4, 5]), listed([0, 2])
-      ('3:6', '0,2')
+      >>> listed([3, 4, 5]), listed([0, 4_000_000_000])
+      ('3:6', '0,4000000000')
     """
-    first, last = numbers[0], numbers[-1] + 1
-    follow = len(numbers) > 1 and list(numbers) == list(range(first, last))
-    return f"{first}:{last}" if follow else ",".join(map(str, numbers))
+    whole = range(numbers[0], numbers[-1] + 1) if len(numbers) > 1 else range(0)
+    follow = len(numbers) == len(whole) > 0 and all(map(operator.eq, numbers, whole))
+    return f"{whole.start}:{whole.stop}" if follow else ",".join(map(str, numbers))
 
 
 def _plain_cell(name: str, cell: Any) -> dict[str, Any]:

@@ -100,6 +100,8 @@ def test_a_flag_that_occurs_twice_adds_to_what_it_gave(tmp_path, capsys):
         ("run --metric r2", "The metric 'r2' needs numbers"),
         ("compare --mechanisms cgsv --seeds 0:2 --metric r2", "The metric 'r2' needs numbers"),
         ("audit --agents 0,3", "`agents` must be at most 2"),
+        ("audit --seeds 3:3", "`seeds` must be different values"),
+        ("compare --mechanisms cgsv --seeds 0,-4000000000", "`seed` must be a whole number"),
         ("run --lora-rank 2", "Adapters need a model with a matrix besides its output layer"),
         ("run --learning-rate-decay 1.1", r"in \(0, 1\]"),
         ("run --task {here}:wrong", "`task` must be a function .* fails: TypeError"),

@@ -255,6 +255,28 @@ def test_relative_imports_in_a_function_are_followed(tmp_path, monkeypatch):
         assert [fingerprint(functions[number]) == before[number]] == [name == "inner.helper"]
 
 
+def test_an_installed_package_that_a_function_imports_is_not_imported_before(monkeypatch):
+    asked = []
+
+    def of_package(x):
+        import tensorflow_datasets.core
+
+        return tensorflow_datasets.core, x
+
+    def of_nobody(x):
+        import module_that_is_not_there
+
+        return module_that_is_not_there, x
+
+    def note(name, package):
+        asked.append(name)
+        raise ImportError(name)
+
+    monkeypatch.setattr("fairjax.definitions.importlib.import_module", note)
+    fingerprint([of_package, of_nobody])
+    assert asked == ["module_that_is_not_there"]
+
+
 def test_a_schedule_that_was_called_has_the_same_fingerprint():
     schedule = optax.cosine_decay_schedule(0.1, 100)
     before = fingerprint(optax.sgd(schedule))

@@ -16,6 +16,15 @@ BASE = fj.Experiment(
 )
 
 
+def averaging():
+    """Returns FedAvg of two agents on blobs: a federation, its shards and the test data."""
+    train, test = fj.data.load("blobs")
+    shards = fj.data.uniform(train, num_agents=2, seed=0)
+    model, mechanism = fj.models.logistic(train), fj.mechanisms.fedavg()
+    made = fj.federation(model=model, mechanism=mechanism, optimizer=optax.sgd(0.1))
+    return made, shards, test
+
+
 def same(left, right):
     pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
     return all(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True) for a, b in pairs)
@@ -63,10 +72,7 @@ def test_a_run_that_follows_the_advice_may_be_lengthened(tmp_path):
 
 @pytest.mark.slow
 def test_a_watcher_is_called_where_nothing_is_kept():
-    train, test = fj.data.load("blobs")
-    shards = fj.data.uniform(train, num_agents=2, seed=0)
-    model, mechanism = fj.models.logistic(train), fj.mechanisms.fedavg()
-    fed = fj.federation(model=model, mechanism=mechanism, optimizer=optax.sgd(0.1))
+    fed, shards, test = averaging()
     calls = []
     fj.run(
         jax.random.key(0), fed, shards, test, num_rounds=3, watch=lambda *told: calls.append(told)
@@ -85,10 +91,7 @@ def test_a_run_of_one_round_alone_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_state_with_a_key_of_another_kind_goes_on():
-    train, test = fj.data.load("blobs")
-    shards = fj.data.uniform(train, num_agents=2, seed=0)
-    model, mechanism = fj.models.logistic(train), fj.mechanisms.fedavg()
-    fed = fj.federation(model=model, mechanism=mechanism, optimizer=optax.sgd(0.1))
+    fed, shards, test = averaging()
     key = jax.random.key(0, impl="rbg")
     state, first = fj.run(key, fed, shards, test, num_rounds=1)
     _, second = fj.run(None, fed, shards, test, num_rounds=1, state=state)

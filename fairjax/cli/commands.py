@@ -191,7 +191,7 @@ def _audit(
 
     experiment = flags.experiment(described)
     names = [name.strip() for name in manipulations.split(",") if name.strip()] or None
-    drawn = [*(flags.parse_seeds(seeds) or [experiment.seed])]
+    drawn = [experiment.seed] if not seeds else [*(flags.parse_seeds(seeds) or ())]
     cheats = flags.parse_seeds(agents, "agents")
     # Name the folder after its arguments, so that audits do not replace each other's pages.
     given = [*(names or ["all"]), *(["agents", agents] if agents else []), "seeds", listed(drawn)]
