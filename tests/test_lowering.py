@@ -1,6 +1,7 @@
 """Whole rounds are lowered for accelerators, though none is here: no host, no float64."""
 
 import dataclasses
+import functools
 import re
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import export
 
 import fairjax as fj
 from fairjax.experiments import points
+from fairjax.simulation import loop
 
 BACKENDS = {"cuda": "gpu", "tpu": "tpu"}  # a platform's name in `jax.default_backend`
 SMALL = fj.Experiment(num_agents=3, samples_per_agent=60, rounds=2, eval_every=2, model="mlp")
@@ -152,6 +155,18 @@ compiled = jax.jit(train).lower(state, shards).compile().as_text()
 assert not any(name.replace("_", "-") + "(" in compiled for name in sent)
 print("nothing is sent")
 """
+
+
+@pytest.mark.slow
+def test_a_run_evaluates_all_agents_together(platform):
+    shards, test = SMALL.make_shards()
+    federation = fj.federation(
+        model=fj.models.mlp(test), mechanism=fj.mechanisms.cgsv(), optimizer=optax.sgd(0.1)
+    )
+    state = federation.init(jax.random.key(0), shards, None, 2, test)
+    play = functools.partial(loop.play, federation, 3)
+    text = lower(play, platform, state, shards, test, 2, 2)
+    assert f"tensor<3x{len(test.y)}x10xf32>" in text
 
 
 @pytest.mark.slow

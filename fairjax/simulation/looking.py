@@ -107,7 +107,7 @@ def scores(
             return jnp.where(jnp.arange(len(rows)) < size, measured[0], jnp.nan), measured[1]
 
         agents = (params, statistics, shards.indices, shards.sizes)
-        data, at_once = (shards.data, held_out), federation.group_size or 1
+        data, at_once = (shards.data, held_out), federation.agents_at_once(shards)
         return map_agents(one, agents, data, at_once, federation.mesh)
 
     return {"utility": utility, "held_out_loss": held_out_loss, "example_losses": example_losses}
@@ -167,7 +167,7 @@ def _reach(federation: "Federation", state: State, shards: Shards, data: Dataset
         return evaluation.utility(task, model, own[0], data, own[1])
 
     own = (last.agents, last.statistics)
-    return map_agents(measure, own, data, federation.group_size or 1, federation.mesh)
+    return map_agents(measure, own, data, federation.agents_at_once(shards), federation.mesh)
 
 
 def follows_length(federation: "Federation", shards: Shards, test: Dataset | None = None) -> bool:

@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -193,6 +194,8 @@ def play(
       The state with the events to report, and the rows of the rounds.
     """
     task, adapters = federation.training.task, federation.training.model.adapters
+    # Evaluate as many models at once as train together.
+    federation = dataclasses.replace(federation, group_size=federation.agents_at_once(shards))
     unknown = jnp.full(shards.num_agents, jnp.nan)
     not_measured = dict.fromkeys(task.names, jnp.append(unknown, jnp.nan))
     honest = ~changing_uploads(federation.behaviours, shards.num_agents)
