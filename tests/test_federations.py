@@ -57,6 +57,31 @@ def test_federations_made_of_the_same_are_equal_and_share_a_program(data):
     assert first != made()
 
 
+@pytest.mark.parametrize("agents_at_once", [None, 2])
+def test_models_that_equal_the_servers_are_evaluated_once(data, agents_at_once):
+    shards, test = data
+    counted = []
+
+    def right(outputs, y):
+        jax.debug.callback(counted.append, 1)
+        return (outputs.argmax(1) == y).mean()
+
+    task = fj.tasks.Task(optax.softmax_cross_entropy_with_integer_labels, {"right": right})
+    one = federation(shards, task=task, agents_at_once=agents_at_once)
+    params = [
+        fj.models.initial_params(one.training.model, jax.random.key(seed), test)
+        for seed in (0, 1, 0, 0)
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    found = one.evaluate(stacked, test)
+    jax.effects_barrier()
+    if agents_at_once is None:
+        assert len(counted) == 2
+    alone = [one.evaluate(jax.tree.map(lambda leaf: leaf[None], own), test)[0] for own in params]
+    np.testing.assert_array_equal(found, alone)
+    assert found[0] != found[1]
+
+
 def holding(value):
     """A model that holds a value."""
 

@@ -3,13 +3,15 @@
 model, params, x [M, ...] -> batches -> outputs [M, ...] -> the task's metrics of outputs and y
 """
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from fairjax import trees
+from fairjax import blocks, trees
 from fairjax.data import Dataset, Shards
 from fairjax.models import Model, evaluator
 from fairjax.simulation.agents import evaluation_batch, examples, map_agents
@@ -53,13 +55,23 @@ def measure_agents(
     agents_at_once: int,
     mesh: Mesh | None = None,
 ) -> dict[str, PerAgent]:
-    """Returns all metrics, each `[N]`, of agents' parameters and statistics, or None for these."""
+    """Returns all metrics, each `[N]`, of agents' parameters and statistics, or None for these.
 
-    def one(own: Any, data: Dataset) -> dict[str, Scalar]:
-        params, statistics = own
-        return measure(task, model, params, data, statistics)
+    Models that equal the last one, such as the server's, have its metrics. Where agents take
+    turns, they are not evaluated again.
+    """
+    equal = [blocks.rows(leaf == leaf[-1]).all(1) for leaf in jax.tree.leaves(own)]
+    again = functools.reduce(jnp.logical_and, equal).at[-1].set(False)
+    unknown = dict.fromkeys(task.names, jnp.float32(0))
 
-    return map_agents(one, own, data, agents_at_once, mesh)
+    def one(agent: tuple[Any, Scalar], data: Dataset) -> dict[str, Scalar]:
+        (params, statistics), again = agent
+        return lax.cond(
+            again, lambda: unknown, lambda: measure(task, model, params, data, statistics)
+        )
+
+    found = map_agents(one, (own, again), data, agents_at_once, mesh)
+    return jax.tree.map(lambda values: jnp.where(again, values[-1], values), found)
 
 
 def mean_statistics(statistics: Any, joined: PerAgent | None, shards: Shards) -> Any:
