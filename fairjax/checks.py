@@ -223,6 +223,8 @@ def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> N
 def path(name: str, value: Any) -> Path:
     """Returns a path, or raises if `value` is not one, or one that no file system accepts."""
     is_path = isinstance(value, str | os.PathLike) and "\0" not in str(value)
+    if is_path and any("\ud800" <= char <= "\udfff" for char in str(value)):
+        raise ValueError(f"`{name}` must be a path of Unicode characters, got {shown(value)}.")
     if not is_path or max(map(len, Path(value).parts), default=0) > 255:
         raise ValueError(f"`{name}` must be a path such as 'runs/first', got {shown(value)}.")
     return Path(value)

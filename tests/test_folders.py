@@ -9,7 +9,8 @@ import pytest
 
 import fairjax as fj
 from fairjax.cli import main
-from fairjax.experiments import folders, records
+from fairjax.experiments import folders, load_comparison, records
+from fairjax.experiments.run_folder import RunFolder
 from fairjax.files import DamagedError
 from fairjax.mechanisms import Context, Mechanism, Outcome
 
@@ -211,3 +212,73 @@ def test_starting_over_and_a_kill_leave_nothing_to_go_on_from(tmp_path):
         longer.run(tmp_path, resume=False, watch=stop)
     resumed, whole = longer.run(tmp_path), longer.run()
     np.testing.assert_array_equal(resumed.history.importance, whole.history.importance)
+
+
+SHORT = fj.Experiment(
+    dataset="blobs", num_agents=2, rounds=2, model="logistic", gamma=1.0, learning_rate_decay=0.99
+)
+
+
+@pytest.mark.slow
+def test_a_comparison_never_mixes_runs_of_different_lengths(tmp_path):
+    fj.compare(SHORT, ["cgsv", "fedavg"], tmp_path)
+    longer = dataclasses.replace(SHORT, rounds=4)
+    with pytest.warns(UserWarning, match="has 4 rounds now, so it leaves out fedavg"):
+        fj.compare(longer, ["cgsv"], tmp_path)
+    found = load_comparison(tmp_path)
+    assert {name: one.experiment.rounds for name, one in found.items()} == {"cgsv": 4}
+    fj.compare(longer, ["fedavg"], tmp_path)
+    assert list(load_comparison(tmp_path)) == ["cgsv", "fedavg"]
+    dataclasses.replace(SHORT, rounds=5, mechanism="cgsv").run(tmp_path / "cgsv")
+    with pytest.raises(ValueError, match="runs of equally many rounds.*'cgsv': 5, 'fedavg': 4"):
+        load_comparison(tmp_path)
+
+
+def test_a_run_stays_in_its_directory_where_the_working_directory_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    SHORT.run("out", watch=lambda *_: monkeypatch.chdir(tmp_path / "other"))
+    assert not list((tmp_path / "other").iterdir())
+    assert fj.load_run(tmp_path / "out").state is not None
+
+
+def test_a_run_that_another_process_began_meanwhile_is_left_alone(tmp_path):
+    mine = RunFolder(tmp_path, True)
+    record = mine.claim(SHORT.description)
+    theirs = dataclasses.replace(SHORT, seed=1).run(tmp_path)
+    with pytest.raises(ValueError, match="seed=1 there, 0 here"):
+        mine.begin(record)
+    with pytest.raises(ValueError, match="seed=1 there, 0 here"):
+        mine.lengthen(record, record)
+    np.testing.assert_array_equal(fj.load_run(tmp_path).accuracies, theirs.accuracies)
+
+
+def test_a_final_state_of_other_settings_says_which(tmp_path):
+    SHORT.run(tmp_path)
+    jax.config.update("jax_default_prng_impl", "rbg")
+    try:
+        with pytest.warns(UserWarning, match="set jax_default_prng_impl=threefry2x32, here rbg"):
+            assert fj.load_run(tmp_path).state is None
+    finally:
+        jax.config.update("jax_default_prng_impl", "threefry2x32")
+
+
+def test_a_kill_while_checkpoints_are_deleted_leaves_none_of_them_half(tmp_path, monkeypatch):
+    SHORT.run(tmp_path)
+
+    def killed(*_):
+        raise StoppedError
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    longer = dataclasses.replace(SHORT, rounds=3)
+    with pytest.raises(StoppedError):
+        longer.run(tmp_path, resume=False)
+    monkeypatch.undo()
+    found = longer.run(tmp_path)
+    np.testing.assert_array_equal(found.accuracies, longer.run().accuracies)
+
+
+def test_a_path_must_be_unicode(tmp_path):
+    with pytest.raises(ValueError, match="`out` must be a path of Unicode characters"):
+        SHORT.run(f"{tmp_path}/su\udcffr")
+    assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +110,22 @@ class Checkpoints:
             "(--resume False), or choose another directory."
         )
 
-    def final(self, like: Progress, num_rounds: int) -> Progress | None:
+    def final(self, like: Progress, num_rounds: int, other: Sequence[str]) -> Progress | None:
         """Returns the progress saved after a number of rounds, or None if there is none.
 
-        A checkpoint that cannot be read gives a warning and None.
+        A checkpoint that cannot be read gives a warning and None. The warning names `other`
+        settings of JAX that it was saved with.
         """
         if num_rounds not in self.rounds():
             return None
         progress = self._restore(num_rounds, like)
         if progress is None:
+            needed = "Start over with `resume=False` to have it again."
+            if other:
+                needed = f"To read it, set {', '.join(other)}."
             warnings.warn(
-                f"The final state in {self._folder} cannot be read, so the result's "
-                "`state` is None. Start over with `resume=False` to have it again.",
+                f"The final state in {self._folder} cannot be read, so the result's `state` is "
+                f"None. {needed}",
                 stacklevel=2,
             )
         return progress
@@ -141,7 +145,9 @@ class Checkpoints:
         """Deletes everything in the folder except `names`; only the first process does so."""
         kept = set(names)
         if jax.process_index() == 0 and self._folder.is_dir():
-            for entry in self._folder.iterdir():
+            for entry in sorted(self._folder.iterdir()):  # those with a point come first
+                if entry.name.isdecimal() and entry.name not in kept:  # never half of it
+                    entry = entry.rename(self._folder / f".{entry.name}")
                 if entry.name not in kept:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 

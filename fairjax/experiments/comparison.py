@@ -122,7 +122,8 @@ def load_comparison(out: str | Path) -> dict[str, Result] | Comparison | None:
     With seeds they are a `Comparison`.
 
     Raises:
-      ValueError: a run is missing or not finished, or `comparison.json` is damaged.
+      ValueError: a run is missing, not finished or longer than another, or `comparison.json` is
+        damaged.
     """
     path = checks.path("out", out) / records.COMPARISON
     if not path.exists():
@@ -136,7 +137,14 @@ def load_comparison(out: str | Path) -> dict[str, Result] | Comparison | None:
             f"{path} is damaged: `mechanisms` must be names of mechanisms, got {names!r:.100}."
         )
     if seeds is None:
-        return {name: load_run(path.parent / name) for name in names}
+        found = {name: load_run(path.parent / name) for name in names}
+        rounds = {name: result.experiment.rounds for name, result in found.items()}
+        if len(set(rounds.values())) > 1:
+            raise ValueError(
+                f"`out` must hold runs of equally many rounds, got {path.parent}, where the rounds "
+                f"are {rounds}. Compare all of them again with the most rounds."
+            )
+        return found
     return Comparison({name: _load_sweep(path.parent / name, seeds) for name in names})
 
 

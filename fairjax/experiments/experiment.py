@@ -153,8 +153,9 @@ class Experiment(Setup):
             if folder.resume:
                 longer.check_can_go_on(self, before)
                 folder.check_can_go_on()
-            record = {**record, "experiment": describe()}
-            folder.lengthen(record)
+            longer_record = {**record, "experiment": describe()}
+            folder.lengthen(record, longer_record)
+            return longer_record
         return record
 
     def _go_on(

@@ -1,5 +1,6 @@
 """Folders: whether a directory may be written, what is in it, and whether its run may go on."""
 
+import contextlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -91,5 +92,25 @@ def add_to_comparison(out: Path, names: Iterable[str], seeds: Sequence[int] | No
             before = {**drawn, "mechanisms": [name for name in done if name != "standalone"]}
             warnings.warn(f"{damage} It is written again.", stacklevel=2)
         if before.get("seeds") == drawn.get("seeds"):
-            names = dict.fromkeys([*before["mechanisms"], *names])
+            names = _with_earlier(out, before["mechanisms"], list(names))
     records.write_json(path, {"mechanisms": list(names), **drawn})
+
+
+def _with_earlier(out: Path, earlier: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Returns names of runs after earlier ones that are as long; a warning names the others."""
+
+    def num_rounds(name: str) -> Any:
+        with contextlib.suppress(DamagedError):
+            return records.read_experiment(out / str(name))["experiment"].get("rounds")
+
+    now = num_rounds(names[0])
+    shorter = [
+        name for name in earlier if name not in names and num_rounds(name) not in (now, None)
+    ]
+    if shorter:
+        warnings.warn(
+            f"The comparison in {out} has {now} rounds now, so it leaves out "
+            f"{', '.join(shorter)}, until these are compared with as many.",
+            stacklevel=2,
+        )
+    return list(dict.fromkeys([*(name for name in earlier if name not in shorter), *names]))

@@ -31,7 +31,12 @@ def load(out: Path, experiment: Setup, record: Mapping[str, Any]) -> Result:
     shards, test = experiment.kept_shards()
     federation = experiment.federation(shards, record.get("agents_at_once"))
     beginning = run_of(experiment, federation, shards, test).rounds.beginning(measured=False)
-    last = Checkpoints(out).final(beginning, experiment.rounds + 1)
+    here = records.surroundings()["settings"]
+    there = {**here, **record.get("settings", {})}
+    other = [
+        f"{name}={there[name]}, here {now}" for name, now in here.items() if there[name] != now
+    ]
+    last = Checkpoints(out).final(beginning, experiment.rounds + 1, other)
     history = _history(out, experiment, beginning, last)
     state = None if last is None else last.state
     try:

@@ -38,7 +38,10 @@ EXPERIMENT, HISTORY, RESULT, CHECKPOINT, TIME, COMPARISON = (
     "comparison.json",
 )
 # Settings of JAX under which a run has other numbers from the start.
-SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
+SETTINGS = (
+    "jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable",
+    "jax_random_seed_offset",
+)  # fmt: skip
 DIGEST = "sha256"  # the entry of a JSON file that holds its SHA-256
 PARTS = ("data", "compiling", "rounds", "records")  # parts of the time that a run takes
 
@@ -72,6 +75,7 @@ def claim(
       ValueError: `out` is no directory, holds other files, or belongs to another experiment;
         the message then lists the fields that differ.
     """
+    fresh = {"experiment": dict(description), **surroundings()}  # before looking: it takes time
     try:
         entries = list(out.iterdir()) if out.exists() else []
     except OSError as error:
@@ -79,7 +83,6 @@ def claim(
             f"`out` must be a directory that can be written, got {out}: {error.strerror}."
         ) from error
     present = [entry.name for entry in entries if not entry.name.startswith(".")]
-    fresh = {"experiment": dict(description), **surroundings()}
     if EXPERIMENT in present:
         try:
             record = read_experiment(out)

@@ -25,7 +25,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | None, resume: bool):
-        self.path, self.resume = path, resume
+        self.path = None if path is None else path.absolute()  # the working directory may change
+        self.resume = resume
 
     def below(self, name: str) -> "RunFolder":
         """Returns the folder of a part of this run or comparison."""
@@ -60,13 +61,16 @@ class RunFolder:
             return None
         return self.path
 
-    def lengthen(self, record: Mapping[str, Any]) -> None:
-        """Makes a finished run an unfinished one of the experiment in a record."""
+    def lengthen(self, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Makes the run of a claimed record an unfinished one of another record.
+
+        Raises:
+          ValueError: another process has changed the run since it was claimed.
+        """
         if self.path is not None:
             with self.locked():
+                self._check_unchanged(before)
                 self._clear()
-                # Without a result the run counts as unfinished, whichever length is recorded.
-                (self.path / records.RESULT).unlink(missing_ok=True)
                 records.write_json(self.path / records.EXPERIMENT, record)
 
     def begin(self, record: Mapping[str, Any], check: Callable[[], None] | None = None) -> None:
@@ -75,21 +79,34 @@ class RunFolder:
         Args:
           record: the run's record.
           check: called before anything is written; raises if the run cannot begin.
+
+        Raises:
+          ValueError: another process has begun another run since this one was claimed.
         """
         if self.path is None:
             return
         if check is not None:
             check()
         self.path.mkdir(parents=True, exist_ok=True)
+        self._check_unchanged(record)
         self._clear()
-        (self.path / records.RESULT).unlink(missing_ok=True)
         if not Checkpoints(self.path).rounds():  # nothing is left of an earlier sitting
             record = {**record, **records.surroundings()}
         records.write_json(self.path / records.EXPERIMENT, record)
 
+    def _check_unchanged(self, claimed: Mapping[str, Any]) -> None:
+        """Raises if the folder, now locked, belongs to another run than when it was claimed."""
+        if self.path is not None and self.resume and (self.path / records.EXPERIMENT).exists():
+            there = records.read_experiment(self.path)
+            records.check_same(self.path, there, claimed["experiment"])
+
     def _clear(self) -> None:
-        """Deletes what a run that starts over shall not go on from."""
-        if self.path is not None and not self.resume:
+        """Deletes the result, and what a run that starts over shall not go on from."""
+        if self.path is None:
+            return
+        # Without a result the run counts as unfinished, whatever a kill leaves of the rest.
+        (self.path / records.RESULT).unlink(missing_ok=True)
+        if not self.resume:
             Checkpoints(self.path).delete()
             (self.path / records.TIME).unlink(missing_ok=True)
 
