@@ -77,7 +77,7 @@ def magnitude_bits(values: Array) -> Array:
 def cosine_of(inner: Array, squares: Array, total: Scalar) -> Array:
     """Returns inner / sqrt(squares total) within [-1, 1], and 0 where a length is not positive."""
     lengths = jnp.sqrt(jnp.maximum(squares, 0)) * jnp.sqrt(total)
-    return jnp.clip(jnp.where(lengths > 0, inner / jnp.where(lengths > 0, lengths, 1), 0), -1, 1)
+    return jnp.clip(ratio(inner, lengths), -1, 1)
 
 
 @cosine_of.defjvp

@@ -4,6 +4,7 @@ Only known values are checked. A value that is being traced by `jit`, `vmap` or
 `grad` passes, and the function that takes it documents what happens then.
 """
 
+import contextlib
 import difflib
 import inspect
 import os
@@ -159,10 +160,10 @@ def new_name(name: str, value: Any, taken: Iterable[str]) -> None:
 
 def numbers(name: str, value: Any, rule: str, num_axes: int | None = None) -> np.ndarray:
     """Returns a known `value` as an array of real numbers, or raises an error with `rule`."""
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # lists of unequal lengths, or traced values
-        array = np.empty((), object)
+    array = np.empty((), object)
+    # Lists of unequal lengths and traced values are no arrays, and NumPy would drop a mask.
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):
+        array = array if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
     real = array.dtype.kind in "biuf" or jax.numpy.issubdtype(array.dtype, np.floating)
     if not real or (num_axes is not None and array.ndim != num_axes):
         raise ValueError(f"`{name}` must hold {rule}, got {name}={shown(value)}.")
@@ -177,7 +178,7 @@ def function(name: str, value: Any, what: str, *, optional: bool = False) -> Non
 
 
 def takes(name: str, value: Callable[..., Any], given: Sequence[str]) -> None:
-    """Raises unless a function takes the arguments `given`, or Python does not know."""
+    """Raises unless a function takes the arguments `given`; passes if Python cannot tell."""
     try:
         signature = inspect.signature(value)
     except (TypeError, ValueError):  # compiled functions
@@ -185,9 +186,9 @@ def takes(name: str, value: Callable[..., Any], given: Sequence[str]) -> None:
     try:
         signature.bind(*given)
     except TypeError:
+        wanted = f"{', '.join(given)}, in this order" if given else "no arguments"
         raise ValueError(
-            f"`{name}` must take {', '.join(given)}, in this order, got a function that takes "
-            f"{signature}."
+            f"`{name}` must take {wanted}, got a function that takes {signature}."
         ) from None
 
 

@@ -109,7 +109,7 @@ def _list_globals(
 
 
 def _import(name: str, among: tuple[str, ...], package: str | None) -> list[types.ModuleType]:
-    """Returns the module, and those of its parts that are, which a function imports if called."""
+    """Returns what a function would import: the named module, and its parts that are modules."""
     if not name.startswith(".") and _is_installed(name):
         return []  # it is known by its name, and may be slow to import
     found = []

@@ -16,7 +16,7 @@ LARGE = 2**20  # bytes
 
 
 class Aside:
-    """A value beside the key of a cache, where all are equal."""
+    """A value passed through a cache without being part of its key: all compare equal."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -29,7 +29,7 @@ class Aside:
 
 
 class WithCaptured:
-    """A compiled function; arrays of a megabyte and more that it captures are its arguments.
+    """A compiled function that takes large arrays that it captures as arguments.
 
     Args:
       function: the function.
@@ -41,7 +41,7 @@ class WithCaptured:
 
     def __call__(self, *arguments: Any) -> Any:
         """Returns what the function returns."""
-        program, captured = self._of(*_types(arguments), _settings())
+        program, captured = self._of(*shapes(arguments), _settings())
         return program(captured, *arguments)
 
 
@@ -71,10 +71,11 @@ def _settings() -> tuple[Any, ...]:
     return tuple(getattr(jax.config, name, None) for name in jax.config.values)
 
 
-def _types(arguments: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
-    leaves, structure = jax.tree.flatten(arguments)
-    shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
-    return structure, tuple(shapes)
+def shapes(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """Returns the structure and the shapes of a pytree in a hashable form."""
+    leaves, structure = jax.tree.flatten(tree)
+    found = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    return structure, tuple(found)
 
 
 def _is_large(const: Any) -> bool:

@@ -24,7 +24,7 @@ from fairjax import blocks, lowrank, rowwise
 from fairjax.arithmetic import power_of_two, ratio, root
 from fairjax.blocks import InUnits
 from fairjax.lowrank import LowRank, is_low_rank, orthonormal
-from fairjax.types import Array, Params, PerAgent, Stacked
+from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
 
 def _is_leaf(node: Any) -> bool:
@@ -103,6 +103,21 @@ def scaled(factors: PerAgent, stacked: Stacked) -> Stacked:
         return jnp.where(per_agent(factors != 0, leaf), own, 0)
 
     return map_leaves(of_leaf, stacked)
+
+
+def row(stacked: Any, agent: Any = 0) -> Any:
+    """Returns one agent's row, without the agent axis; by default the first."""
+    return jax.tree.map(lambda leaf: leaf[agent], stacked)
+
+
+def unit(tree: Params) -> Params:
+    """Returns a pytree rescaled to length 1; zeros if it is zero or broken."""
+    return row(with_length(broadcast(1, tree), 1.0))
+
+
+def squared_norm(tree: Params) -> Scalar:
+    """Returns the squared length of a pytree without the agent axis."""
+    return squared_norms(broadcast(1, tree))[0]
 
 
 def where(which: Array, chosen: Any, other: Any) -> Any:

@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 import jax
+import numpy as np
 
 from fairjax.types import Array, Stacked
 
@@ -60,8 +61,8 @@ def to_torch(arrays: Any) -> Any:
 
 def _share(path: Any, tensor: Any) -> Array:
     name = f"`tensors{jax.tree_util.keystr(path)}`"
-    if not hasattr(tensor, "__dlpack__"):
-        raise ValueError(f"{name} must be a tensor with `__dlpack__`, got {type(tensor)}.")
+    if not hasattr(tensor, "__dlpack__") or isinstance(tensor, np.ma.MaskedArray):
+        raise ValueError(f"{name} must be a whole tensor with `__dlpack__`, got {type(tensor)}.")
     if getattr(tensor, "requires_grad", False):
         raise ValueError(f"{name} must not require a gradient: share its `.detach()`.")
     try:

@@ -77,7 +77,7 @@ def cosine_shapley(updates: Stacked, weights: PerAgent | None = None) -> PerAgen
       `[N]` phi, in the dtype of the updates (float32 at least).
 
     Raises:
-      ValueError: N is above 25, shapes disagree, or known weights are negative.
+      ValueError: N is above 25, shapes disagree, or known weights are negative or not finite.
 
     References:
       Xu et al., NeurIPS 2021, definition of the CGSV.

@@ -130,7 +130,7 @@ def cosine_game(updates: Stacked, weights: PerAgent | None = None) -> PerCoaliti
       whether agent i is in the coalition.
 
     Raises:
-      ValueError: N is above 25, shapes disagree, or known weights are negative.
+      ValueError: N is above 25, shapes disagree, or known weights are negative or not finite.
 
     References:
       Xu et al., NeurIPS 2021, definition of the CGSV.
@@ -251,7 +251,7 @@ def _sum_without_longest(products: Products, rows: Stacked) -> Rest:
 
 def _square(tree: Params) -> Scalar:
     if lowrank.holds_low_rank(tree):
-        return trees.squared_norms(trees.broadcast(1, tree))[0]
+        return trees.squared_norm(tree)
     return trees.sum_leaves(lambda leaf: jnp.square(leaf).sum(), tree)
 
 

@@ -50,7 +50,7 @@ def model_utilities(
       >>> print(model_utilities(lambda w: w.sum(), jnp.zeros(2), updates))
       [0. 1. 1. 1.]
     """
-    updates, weights, score = _prepare_score(utility, params, updates, weights)
+    updates, score = _prepare_score(utility, params, updates, weights)
     num_agents = trees.num_agents(updates)
     if num_agents > MAX_ENUMERATED_AGENTS:
         raise ValueError(
@@ -110,7 +110,7 @@ def gtg_shapley(
     """
     checks.key("key", key)
     checks.at_least("tolerance", tolerance, 0)
-    updates, weights, score = _prepare_score(utility, params, updates, weights)
+    updates, score = _prepare_score(utility, params, updates, weights)
     num_agents = trees.num_agents(updates)
     checks.count("num_permutations", num_permutations, most=MAX_VALUES // num_agents)
     margin = jnp.asarray(tolerance, jnp.float32)
@@ -151,16 +151,15 @@ def _describe_first_agents(orders: Array, place: int) -> str:
 
 def _prepare_score(
     utility: Utility, params: Params, updates: Stacked, weights: PerAgent | None
-) -> tuple[Stacked, PerAgent, Callable[[Array], Scalar]]:
-    """Returns finite updates, weights, and a function from members `[N]` to their utility."""
+) -> tuple[Stacked, Callable[[Array], Scalar]]:
+    """Returns finite updates, and a function from members `[N]` to their utility."""
     params = inputs.as_params("params", params)
     updates = trees.zero_broken(inputs.as_changes("updates", updates, params))
     known: Any = inputs.as_weights(weights, (trees.num_agents(updates),))
     weights = arithmetic.times_power_of_two(
         known, -arithmetic.largest_exponent(known)
     )  # safe to sum
-    if not callable(utility):
-        raise ValueError(f"`utility` must be a function of parameters, got {utility!r:.100}.")
+    checks.function("utility", utility, "utility(params) -> a number")
     scored = jax.eval_shape(utility, params)
     if getattr(scored, "shape", None) != () or jnp.issubdtype(scored.dtype, jnp.complexfloating):
         found = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", scored)
@@ -168,11 +167,11 @@ def _prepare_score(
 
     def score(members: Array) -> Scalar:
         present = members * weights
-        shares = present / jnp.where(present.sum() > 0, present.sum(), 1)
+        shares = arithmetic.ratio(present, present.sum())
         change = lowrank.dense(trees.weighted_sum(shares, updates))
         return jnp.asarray(utility(jax.tree.map(jnp.add, params, change)), jnp.float32)
 
-    return updates, weights, score
+    return updates, score
 
 
 def _batch_size() -> int:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fairjax import checks, inputs
+from fairjax import checks, inputs, trees
 from fairjax.contributions.coalitions import shapley
 from fairjax.contributions.models import Utility, check_finite, members_of, model_utilities
 from fairjax.types import Array, Params, PerAgent, PerRound, Scalar, Stacked
@@ -185,7 +185,7 @@ def _as_rounds(servers: Any, updates: Any) -> tuple[Params, Stacked]:
     if not layers:
         servers = inputs.as_stacked("servers", servers, "rounds")
         if inputs.is_sequence(updates):
-            first = jax.tree.map(lambda leaf: leaf[0], servers)
+            first = trees.row(servers)
             rounds = [inputs.as_changes("updates", one, first) for one in updates]
             updates = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rounds)
     if not _have_round_shapes(servers, updates):

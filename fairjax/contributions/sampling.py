@@ -119,7 +119,7 @@ def gram_cosine_shapley(
       `values [N]`, which sum to one, and their `standard_errors [N]` over permutations.
 
     Raises:
-      ValueError: `num_permutations` is below 2, or as in `cosine`.
+      ValueError: `num_permutations` is below 2 or too large, or as in `cosine`.
 
     References:
       Kolpaczki et al., Approximating the Shapley value without marginal contributions, AAAI

@@ -31,7 +31,9 @@ def converted(
 def names(given: Any) -> tuple[str, ...]:
     """Returns names of classes, at least two and all different, or raises."""
     found = ()
-    if checks.is_listing(given):
+    # The order of a set changes from process to process.
+    are_names = checks.is_listing(given) and not isinstance(given, set | frozenset)
+    if are_names and all(isinstance(one, str | bytes | int | np.integer) for one in given):
         found = tuple(_as_text(one, "class_names") for one in given)
     if len(found) < 2 or len(set(found)) < len(found):
         raise ValueError(
@@ -43,7 +45,7 @@ def names(given: Any) -> tuple[str, ...]:
 
 def are_names(y: Any) -> bool:
     """Says whether labels are texts; raises if only some are, as where names are missing."""
-    if as_array("`y`", y).dtype.kind not in "US":
+    if as_array("`y`", y).dtype.kind not in "UST":
         return False
     for one in np.asarray(y, object).flat:
         if not isinstance(one, str | bytes):

@@ -105,9 +105,10 @@ def mixtures(
     of_class = [np.flatnonzero(train.y == label) for label in range(num_classes)]
     of_class = [rows for rows in of_class if len(rows)]
     frequencies = np.array([len(rows) for rows in of_class]) / len(train)
+    concentrations = np.maximum(number * frequencies, np.finfo(float).smallest_subnormal)
     shards = []
     for _ in range(num_agents):
-        counts = apportion(size, _draw_proportions(rng, number * frequencies, len(of_class)))
+        counts = apportion(size, _draw_proportions(rng, concentrations, len(of_class)))
         shards.append(
             np.concatenate(
                 [

@@ -196,15 +196,14 @@ def count_dealt(
     """Checks the options that all splits share; returns how many examples are dealt."""
     checks.kind("train", train, Dataset, MADE_BY)
     checks.count("seed", seed, least=0, most=MOST_SEED)
+    checks.count("num_agents", num_agents)
     if samples_per_agent is None:
-        checks.count("num_agents", num_agents)
         if num_agents > len(train):
             raise ValueError(
                 f"`num_agents` must be at most the {len(train)} examples of `train`, "
                 f"got num_agents={num_agents}."
             )
         return len(train)
-    checks.count("num_agents", num_agents)
     checks.count("samples_per_agent", samples_per_agent)
     total, most = int(samples_per_agent) * int(num_agents), MOST_INDICES if replace else len(train)
     if total > most:

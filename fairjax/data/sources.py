@@ -127,6 +127,7 @@ def register(name: str, loader: Callable[[], tuple[Dataset, Dataset]]) -> None:
     """
     checks.new_name("name", name, OURS)
     checks.function("loader", loader, "loader() -> (train, test)")
+    checks.takes("loader", loader, ())
     words = (loader.__doc__ or "").strip().partition("\n")[0] or "your own"
     DATASETS[name] = Source(words, lambda name, data_dir: _checked_pair(loader()))
 

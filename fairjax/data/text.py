@@ -9,10 +9,11 @@ training sentences follow from token 2, the most frequent first.
 import collections
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fairjax import checks
 from fairjax.data.dataset import Dataset, hold_out
 
 PADDING, UNKNOWN = 0, 1
@@ -127,11 +128,29 @@ def tokenised(
     else:
         train, test = hold_out(train, TEST_SHARE)
     if tokenizer is not None:
-        return _encode(train, test, tokenizer.encode(raw), tokenizer.vocabulary_size)
+        checks.function(
+            "tokenizer.encode", tokenizer.encode, "encode(sentences) -> lists of tokens"
+        )
+        return _encode(train, test, _checked(tokenizer.encode(raw), raw), tokenizer.vocabulary_size)
     sentences = [CLEANING[name](sentence) for sentence in raw]
     token_of = vocabulary(sentences[row] for row in train.x)
     numbers = [[token_of.get(word, UNKNOWN) for word in sentence] for sentence in sentences]
     return _encode(train, test, numbers, len(token_of) + UNKNOWN + 1)
+
+
+def _checked(encoded: Any, sentences: Sequence[str]) -> Sequence[Sequence[int]]:
+    """Returns the tokens of sentences, or raises if they are not lists of whole numbers."""
+    rule = f"`tokenizer.encode` must return {len(sentences)} lists of whole numbers up to 2^31"
+    if not checks.is_listing(encoded) or len(encoded := list(encoded)) != len(sentences):
+        raise ValueError(f"{rule}, one for each sentence, got {checks.shown(encoded)}.")
+    for tokens in encoded:
+        if not checks.is_listing(tokens) or not all(map(_is_token, tokens)):
+            raise ValueError(f"{rule}, got {checks.shown(tokens)}.")
+    return encoded
+
+
+def _is_token(token: Any) -> bool:
+    return isinstance(token, int | np.integer) and 0 <= int(token) < 2**31
 
 
 def _encode(

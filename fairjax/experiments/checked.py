@@ -49,6 +49,8 @@ class Checked(Description):
             if field.name in EACH:
                 own = self.num_agents if self.shards is None else self.shards.num_agents
                 value = fields.of_agents(field.name, value, own)
+            if field.name == "ranks" and checks.is_listing(value):
+                value = list(value)
             if field.name == "params" and value is not None:  # a tree, whose dicts count
                 value = objects.Contents(value)
             value = fields.plain(value)

@@ -35,8 +35,8 @@ class Description:
         "data",
         objects.check_dataset,
         "a name that `fairjax.data.load` knows (`fairjax list` explains all), or a file and a "
-        "function in it that returns training and test data, as mine.py:loader; or, in Python, "
-        "training and test data.",
+        "function in it, called once, that returns training and test data, as mine.py:loader; or, "
+        "in Python, both data sets.",
     )
     split: str = describe_field(
         "power_law",
@@ -234,7 +234,7 @@ class Description:
     learning_rate_decay: float | None = describe_field(
         None,
         "training",
-        fields.factor,
+        checks.share,
         "factor on the learning rate per round or local epoch, in (0, 1]; None: the preset's. "
         'On data sets without settings of the paper, "fairjax" decays to 15.5% over the run.',
     )

@@ -129,11 +129,6 @@ def share(name: str, value: Any) -> None:
     checks.between(name, value, 0, 1)
 
 
-def factor(name: str, value: Any) -> None:
-    """Raises unless a field is in (0, 1]."""
-    checks.share(name, value)
-
-
 def each(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
     """Returns a check of one number, or of those of all agents, of which None is left open."""
 

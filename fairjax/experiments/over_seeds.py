@@ -23,7 +23,7 @@ from fairjax.experiments.loading import run_of
 from fairjax.experiments.playing import Watcher
 from fairjax.experiments.points import play_points
 from fairjax.experiments.run_folder import RunFolder
-from fairjax.experiments.sweeps import WORDS, Sweep, accuracies_alone, load_shards, sweep
+from fairjax.experiments.sweeps import Sweep, accuracies_alone, load_shards, sweep, words_for
 from fairjax.files import DamagedError
 from fairjax.simulation import no_rows
 from fairjax.tables import Table, spreads
@@ -87,7 +87,8 @@ class Comparison:
         figures = {name: swept.rows() for name, swept in self.sweeps.items()}
         first = next(iter(figures))
         values = [name for name in figures[first][0] if name != "seed"]
-        table = spreads(self.rows(), ["mechanism"], values, words=WORDS)
+        words = words_for(*self.sweeps.values())
+        table = spreads(self.rows(), ["mechanism"], values, words=words)
         shown = self.sweeps[first].experiments[0].shown
         compared = ("fairness", f"mean_{shown.column}")
         for row in table.rows[1:]:

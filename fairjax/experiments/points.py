@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax import programs, simulation
+from fairjax import programs, simulation, trees
 from fairjax.data import Dataset, Shards
 from fairjax.experiments import objects
 from fairjax.experiments.experiment import Experiment
@@ -80,7 +80,7 @@ def play_points(
         params=None if resolved.lora_rank is None else resolved.params,
         **{name: 0.5 for name in coefficients[0] if name not in MANIPULATION},
     )
-    first = jax.tree.map(lambda leaf: leaf[0], shards)
+    first = trees.row(shards)
     federation = common.federation(first)
     federation.training.task.check_test("test", test)
     played = dataclasses.replace(federation, mechanism=resolved.make_mechanism())
@@ -188,8 +188,10 @@ def _play(
     def point(run: Any, numbered: Any) -> tuple[History, Events]:
         _, values = numbered
         shards, num_rounds = run["shards"], experiment.rounds
-        behaviours = [
-            one._replace(agent=run["places"][place]) for place, one in enumerate(assigned)
+        behaviours = [  # data behaviours have changed the data
+            one._replace(agent=run["places"][place])
+            for place, one in enumerate(assigned)
+            if one.name not in simulation.DATA
         ]
         told = {name: values[name] for name in MANIPULATION if name in values}
         if told:
@@ -217,9 +219,9 @@ def _play(
 
     numbers, values = coefficients
     if len(numbers) == 1:  # a second vmap would double the time to trace and compile
-        first = jax.tree.map(lambda leaf: leaf[0], (numbers, values))
+        first = trees.row((numbers, values))
         if len(runs["key"]) == 1:  # XLA is slow with axes of length one
-            found = point(jax.tree.map(lambda leaf: leaf[0], runs), first)
+            found = point(trees.row(runs), first)
             return jax.tree.map(lambda leaf: leaf[None, None], found)
         found = jax.vmap(point, in_axes=(0, None))(runs, first)
         return jax.tree.map(lambda leaf: leaf[:, None], found)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairjax import checks, metrics, tasks
+from fairjax import checks, metrics, tasks, trees
 from fairjax.simulation import HONEST, History, State, outputs
 from fairjax.tasks import Shown
 from fairjax.types import Params
@@ -167,7 +167,7 @@ class Result:
                 "`agent` needs the final state, which this result does not have: that of a sweep "
                 "is not kept, and that of a run is in its last checkpoint."
             )
-        return jax.tree.map(lambda leaf: leaf[number], self.state.agents)
+        return trees.row(self.state.agents, number)
 
     def statistics(self, number: int) -> Any:
         """Returns the statistics of an agent's network, such as those of BatchNorm; None: none.
@@ -180,7 +180,7 @@ class Result:
         """
         self.agent(number)
         state: Any = self.state
-        return jax.tree.map(lambda leaf: leaf[number], state.statistics)
+        return trees.row(state.statistics, number)
 
     def confusion(self, number: int) -> np.ndarray:
         """Returns `[C, C]` counts of test examples by class (row) and an agent's answer (column).

@@ -265,4 +265,12 @@ class Setup(Resolved):
 @functools.lru_cache(maxsize=1)
 def _make_shards(experiment: Setup, source: Any) -> tuple[Shards, Dataset]:
     del source  # another source needs other data
-    return experiment.make_shards()
+    return jax.tree.map(_read_only, experiment.make_shards())
+
+
+def _read_only(leaf: Any) -> Any:
+    """Returns an array that nobody can write to, since later runs read it too."""
+    if isinstance(leaf, np.ndarray):
+        leaf = leaf.view()
+        leaf.setflags(write=False)
+    return leaf

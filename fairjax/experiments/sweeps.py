@@ -32,6 +32,16 @@ WORDS: dict[str, str] = dict.fromkeys(
 )
 
 
+def words_for(*sweeps: "Sweep") -> Mapping[str, str]:
+    """Returns `WORDS`, or none if fairness is undefined for another reason too."""
+    notes = {
+        swept[point].fairness_note.removeprefix("all final ")
+        for swept in sweeps
+        for point in range(len(swept.experiments))
+    }
+    return WORDS if notes <= {"", "accuracies are equal", "values are equal"} else {}
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sweep:
     """The outcome of a sweep; the leading axis P counts the points.
@@ -95,7 +105,7 @@ class Sweep:
         rows = self.rows()
         values = [name for name in rows[0] if name not in self.axes]
         apart = [name for name in self.axes[:-1] if name == "split" and len(self.axes) > 2]
-        return spreads(rows, self.axes[:-1], values, apart=apart, words=WORDS)
+        return spreads(rows, self.axes[:-1], values, apart=apart, words=words_for(self))
 
 
 def sweep(

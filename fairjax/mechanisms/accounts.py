@@ -8,14 +8,15 @@ account      A_ij  <-  .99 A_ij + .01 <x_i, x_j>
 importance   r_i    ~  p_i^1.75, p the principal eigenvector of the positive accounts
 open         o_ij   =  1 if j gives i as much, and agrees with it as well, as others do; down to 0
 earned       e_ij   =  min(1, p_i / p_j)
-shares       s_ij   ~  o_ij r_j ((1 - beta) e_ij^4.375 + beta e_ij), rows with sum one;
+trusted      t_j    =  r_j, or 0 near the floor: r_j <= 1.5 floor
+aggregate    u_N    =  sum_j t_j u_j
+shares       s_ij   ~  o_ij t_j ((1 - beta) e_ij^4.375 + beta e_ij), rows with sum one;
                        those of others times 1 - floor / r_i: at the floor an agent has its own only
 reward       v_i    =  sum_j s_ij u_j
 
 Everything follows from the N x N products of uploads: no held-out data, and no reports.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -111,14 +112,14 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
 
     def update(updates: Stacked, held: Accounts, context: Context) -> tuple[Outcome, Accounts]:
         uploads, lengths, cosines = _filter_copies(updates, held.aggregate)
-        held = _observe(held, lengths, cosines, context)
+        met = context.there & context.there[:, None]  # [N, N] pairs that are present
+        held = _observe(held, lengths, cosines, met)
         products = _verified_products(held, lengths, cosines)
-        mixed = functools.partial(_mix, present=context.present)
         held = held._replace(
-            given=mixed(held.given, products, MEMORY),
-            given_met=mixed(held.given_met, 1.0, MEMORY),
-            gates=mixed(held.gates, cosines, GATE_MEMORY),
-            gates_met=mixed(held.gates_met, 1.0, GATE_MEMORY),
+            given=_mix(held.given, products, MEMORY, met),
+            given_met=_mix(held.given_met, 1.0, MEMORY, met),
+            gates=_mix(held.gates, cosines, GATE_MEMORY, met),
+            gates_met=_mix(held.gates_met, 1.0, GATE_MEMORY, met),
         )
         # Pairs that meet seldom count by the rounds in which they met.
         account = trees.ratio(held.given, held.given_met)
@@ -150,8 +151,7 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
 
 def _filter_copies(updates: Stacked, aggregate: Params) -> tuple[Stacked, PerAgent, Array]:
     """Returns uploads cut to `LONGEST`, without copies; their lengths `[N]`, cosines `[N, N]`."""
-    direction = trees.with_length(trees.broadcast(1, aggregate), 1.0)
-    direction = jax.tree.map(lambda leaf: leaf[0], direction)
+    direction = trees.unit(aggregate)
 
     def compare(rows: Stacked, units: PerAgent, norms: PerAgent) -> tuple[PerAgent, Array, Array]:
         inner = trees.inner_products(rows, direction)
@@ -166,16 +166,15 @@ def _filter_copies(updates: Stacked, aggregate: Params) -> tuple[Stacked, PerAge
     return trees.with_length(updates, lengths), lengths, cosines
 
 
-def _observe(held: Accounts, lengths: PerAgent, cosines: Array, context: Context) -> Accounts:
+def _observe(held: Accounts, lengths: PerAgent, cosines: Array, met: Array) -> Accounts:
     """Returns accounts with this round's cosines in `agreement` and `weight`."""
     median = median_length(lengths)
     unit = jnp.where(held.unit > 0, held.unit, median)
     square = jnp.minimum(trees.ratio(median, unit), FARTHEST) ** 2
-    there = _pairs(len(lengths), context.present)
     return held._replace(
         unit=unit,
-        agreement=jnp.where(there, MEMORY * held.agreement + square * cosines, held.agreement),
-        weight=jnp.where(there, MEMORY * held.weight + square, held.weight),
+        agreement=jnp.where(met, MEMORY * held.agreement + square * cosines, held.agreement),
+        weight=jnp.where(met, MEMORY * held.weight + square, held.weight),
     )
 
 
@@ -190,8 +189,8 @@ def _verified_products(held: Accounts, lengths: PerAgent, cosines: Array) -> Arr
 
     quality = jax.lax.fori_loop(0, STEPS, step, jnp.full(len(lengths), 0.5))
     ratios = quality**2 / (1 - quality**2)
-    middle = jnp.nanmedian(jnp.where(ratios > 1e-6, ratios, jnp.nan))
-    supported = jnp.sqrt(trees.ratio(ratios, jnp.where(jnp.isnan(middle), 0, middle)))
+    middle = median_length(jnp.where(ratios > 1e-6, ratios, 0))
+    supported = jnp.sqrt(trees.ratio(ratios, middle))
     longest = VERIFIED * median_length(lengths) * supported
     verified = jnp.minimum(trees.ratio(jnp.minimum(lengths, longest), held.unit), FARTHEST)
     return cosines * verified * verified[:, None]
@@ -227,14 +226,9 @@ def _count_open(account: Array, gate: Array) -> Array:
     return jnp.clip(account, 0, 1) ** 2 * jnp.clip(gate / GATE, 0, 1)
 
 
-def _mix(old: Array, new: Any, memory: float, *, present: PerAgent | None) -> Array:
+def _mix(old: Array, new: Any, memory: float, met: Array) -> Array:
     """Returns a moving average; pairs of which one is absent keep theirs."""
-    return jnp.where(_pairs(len(old), present), memory * old + (1 - memory) * new, old)
-
-
-def _pairs(num_agents: int, present: PerAgent | None) -> Array:
-    there = jnp.ones(num_agents, bool) if present is None else present
-    return there & there[:, None]
+    return jnp.where(met, memory * old + (1 - memory) * new, old)
 
 
 def _off_diagonal(values: Array) -> Array:

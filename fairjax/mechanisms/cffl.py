@@ -77,9 +77,7 @@ def cffl(
     ) -> tuple[Outcome, tuple[PerAgent, PerAgent]]:
         own = jax.tree.map(lambda leaf: jnp.clip(leaf, -clip, clip), trees.zero_broken(updates))
         share = jnp.full(1, theta)
-        uploads = jax.lax.map(
-            lambda one: jax.tree.map(lambda leaf: leaf[0], rewards.sparsify(one, share)), own
-        )
+        uploads = jax.lax.map(lambda one: trees.row(rewards.sparsify(one, share)), own)
         context.require_shares("cffl")
         scores = _score_uploads(uploads, context)
         reputation, reputable = _update_reputation(scores, *state, threshold, context)

@@ -2,7 +2,8 @@
 
 upload        u_i   =  gamma dw_i / |dw_i|
 aggregate     u_N   =  sum_i r_i u_i, with the shares of the data in the first round
-importance    r_i  <-  alpha r_i + (1 - alpha) psi_i, floored, then normalised
+importance    r_i  <-  alpha r_i + (1 - alpha) psi_i, floored, then normalised,
+                       psi_i = cos(u_i, u_N) or another measure of contributions
 reward        v_i   =  the floor(f_i D) largest entries of u_N, or singular triples,
                        f_i = tanh(beta r_i) / max_j tanh(beta r_j)
 """
@@ -98,23 +99,24 @@ def cgsv(
         )
         importance = rewards.importance(importance, judged, alpha, present=context.present)
         fractions = rewards.reward_fractions(shares_of_present(importance, context), beta)
-        paid: Any
-        if mask == "leaf":
-            paid = trees.map_leaves(
-                lambda leaf: (
-                    rewards.sparsify(leaf, fractions)
-                    if leaf.size
-                    else trees.broadcast(len(fractions), leaf)
-                ),
-                aggregate,
-            )
-        elif mask == "rank":
-            paid = rewards.truncate(aggregate, fractions)
-        else:
-            paid = rewards.sparsify(aggregate, fractions, live=mask == "live")
+        paid = _keep_parts(aggregate, fractions, mask)
         return Outcome(aggregate, paid, judged, importance, fractions), importance
 
     return Mechanism(jnp.zeros, update, low_rank=True)
+
+
+def _keep_parts(aggregate: Params, fractions: PerAgent, mask: str) -> Stacked:
+    """Returns for every agent its fraction of the aggregate, leaves `[N, ...]`."""
+
+    def keep(leaf: Any) -> Any:
+        empty = not leaf.size
+        return trees.broadcast(len(fractions), leaf) if empty else rewards.sparsify(leaf, fractions)
+
+    if mask == "rank":
+        return rewards.truncate(aggregate, fractions)
+    if mask == "leaf":
+        return trees.map_leaves(keep, aggregate)
+    return rewards.sparsify(aggregate, fractions, live=mask == "live")
 
 
 def _aggregate(updates: Stacked, weights: PerAgent, gamma: Scalar) -> Params:

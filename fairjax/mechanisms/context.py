@@ -159,6 +159,7 @@ def checked_context(context: Any) -> Context:
         checks.rates("learning_rate", context.learning_rate)
     if context.key is not None:
         checks.kind("key", context.key, jax.Array, "`jax.random.key(0)`")
+        checks.key("key", context.key)
     if context.head is not None:
         checks.kind("head", context.head, str, "the `head` of a `Model`")
     if context.units is not None:
@@ -185,6 +186,9 @@ def checked_updates(updates: Any, context: Context) -> Stacked:
             f"N = {len(sizes)} as in `shard_sizes`, got {found!r:.200}."
         )
     inputs.check_factors("updates", updates, num_axes=3)
+    for name in ("shard_classes", "learning_rate"):
+        if np.ndim(getattr(context, name)):
+            checks.shape(name, getattr(context, name), sizes.shape)
     shapes = [leaf.shape for leaf in trees.leaves(updates)]
     expected = {"server": [shape[1:] for shape in shapes], "agents": shapes}
     for name, wanted in expected.items():

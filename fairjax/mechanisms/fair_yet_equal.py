@@ -29,7 +29,13 @@ class Exploration(NamedTuple):
     total: PerAgent  # [N] sum of psi
     squares: Array  # [N, N] sum of (psi - mean) (psi - mean)^T
     recent: Array  # [15, N] psi of the last rounds, cyclic
+    seen: PerAgent  # [N] booleans: who was there in any round
     settled: Scalar
+
+    @property
+    def mean(self) -> PerAgent:
+        """`[N]` mean psi, 0 before the first round."""
+        return self.total / jnp.maximum(self.num_rounds, 1)
 
 
 @remembered
@@ -75,15 +81,15 @@ def fair_yet_equal(
     def init(num_agents: int) -> Exploration:
         square = jnp.zeros((num_agents, num_agents))
         recent = jnp.zeros((RECENT, num_agents))
+        nobody, number = jnp.zeros(num_agents, bool), jnp.zeros((), jnp.int32)
         return Exploration(
-            jnp.zeros((), jnp.int32), jnp.zeros(num_agents), square, recent, jnp.zeros((), bool)
+            number, jnp.zeros(num_agents), square, recent, nobody, jnp.zeros((), bool)
         )
 
     def log_probabilities(state: Exploration) -> PerAgent:
         # Their logarithms are finite where probabilities vanish.
-        mean = state.total / jnp.maximum(state.num_rounds, 1)
-        drawn = jax.nn.log_softmax(temperature * mean)
-        return jnp.where(state.settled, drawn, -jnp.log(len(mean)))
+        drawn = jax.nn.log_softmax(temperature * state.mean)
+        return jnp.where(state.settled, drawn, -jnp.log(len(drawn)))
 
     def participants(state: Exploration, context: Context) -> PerAgent:
         num_agents = len(state.total)
@@ -91,10 +97,10 @@ def fair_yet_equal(
         # The agents with the largest log probability plus Gumbel noise are a draw without
         # replacement.
         scores = log_probabilities(state) + jax.random.gumbel(key, (num_agents,))
-        drawn = context.there
-        ranks = jnp.argsort(jnp.argsort(jnp.where(drawn, -scores, jnp.inf)))
-        number = jnp.maximum(1, jnp.round(share * drawn.sum()))
-        return drawn & (~state.settled | (ranks < number))
+        there = context.there
+        ranks = jnp.argsort(jnp.argsort(jnp.where(there, -scores, jnp.inf)))
+        number = jnp.maximum(1, jnp.round(share * there.sum()))
+        return there & (~state.settled | (ranks < number))
 
     def plan(state: Exploration, context: Context) -> Plan:
         chosen = participants(state, context)
@@ -110,15 +116,15 @@ def fair_yet_equal(
     ) -> tuple[Outcome, Exploration]:
         chosen = participants(state, context)
         updates = trees.zero_broken(updates)
-        present = jnp.where(chosen, context.shard_sizes, 0)
-        aggregate = trees.weighted_sum(present / present.sum(), updates)
-        judged = contributions.measure("cosine", updates, present)
+        sizes = jnp.where(chosen, context.shard_sizes, 0)
+        aggregate = trees.weighted_sum(sizes / sizes.sum(), updates)
+        judged = contributions.measure("cosine", updates, sizes)
         paid = trees.scaled(chosen.astype(jnp.float32), trees.broadcast(len(judged), aggregate))
         importance = jnp.exp(log_probabilities(state))
         if context.present is not None:
-            mean = state.total / jnp.maximum(state.num_rounds, 1)
             of_all = context.among_present(judged).sum() / context.present.sum()
-            judged = jnp.where(context.present, judged, jnp.where(mean == 0, of_all, mean))
+            of_absent = jnp.where(state.seen, state.mean, of_all)
+            judged = jnp.where(context.present, judged, of_absent)
         explored = _add_round(state, judged, context, significance)
         return Outcome(aggregate, paid, judged, importance, chosen.astype(jnp.float32)), explored
 
@@ -130,13 +136,13 @@ def _add_round(
 ) -> Exploration:
     """Returns the exploration with one more round; a settled one stays unchanged."""
     count, total = state.num_rounds + 1, state.total + judged
-    before = state.total / jnp.maximum(state.num_rounds, 1)
     after = Exploration(
         count,
         total,
         # Welford's sum: products of the contributions themselves would cancel.
-        state.squares + jnp.outer(judged - before, judged - total / count),
+        state.squares + jnp.outer(judged - state.mean, judged - total / count),
         state.recent.at[state.num_rounds % RECENT].set(judged),
+        state.seen | context.there,
         state.settled,
     )
     last = (context.num_rounds > 0) & (3 * count >= context.num_rounds)
@@ -164,5 +170,5 @@ def _p_value(state: Exploration) -> Scalar:
     ratio = free / (num_agents * jnp.maximum(n - 1, 1)) * statistic
     # The upper tail of F(N, n - N) at `ratio`.
     p_value = betainc(free / 2, num_agents / 2, free / (free + num_agents * jnp.maximum(ratio, 0)))
-    testable = n > jnp.maximum(RECENT + 1, num_agents + 1)
+    testable = n > max(RECENT, num_agents) + 1
     return jnp.where(testable & jnp.isfinite(p_value), p_value, 0)

@@ -39,8 +39,7 @@ def fedave(*, alpha: Scalar = 0.95, beta: Scalar = 5.0, gamma: Length = GAMMA) -
     Args:
       alpha: memory of reputation, in [0, 1]. May be traced.
       beta: how fast fractions rise, above 0. May be traced.
-      gamma: the length of uploads, above 0, and may be traced; or a function of the round; or a
-        cosine over the run, as in `cgsv`.
+      gamma: the length of uploads, above 0. May be traced; or a schedule, as in `cgsv`.
 
     Raises:
       ValueError: a known `alpha` is outside [0, 1], a known `beta` is not above 0, `gamma` is none

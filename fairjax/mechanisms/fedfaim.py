@@ -74,9 +74,8 @@ def fedfaim(*, threshold: Scalar = 0.01, temperature: Scalar = 0.1) -> Mechanism
         weights = trees.ratio(weights, weights.sum())
         aggregate = trees.weighted_sum(weights, updates)
         # a_i |u_i| cos(u_i, u_G) = a_i <u_i, u_G> / |u_G|
-        direction = trees.with_length(trees.broadcast(1, aggregate), 1.0)
-        one = jax.tree.map(lambda leaf: leaf[0], direction)
-        judged = jnp.where(weights > 0, weights * trees.inner_products(updates, one), 0)
+        agreed = trees.inner_products(updates, trees.unit(aggregate))
+        judged = jnp.where(weights > 0, weights * agreed, 0)
         total = total + judged
         earned = jnp.maximum(total, 0)
         passes, fails = passes + passed, fails + (present & ~passed)

@@ -61,7 +61,6 @@ def fedrac(*, b: Scalar = 80.0, block: int = 8, performance: Performance = "held
       FedRAC, CVPR 2026, and its authors' program.
 
     Examples:
-      >>> import fairjax as fj
       >>> units = rewards.Units(2, jnp.array([0, 1]), jnp.array([-1, -1]))
       >>> context = Context(shard_sizes=jnp.array([10, 10]), server=jnp.zeros(2), units=units,
       ...                   agents=jnp.zeros((2, 2)), utility=lambda w: w.sum() / 4)
@@ -101,7 +100,7 @@ def fedrac(*, b: Scalar = 80.0, block: int = 8, performance: Performance = "held
 
         def accuracy_of(size: Scalar) -> Scalar:
             some = rewards.submodels(model, units, rewards.nested_units(order, size[None]))
-            return utility(jax.tree.map(lambda leaf: leaf[0], some))
+            return utility(trees.row(some))
 
         accuracies = lax.map(accuracy_of, sizes)
         number = context.round + 1  # of the round that trains what is paid now

@@ -85,7 +85,7 @@ def fedsac(*, b: Scalar = 1.0, every: int = 10, performance: Performance = "held
         loss, units, server, agents = (context.require(name, "fedsac") for name in names)
         present = context.there
         updates = trees.zero_broken(updates)
-        holders = rewards.entries_held(units, held & present[:, None])
+        holders = rewards.entries_held(units, held)
         holders = jax.tree.map(lambda mask: mask & trees.per_agent(present, mask), holders)
         aggregate = rewards.mean_of_holders(updates, holders)
         model = jax.tree.map(jnp.add, server, aggregate)
@@ -94,7 +94,7 @@ def fedsac(*, b: Scalar = 1.0, every: int = 10, performance: Performance = "held
             def loss_without(unit: Scalar) -> Scalar:
                 others = jnp.arange(units.num) != unit
                 some = rewards.submodels(model, units, others[None])
-                return loss(jax.tree.map(lambda leaf: leaf[0], some))
+                return loss(trees.row(some))
 
             rises = lax.map(loss_without, jnp.arange(units.num)) - loss(model)
             rises = jnp.where(jnp.isfinite(rises), jnp.maximum(rises, 0), 0)

@@ -26,8 +26,8 @@ ROUNDING = 8  # a model that is reached differs by at most so many machine epsil
 def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, catch_up: str = "removed") -> Mechanism:
     """Returns nested models: one mask of all rounds together.
 
-    It is of the server's change since its first parameters. Agents that begin with parameters of
-    their own lose them in the first round.
+    The mask applies to the server's change since its first parameters. Agents that begin with
+    parameters of their own lose them in the first round.
 
     Nothing bounds the length of an update: one agent that uploads huge numbers ruins the models
     of all that are paid these entries.
@@ -91,9 +91,9 @@ def nested(*, alpha: Scalar = 0.95, beta: Scalar = 1.0, catch_up: str = "removed
 
 def _behind(server: Params, agents: Stacked) -> Stacked:
     """Returns how far agents are behind the server's model; zero where that may be rounding."""
-    behind = jax.tree.map(lambda all_, one: all_ - one, server, agents)
+    behind = jax.tree.map(jnp.subtract, server, agents)
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(server))
-    reached = ROUNDING * eps * jnp.sqrt(trees.squared_norms(trees.broadcast(1, server)))
+    reached = ROUNDING * eps * jnp.sqrt(trees.squared_norm(server))
     real = jnp.sqrt(trees.squared_norms(behind)) > reached
     return trees.where(real, behind, jax.tree.map(jnp.zeros_like, behind))
 

@@ -2,8 +2,8 @@
 
     plan(state, context) -> Plan     who trains, and from which parameters
 
-A mechanism with one common model needs a plan where agents can be absent: who comes back begins
-with the server's model.
+A mechanism with one common model needs a plan where agents can be absent: an agent that comes back
+begins with the server's model.
 """
 
 from collections.abc import Callable

@@ -140,7 +140,7 @@ def _choose_share_rows(importance: PerAgent, shares: Array, uploads: Stacked) ->
     squares = (arithmetic.dot(shares, gram) * shares).sum(1)
     total = arithmetic.dot(arithmetic.dot(importance, gram), importance)
     lengths = jnp.sqrt(jnp.maximum(squares * total, 0))
-    cosines = jnp.where(lengths > 0, inner / jnp.where(lengths > 0, lengths, 1), 0)
+    cosines = trees.ratio(inner, lengths)
     distances = squares - 2 * inner
     as_good = (cosines[:, None] >= cosines - 1e-6) & (
         distances[:, None] <= distances + 1e-6 * total

@@ -3,7 +3,7 @@
 upload      u_i   =  dw_i, rescaled to length gamma where it is longer
 aggregate   u_N   =  sum over the reputable set R of r_i u_i
 reputation  r_i  <-  alpha r_i + (1 - alpha) cos(u_i, u_N), normalised over R
-R           from the tenth round on, agents with r_i < 1 / (3 |R|) leave it for good
+R           from round 10 on, counted from 0, agents with r_i < 1 / (3 |R|) leave it for good
 reward      dw_i + the share r_i / max_j r_j of every tensor of u_N
 """
 
@@ -87,8 +87,8 @@ def rr(
         fractions = jnp.where(there, rewards.share_of_largest(after), 0)
         reputation = rewards.settle(reputation, after, held, among)
         paid = largest_of_tensors(aggregate, fractions)
-        dropped = trees.scaled(reputable.astype(jnp.float32), paid)
-        total = jax.tree.map(jnp.add, updates, dropped)
+        granted = trees.scaled(reputable.astype(jnp.float32), paid)
+        total = jax.tree.map(jnp.add, updates, granted)
         return Outcome(aggregate, total, judged, reputation, fractions), (reputation, reputable)
 
     return Mechanism(init, update)

@@ -15,6 +15,10 @@ from fairjax import checks, files
 from fairjax.types import Params
 
 SEPARATOR = "/"
+DTYPES = (  # that safetensors writes, and JAX reads
+    "bool", "bfloat16", "float16", "float32", "float64", "int8", "int16", "int32", "int64",
+    "uint8", "uint16", "uint32", "uint64",
+)  # fmt: skip
 
 
 def save_params(path: str | os.PathLike, params: Params) -> None:
@@ -25,7 +29,8 @@ def save_params(path: str | os.PathLike, params: Params) -> None:
       params: nested dicts of arrays, as models of Flax modules have them.
 
     Raises:
-      ValueError: `params` are not nested dicts of arrays whose keys are texts without "/".
+      ValueError: `params` are not nested dicts of arrays whose keys are texts without "/", or an
+        array has another dtype than real numbers of 8 to 64 bits or booleans.
       OSError: the file cannot be written.
 
     Examples:
@@ -90,12 +95,20 @@ def _flatten(params: Any) -> dict[str, np.ndarray]:
         flat = traverse_util.flatten_dict(params, keep_empty_nodes=True)
     names = [name for path in flat for name in path]
     are_texts = all(isinstance(name, str) and SEPARATOR not in name for name in names)
+    are_texts = are_texts and "__metadata__" not in flat
     if not flat or not are_texts or not all(map(_is_array, flat.values())):
         raise ValueError(
             "`params` must be nested dicts of arrays, with keys that are texts without '/', "
             f"got {checks.shown(params)}."
         )
-    return {SEPARATOR.join(path): np.asarray(leaf) for path, leaf in flat.items()}
+    for path, leaf in flat.items():
+        if leaf.dtype.name not in DTYPES:
+            raise ValueError(
+                f"`params` must hold arrays of {', '.join(DTYPES)}, got {leaf.dtype} in "
+                f"{SEPARATOR.join(path)!r}."
+            )
+    # The file is written as the array lies in memory.
+    return {SEPARATOR.join(path): np.asarray(leaf, order="C") for path, leaf in flat.items()}
 
 
 def _is_array(leaf: Any) -> bool:

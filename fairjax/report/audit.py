@@ -76,9 +76,9 @@ def _show_gains(audit: Audit, table: Table, out: Path) -> Section:
         page.text(
             "own_gain and others_gain are means over the agents that cheat in turn; most is the "
             "gain of the one that gains most, by_agent its number, with its standard error "
-            "most_se; worst_other is that, mostly below 0, of the agent that loses most. rank is "
-            "where the importance of the one that cheats ends, from 0, the least; honest_rank is "
-            "that without cheating.",
+            "most_se; worst_other is the gain, mostly below 0, of the other agent that loses most. "
+            "rank is where the importance of the one that cheats ends, from 0, the least; "
+            "honest_rank is that without cheating.",
             soft=True,
         ),
     ]

@@ -236,7 +236,7 @@ def change_uploads(
     updates, memory = jax.tree.map(jnp.asarray, (updates, memory))
     check_agents(behaviours, trees.num_agents(updates))
     leader = _first_colluder(behaviours, present)
-    leading = None if leader is None else jax.tree.map(lambda leaf: leaf[leader], updates)
+    leading = None if leader is None else trees.row(updates, leader)
     groups: dict[Any, list[Behaviour]] = {}
     for one in filter(lambda one: _uploads(one.name), behaviours):
         groups.setdefault(one.name, []).append(one)

@@ -46,7 +46,7 @@ def feature_noise(rng: np.random.Generator, data: Dataset, strength: float) -> E
     if x.dtype == np.float32:
         with np.errstate(over="ignore"):
             noisy = x + np.float32(strength) * rng.normal(size=x.shape).astype(np.float32)
-        if not np.isfinite(noisy).all():
+        if not np.isfinite(noisy[np.isfinite(x)]).all():
             raise ValueError(
                 "`strength of feature_noise` must leave examples that float32 holds, got "
                 f"{strength!r}."

@@ -101,6 +101,7 @@ class Federation(ByContents):
             each other, or a device cannot hold them; or the mechanism needs a number of rounds,
             held-out data or a model's units that are not there.
         """
+        checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
         each.check_fit(
             shards.num_agents,
             local_epochs=self.training.local_epochs,

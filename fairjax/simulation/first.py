@@ -52,7 +52,7 @@ def given_params(
         to their own, while the others have common ones; or None: drawn by the model.
 
     Raises:
-      ValueError: they have not the shapes of the model's, are not finite, or agents have their
+      ValueError: they do not have the shapes of the model's, are not finite, or agents have their
         own under a mechanism whose agents begin at the server's.
     """
     if params is None:

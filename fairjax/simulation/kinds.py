@@ -7,10 +7,11 @@ of their docstrings.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fairjax.checks import GREATEST
 from fairjax.tables import first_line
 
 RATE = 1.0  # the largest rate
-ANY = 3.4e38  # the largest number that float32 holds
+ANY = GREATEST
 
 
 class Kind(NamedTuple):

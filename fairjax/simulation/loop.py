@@ -19,13 +19,13 @@ from jax import lax
 
 from fairjax import checks, devices, lowrank, trees
 from fairjax.data import Dataset, Shards
-from fairjax.programs import WithCaptured
+from fairjax.programs import WithCaptured, shapes
 from fairjax.simulation import either
 from fairjax.simulation.behaviours import changing_uploads
 from fairjax.simulation.evaluation import mean_statistics
 from fairjax.simulation.federations import Federation
 from fairjax.simulation.looking import check_held_out
-from fairjax.simulation.memory import shapes, spare_maps
+from fairjax.simulation.memory import spare_maps
 from fairjax.simulation.participation import check_fits
 from fairjax.simulation.progress import (
     Events,
@@ -73,7 +73,7 @@ class Rounds(NamedTuple):
     def beginning(self, measured: bool = True) -> Progress:
         """Returns the progress before the first round.
 
-        Not `measured`, it has the right shapes, but numbers of agents alone in it are zeros.
+        Without `measured`, what agents reach alone counts as zeros; the shapes are right.
         """
         state = self._first_state(measured)
         training = self.federation.training

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from fairjax import trees
 from fairjax.data import Shards
 from fairjax.models import initial
+from fairjax.programs import shapes
 from fairjax.simulation.agents import examples
 from fairjax.simulation.training import LocalTraining
 
@@ -34,12 +35,6 @@ class Needs(NamedTuple):
     params: int
     optimizer: int
     step: int
-
-
-def shapes(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
-    """Returns the structure and the shapes of a pytree in a hashable form."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def pick_agents_at_once(training: LocalTraining, shards: Shards, num_devices: int = 1) -> int:

@@ -121,7 +121,6 @@ def first_state(
         other, or a device cannot hold them.
     """
     key = as_key(key)
-    checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
     if checks.is_known(num_rounds):
         checks.count("num_rounds", num_rounds, least=0, most=MOST_ROUNDS)
     statistics = first_statistics(key, training.model, shards.data)

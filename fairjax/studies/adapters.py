@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-from fairjax import data, experiments, mechanisms, models, simulation
+from fairjax import data, experiments, mechanisms, models, simulation, trees
 from fairjax.experiments import WORDS, Experiment, Result, sweep
 from fairjax.figures import correlation_axis, draw_correlation, name_lines, name_series, styled
 from fairjax.studies.base import SEEDS, Cell, Rows, Study
@@ -120,7 +120,7 @@ def pretrained_digits() -> dict[str, Any]:
     )
     shards = data.uniform(public, num_agents=1)
     state, _ = experiments.run(jax.random.key(0), alone, shards, test, num_rounds=20, eval_every=20)
-    params = jax.tree.map(lambda leaf: leaf[0], state.agents)
+    params = trees.row(state.agents)
     return {"dataset": (private, test), "model": model, "params": params}
 
 

@@ -28,7 +28,11 @@ METRICS: Mapping[str, Callable[[Array, Array], Scalar]] = {
     )
 }  # fmt: skip
 NUMBERS = ("mse", "mae", "r2")  # the metrics of numbers; others are of classes or labels
-COLUMNS = ("contribution", "importance", "fraction", "participates", "excluded")  # of records
+# Columns of records, as `fairjax.experiments.tracking` writes them.
+COLUMNS = (
+    "round", "agent", "contribution", "importance", "fraction", "participates", "excluded",
+)  # fmt: skip
+STARTS, ENDS = ("server_", "trained_"), ("_std", "_num", "_undefined")  # of columns of a metric
 RANKING = ("auc", "average_precision")  # the metrics that need examples with and without a label
 LOWER = ("log_loss", "mse", "mae")  # the metrics that are better when they are lower
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1")  # the metrics that are shown in percent
@@ -184,15 +188,18 @@ class Task(ByContents):
             with jax.ensure_compile_time_eval():
                 pair = jax.random.normal(jax.random.key(0), (2, *outputs.shape[1:]), outputs.dtype)
                 y = jnp.asarray(y[[0, int(others.argmax())]])
-                together, single = self.loss(pair, y)[0], self.loss(pair[:1], y[:1])[0]
-                mixed = bool(jnp.abs(together - single) > 0.01 * jnp.abs(single) + 0.01)
+                together = self.loss(pair, y)
+                single = jnp.concatenate([self.loss(pair[:1], y[:1]), self.loss(pair[1:], y[1:])])
+                apart = jnp.abs(together - single) - 0.01 * jnp.abs(single)
+                worst = int(jnp.argmax(apart))
+                mixed = bool(apart[worst] > 0.01)
         except _MISFITS:  # it takes no single example, and says so where it trains
             return
         if mixed:
             warnings.warn(
                 f"The task's loss of an example depends on the other examples of its batch: it is "
-                f"{single:.4g} alone and {together:.4g} beside another one. Likely outputs "
-                f"{[*pair.shape]} and y {[*y.shape]} are broadcast.",
+                f"{single[worst]:.4g} alone and {together[worst]:.4g} beside another one. "
+                f"Likely outputs {[*pair.shape]} and y {[*y.shape]} are broadcast.",
                 stacklevel=3,
             )
 
@@ -257,6 +264,16 @@ def _as_pairs(metrics: Any) -> tuple[tuple[str, Any], ...]:
         if METRICS.get(name, function) is not function or name in COLUMNS:
             raise ValueError(
                 f"`metrics` must not give the name {name!r} to another function: fairjax uses it."
+            )
+        of_other = [
+            other
+            for other in metrics
+            if name in [start + other for start in STARTS] + [f"{other}{end}" for end in ENDS]
+        ]
+        if of_other:
+            raise ValueError(
+                f"`metrics` must not have the name {name!r} beside {of_other[0]!r}: a table has a "
+                "column of that name for it."
             )
     return tuple(metrics.items())
 
