@@ -70,7 +70,9 @@ class Spread(NamedTuple):
         decimals = 3 if abs(self.mean) < 10 else 2
         # Three decimals would not show such a mean, or such a deviation beside it.
         tiny = 0 < abs(self.mean) < 0.001 or (abs(self.mean) < 0.01 and 0 < self.std < 0.0005)
-        mean, std = (f"{x:.1e}" if tiny else f"{x:.{decimals}f}" for x in (self.mean, self.std))
+        huge = max(abs(self.mean), self.std if self.std == self.std else 0) >= 1e6
+        written = f".{1 if tiny else 3}e" if tiny or huge else f".{decimals}f"
+        mean, std = (f"{x:{written}}" for x in (self.mean, self.std))
         few = f"; {self.undefined} {self.word}" if self.undefined else ""
         few = f" ({self.num} of {self.of}{few})" if self.num < self.of else ""
         return f"{mean} ± {std}{few}" if self.num > 1 else f"{mean}{few}"

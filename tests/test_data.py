@@ -497,6 +497,9 @@ def test_names_of_classes_are_kept_with_their_order():
     assert french.class_names == ("café", "thé")
     with pytest.raises(ValueError, match="`class_names` must hold text, or bytes in UTF-8"):
         Dataset(x, [1, 0, 1], class_names=[b"\xe9", b"b"])
+    for wrong in ({"a", "b", "c"}, ["a", None, "c"], ["a", np.nan, "c"]):
+        with pytest.raises(ValueError, match="`class_names` must hold at least two different"):
+            Dataset(x, [1, 0, 1], class_names=wrong)
     named = Dataset(x, [2, 0, 1], class_names=["a", "b", "c"])
     assert named.num_classes == 3
     with pytest.raises(ValueError, match=r"`y` must hold names of .*'cat'.*got 'cow'"):

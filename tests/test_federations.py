@@ -421,3 +421,9 @@ def test_every_field_is_explained(kind):
     names = getattr(kind, "_fields", None) or [one.name for one in dataclasses.fields(kind)]
     for name in names:
         assert f"\n  {name}: " in f"{inspect.getdoc(kind)}", name
+
+
+def test_data_are_no_shards(data):
+    shards, _ = data
+    with pytest.raises(ValueError, match="`shards` must be a Shards"):
+        federation(shards).init(jax.random.key(0), shards.data)

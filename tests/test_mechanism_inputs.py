@@ -263,3 +263,23 @@ def test_an_output_layer_that_shapfed_cannot_judge_is_named():
     for head in ("nope", "scale"):
         with pytest.raises(ValueError, match=f"'shapfed' needs an output layer '{head}'"):
             mechanism.update(rows, seen.begin(mechanism, N, first_params()), context(head=head))
+
+
+@pytest.mark.parametrize("name", ["shard_classes", "learning_rate"])
+def test_numbers_of_other_agents_are_refused(name):
+    context = Context(shard_sizes=np.ones(2), **{name: np.ones(1)})
+    with pytest.raises(ValueError, match=f"`{name}` must have shape"):
+        fj.mechanisms.fedavg().update(np.ones((2, 3)), (), context)
+
+
+def test_an_agent_that_was_never_there_counts_as_the_mean_of_those_present():
+    mechanism = fj.mechanisms.fair_yet_equal()
+    state, updates = mechanism.init(3), np.array([[1.0, 0], [1.0, 0], [0, 1.0]])
+    for present in ([1, 1, 0], [1, 0, 0], [0, 1, 0]):
+        context = Context(
+            shard_sizes=np.ones(3), present=np.array(present, bool), num_rounds=30,
+            server=np.zeros(2), agents=np.zeros((3, 2)),
+        )  # fmt: skip
+        outcome, state = mechanism.update(updates * np.array(present)[:, None], state, context)
+        of_all = (outcome.contributions * np.array(present)).sum() / sum(present)
+        assert outcome.contributions[2] == pytest.approx(of_all)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fairjax import metrics
+from fairjax.experiments import Experiment
 
 ACCURACIES = np.array([0.3, 0.4, 0.9])
 HONEST = [True, False, True]
@@ -114,3 +115,11 @@ def test_correlations_are_those_of_scipy(ties):
         assert interval == pytest.approx(tuple(pearson.confidence_interval()), abs=1e-9)
         tau = stats.kendalltau(alone, final).statistic
         assert metrics.rank_fairness(alone, final) == pytest.approx(tau, abs=1e-12)
+
+
+def test_numbers_with_a_mask_are_refused():
+    masked = np.ma.masked_array([0.5, 0.7, -999.0], [0, 0, 1])
+    with pytest.raises(ValueError, match="`standalone_accuracies` must hold"):
+        metrics.fairness(masked, [0.5, 0.6, 0.7])
+    with pytest.raises(ValueError, match="`participation`"):
+        Experiment(num_agents=3, participation=np.ma.masked_array([[1, 1, 1]], [[0, 0, 1]]))

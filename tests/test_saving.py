@@ -21,6 +21,29 @@ def test_parameters_come_back_as_they_were_saved(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, PARAMS)
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3)),
+        np.arange(6.0).reshape(2, 3).T, np.arange(6.0)[::-2], np.arange(6).reshape(2, 3)[:, 1],
+        np.broadcast_to(np.float32(3), (2, 3)), np.float32(2),
+    ],
+)  # fmt: skip
+def test_arrays_of_any_layout_are_saved_as_they_are(array, tmp_path):
+    fj.save_params(tmp_path / "model.safetensors", {"w": array})
+    np.testing.assert_array_equal(flax.load_file(tmp_path / "model.safetensors")["w"], array)
+
+
+def test_a_dtype_that_is_not_read_again_is_refused(tmp_path):
+    for array in (np.ones(2, np.complex128), jnp.ones(2, jnp.complex64)):
+        with pytest.raises(
+            ValueError, match=f"`params` must hold arrays of .*{array.dtype} in 'w'"
+        ):
+            fj.save_params(tmp_path / "model.safetensors", {"w": array})
+    with pytest.raises(ValueError, match="`params` must be nested dicts"):
+        fj.save_params(tmp_path / "model.safetensors", {"__metadata__": np.ones(2)})
+
+
 def test_another_program_reads_the_file_without_fairjax(tmp_path):
     fj.save_params(tmp_path / "model.safetensors", {"hidden": {"kernel": np.eye(2)}})
     lines = (

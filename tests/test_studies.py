@@ -110,6 +110,12 @@ def test_a_study_that_stopped_goes_on_with_what_is_missing(tmp_path):
     with pytest.warns(UserWarning, match="It is computed again"):
         conduct("toy", study(False), tmp_path, quick=True)
     assert ran[-1] == 2
+    for change in ({"settings": {"number": 1}}, {"rows": [3]}, {"environment": None}):
+        records.write_json(elsewhere, {**content, **change})
+        ran.clear()
+        with pytest.warns(UserWarning, match="It is computed again"):
+            conduct("toy", study(False), tmp_path, quick=True)
+        assert ran == [2]
     with pytest.raises(ValueError, match="`only` must be part of a cell's name, got 'd'"):
         conduct("toy", study(False), tmp_path, quick=True, only="d")
 

@@ -219,3 +219,21 @@ def test_a_module_without_a_hash_is_swept_and_compared():
     swept = fj.sweep(experiment, seeds=[0])
     np.testing.assert_allclose(swept[0].accuracies, experiment.run().accuracies, atol=1e-6)
     assert fj.compare(experiment, ["fedavg"], seeds=[0, 1]).table().rows
+
+
+@pytest.mark.slow
+def test_a_sweep_follows_one_with_agents_of_changed_data():
+    one = fj.Experiment(num_agents=3, rounds=1, model="logistic")
+    fj.sweep(dataclasses.replace(one, behaviours={"label_flip": 1}), seeds=range(2))
+    found = fj.sweep(one, seeds=range(2))
+    np.testing.assert_allclose(
+        found[1].accuracies, dataclasses.replace(one, seed=1).run().accuracies
+    )
+
+
+def test_tables_say_all_equal_only_where_agents_are():
+    swept = fj.sweep(fj.Experiment(dataset="blobs", num_agents=2, rounds=1, mechanism="fedavg"))
+    assert "all equal" in str(swept.table().cells())
+    unknown = np.full_like(swept.standalone_accuracies, np.nan)
+    other = dataclasses.replace(swept, standalone_accuracies=unknown)
+    assert "all equal" not in str(other.table().cells())

@@ -13,7 +13,8 @@ from sklearn import metrics as sk
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
 import fairjax as fj
-from fairjax.tasks import METRICS, Task
+from fairjax.experiments import tracking
+from fairjax.tasks import METRICS, Task, base
 
 BINARY, MULTI = 2, 5
 
@@ -313,6 +314,37 @@ def test_a_federation_takes_a_task(diabetes):
 
 def numbers(**fields):
     return fj.data.Dataset(np.ones((8, 2)), np.arange(8.0), **fields)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda outputs, y: ((outputs - y) ** 2)[:, 0],
+        lambda outputs, y: ((outputs - y) ** 2).max(-1),
+        lambda outputs, y: (jnp.sort(outputs[:, 0]) - jnp.sort(y)) ** 2,
+    ],
+)
+def test_a_loss_that_mixes_examples_is_warned_of(loss):
+    task = Task(loss, {"mse": METRICS["mse"]})
+    outputs = jax.ShapeDtypeStruct((8, 1), jnp.float32)
+    with pytest.warns(UserWarning, match="depends on the other examples of its batch"):
+        task._warn_of_mixed(outputs, np.arange(8.0, dtype=np.float32))
+    right = Task(lambda outputs, y: (outputs[:, 0] - y) ** 2, {"mse": METRICS["mse"]})
+    right._warn_of_mixed(outputs, np.arange(8.0, dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", ["trained_error", "server_error", "error_std", "error_num"])
+def test_a_metric_must_not_have_the_name_of_another_ones_column(name):
+    with pytest.raises(ValueError, match=f"must not have the name '{name}' beside 'error'"):
+        Task(pinball, {"error": mean_pinball, name: mean_pinball})
+    assert Task(pinball, {name: mean_pinball}).main == name
+
+
+def test_records_have_the_columns_that_no_metric_may_have():
+    one = fj.Experiment(dataset="blobs", num_agents=2, rounds=1, model="logistic")
+    row = tracking._row(one.run().history, 0, "accuracy", 0)
+    ours = {name for name in row.agents if "accuracy" not in name}
+    assert {"round", "agent"} | ours == set(base.COLUMNS)
 
 
 YS = np.arange(8) % 2, np.zeros(8, int)

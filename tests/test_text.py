@@ -387,3 +387,14 @@ def test_agents_train_the_text_cnn():
     shards = data.uniform(train, num_agents=2)
     _, history = fj.run(jax.random.key(0), federation, shards, train, num_rounds=1)
     assert history.accuracies[-1].min() > 0.5
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [None, [[2], [3.0]], [[2], ["3"]], [[2]], [[2], [3], [4]], [2, 3], [[2], [2**40]], [[2], [-1]]],
+)
+def test_what_a_tokenizer_returns_is_checked(encoded):
+    arrays = {"x_train": np.array([b"a b", b"c"]), "y_train": np.arange(2), "num_classes": 2}
+    tokenizer = text.Tokenizer(lambda sentences: encoded, 10)
+    with pytest.raises(ValueError, match="`tokenizer.encode` must return 2 lists of whole numbers"):
+        text.tokenised("rt_polarity", {**arrays}, tokenizer)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fairjax.experiments import Comparison, Result
 from fairjax.simulation import HONEST
@@ -42,19 +43,20 @@ def print_table(
       rows: one text per column.
       words: number of first columns that hold words instead of numbers.
     """
-    table = Table(title=title, title_justify="left")
+    named = Text(title)  # brackets in a name are no markup
+    table = Table(title=named, title_justify="left")
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < words else "right")
+        table.add_column(Text(heading), justify="left" if place < words else "right")
     rows, console = list(rows), output()
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     needed = console.measure(table, options=console.options.update(max_width=FILE_WIDTH)).maximum
     if needed <= console.width:
         console.print(table)
         return
-    console.print(title, style="italic", highlight=False)
+    console.print(named, style="italic")
     for row in rows:
-        console.print(f"{headings[0]} {row[0]}", style="bold", highlight=False)
+        console.print(Text(f"{headings[0]} {row[0]}"), style="bold")
         print_lines(dict(zip(headings[1:], row[1:], strict=True)))
 
 
@@ -63,7 +65,7 @@ def print_lines(lines: Mapping[str, str]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(min_width=2 + max(map(len, lines)), no_wrap=True)
     for name, line in lines.items():
-        table.add_row(f"  {name}", line)
+        table.add_row(Text(f"  {name}"), Text(line))
     output().print(table)
 
 

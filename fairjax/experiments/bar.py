@@ -41,7 +41,7 @@ class ProgressBar:
         console = Console(stderr=True)
         wide = console.width >= BAR_LINE
         self._progress = Progress(
-            TextColumn("{task.description:>14}"),
+            TextColumn("{task.description:>14}", markup=False),
             *([BarColumn(bar_width=20)] if wide else []),
             MofNCompleteColumn(),
             TextColumn("rounds"),

@@ -95,7 +95,7 @@ def _flatten(params: Any) -> dict[str, np.ndarray]:
         flat = traverse_util.flatten_dict(params, keep_empty_nodes=True)
     names = [name for path in flat for name in path]
     are_texts = all(isinstance(name, str) and SEPARATOR not in name for name in names)
-    are_texts = are_texts and "__metadata__" not in flat
+    are_texts = are_texts and ("__metadata__",) not in flat  # of the format itself
     if not flat or not are_texts or not all(map(_is_array, flat.values())):
         raise ValueError(
             "`params` must be nested dicts of arrays, with keys that are texts without '/', "

@@ -73,7 +73,7 @@ def agent_table(
     if num_agents > MOST_ROWS:
         agents = np.linspace(0, num_agents - 1, MOST_ROWS // 2).round().astype(int).tolist()
         remark = text(
-            f"{len(agents)} of {num_agents:,} agents, evenly spread; history.npz has all.",
+            f"{len(agents)} of {num_agents:,} agents, evenly spread; the records have all.",
             soft=True,
         )
     return table(("agent", *headings), [(str(one), *row(one)) for one in agents]) + remark

@@ -104,7 +104,7 @@ def draw(found: Mapping[str, Table]) -> Figure:
             bottom.set(xlabel="altruism degree beta", xticks=places, xticklabels=labels)
         axes[0, 0].set_ylabel("fairness")
         axes[1, 0].set_ylabel("test accuracy (%)")
-        name_series(figure, ncols=5)
+        name_series(figure, ncols=min(5, 2 + len(panels)))
     return figure
 
 

@@ -251,7 +251,8 @@ def draw(found: Mapping[str, Table]) -> Figure:
                 kinds = [row["uploads"].replace("_", " ") for row in rows]
                 axis.set_xticks(places, kinds, rotation=25, ha="right", fontsize=7)
                 axis.set_xlabel("100 agents" if effect == "many" else "14 agents; digits: 10")
-        axes[1].set_xscale("log", base=2)
+        if axes[1].has_data():  # `--only` may have left it out
+            axes[1].set_xscale("log", base=2)
         axes[0].set_ylabel("L1 distance to exact values")
         name_series(figure, ncols=6)
     return figure

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from fairjax import files, mechanisms
+from fairjax import checks, files, mechanisms
 from fairjax.experiments import Experiment, Sweep, records, sweep
 from fairjax.figures import write
 from fairjax.files import DamagedError
@@ -102,6 +102,10 @@ def conduct(
       ValueError: `out` cannot be written, a data set is not available, or no cell's name contains
         `only`.
     """
+    checks.text("only", only)
+    for flag, value in (("quick", quick), ("resume", resume)):
+        checks.flag(flag, value)
+    out = checks.path("out", out)
     cells = [cell for cell in study.cells(quick) if only in cell.name]
     if not cells:
         names = ", ".join(cell.name for cell in study.cells(quick))
@@ -110,7 +114,7 @@ def conduct(
         (out / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"`out` must be a directory that can be written, got {out}.") from error
-    missing = [cell for cell in cells if not (resume and _is_done(out / "cells" / cell.file))]
+    missing = [cell for cell in cells if not (resume and _is_done(cell, out / "cells"))]
     say(f"{name}: {len(cells) - len(missing)} of {len(cells)} cells are done.")
     if not quick and missing:
         duration = _format_duration(_estimate_seconds(missing))
@@ -132,13 +136,23 @@ def conduct(
     return Report(tables, text, paths)
 
 
-def _is_done(path: Path) -> bool:
-    """Says whether a file holds a finished cell."""
+def _is_done(cell: Cell, folder: Path) -> bool:
+    """Says whether a folder has the file of a finished cell."""
+    path = folder / cell.file
     try:
-        return path.exists() and bool(records.read_json(path, ("rows",)))
+        if not path.exists():
+            return False
+        content = records.read_json(path, ("settings", "environment", "rows"))
+        if content["settings"] != json.loads(json.dumps(cell.settings)):
+            raise DamagedError(f"{path} holds a cell of other settings.")
+        rows, where = content["rows"], content["environment"]
+        whole = isinstance(where, dict) and isinstance(rows, list) and rows
+        if not whole or not all(isinstance(row, dict) and row for row in rows):
+            raise DamagedError(f"{path} is damaged: it must hold rows and an environment.")
     except DamagedError as damage:
         warnings.warn(f"{damage} It is computed again.", stacklevel=3)
         return False
+    return True
 
 
 def _read_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +188,7 @@ def _format_report(
         study.remarks,
         "## Made by",
         f"`{command}`; means ± standard deviations over seeds; "
-        f"{len(done)} cells. All cells share these settings:",
+        f"{len(done)} {'cells' if len(done) > 1 else 'cell'}. All cells share these settings:",
         f"```json\n{json.dumps(common, indent=2)}\n```",
         *(f"Cells computed with {machine}: {count}." for machine, count in machines.items()),
     ]

@@ -86,6 +86,7 @@ def _make_cell(setting: Setting, name: str) -> Cell:
         settings={
             **experiment.description(), "split": splits, "seed": list(setting.seeds),
             "cheats": list(setting.cheats), "audited": audited, "cheating": list(setting.cheating),
+            **({"options, class_imbalance": BY_CLASSES} if mechanism == "cffl" else {}),
         },
         run=functools.partial(_run, setting, splits, name, experiment),
         experiment=experiment,

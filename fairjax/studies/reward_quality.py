@@ -115,15 +115,16 @@ def draw(found: Mapping[str, Table]) -> Figure:
     """Draws distances (solid) and cosines (dotted) over rounds, with a panel per mechanism."""
     whole = found["all"]
     splits = list(dict.fromkeys(row["split"] for row in whole.rows))
+    names = list(dict.fromkeys(row["mechanism"] for row in whole.rows))
     num_agents = 1 + max(row["agent"] for row in whole.rows)
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.88, num_agents))
     with styled():
         figure, axes = plt.subplots(
-            len(splits), len(MECHANISMS), figsize=(1.9 * len(MECHANISMS), 2.0 * len(splits) + 0.5),
+            len(splits), len(names), figsize=(max(1.9 * len(names), 5), 2.0 * len(splits) + 0.5),
             sharex=True, sharey=True, squeeze=False, layout="constrained",
         )  # fmt: skip
         for line, split in zip(axes, splits, strict=True):
-            for axis, name in zip(line, MECHANISMS, strict=True):
+            for axis, name in zip(line, names, strict=True):
                 for agent, colour in enumerate(colours):
                     mine = [
                         row

@@ -181,7 +181,8 @@ def tables(rows: Rows) -> dict[str, Table]:
         return {"fairness_change": round(difference, 9)}  # equal ones differ by rounding
 
     by = ("setting", "split", "variant")
-    whole = spreads([{**row, **change(row)} for row in rows], by, LINKS, apart=by, words=UNDEFINED)
+    words = UNDEFINED if first else {**UNDEFINED, "fairness_change": f"without {FIRST!r}"}
+    whole = spreads([{**row, **change(row)} for row in rows], by, LINKS, apart=by, words=words)
     found = {"all": whole}
     for place in dict.fromkeys((row["setting"], row["split"]) for row in whole.rows):
         found[", ".join(place)] = Table(

@@ -186,10 +186,12 @@ class Task(ByContents):
         others = (y != y[0]).reshape(len(y), -1).any(1)
         try:
             with jax.ensure_compile_time_eval():
-                pair = jax.random.normal(jax.random.key(0), (2, *outputs.shape[1:]), outputs.dtype)
-                y = jnp.asarray(y[[0, int(others.argmax())]])
-                together = self.loss(pair, y)
-                single = jnp.concatenate([self.loss(pair[:1], y[:1]), self.loss(pair[1:], y[1:])])
+                shape, other = (4, *outputs.shape[1:]), int(others.argmax())
+                drawn = jax.random.normal(jax.random.key(0), shape, outputs.dtype)
+                y = jnp.asarray(y[[0, other, other, 0]])
+                together = self.loss(drawn, y)
+                ones = [slice(place, place + 1) for place in range(4)]
+                single = jnp.concatenate([self.loss(drawn[one], y[one]) for one in ones])
                 apart = jnp.abs(together - single) - 0.01 * jnp.abs(single)
                 worst = int(jnp.argmax(apart))
                 mixed = bool(apart[worst] > 0.01)
@@ -198,8 +200,8 @@ class Task(ByContents):
         if mixed:
             warnings.warn(
                 f"The task's loss of an example depends on the other examples of its batch: it is "
-                f"{single[worst]:.4g} alone and {together[worst]:.4g} beside another one. "
-                f"Likely outputs {[*pair.shape]} and y {[*y.shape]} are broadcast.",
+                f"{single[worst]:.4g} alone and {together[worst]:.4g} beside others. "
+                f"Likely outputs {[*shape]} and y {[*y.shape]} are broadcast.",
                 stacklevel=3,
             )
 
