@@ -30,8 +30,8 @@ from fairjax.contributions.gram import (
     all_cosines,
     check_enumerable,
     checked,
-    everybody,
     products_of,
+    utility_of_all,
 )
 from fairjax.types import Key, PerAgent, Scalar, Stacked
 
@@ -158,19 +158,19 @@ def measure(
     checks.choice("name", name, MEASURES)
     if key is not None:
         checks.key("key", key)
-    own: Any
-    uploads, own = checked({"model": uploads}, weights)
+    known: Any
+    uploads, known = checked({"model": uploads}, weights)
     if present is not None:
         present = inputs.as_booleans("present", present)
-        checks.shape("present", present, own.shape)
-        own = jnp.where(present, own, 0)
+        checks.shape("present", present, known.shape)
+        known = jnp.where(present, known, 0)
     if name == "shapley":
         check_enumerable(trees.num_agents(uploads))
     if name == "gram":
         key = jax.random.key(0) if key is None else key
-        return sampling.estimate(key, uploads, own, at_one_length=at_one_length).values
+        return sampling.estimate(key, uploads, known, at_one_length=at_one_length).values
     options = {"present": present} if name == "mean_field" else {}
-    return _MEASURES[name](uploads, own, at_one_length=at_one_length, **options)
+    return _MEASURES[name](uploads, known, at_one_length=at_one_length, **options)
 
 
 @functools.partial(jax.jit, static_argnames="at_one_length")
@@ -216,7 +216,7 @@ def _mean_field(
         joined = length + 2 * share * inner_i + d_i
         without = arithmetic.cosine_of(before, length, total)
         with_i = arithmetic.cosine_of(before + g_i, joined, total)
-        with_i = jnp.where(k == others, everybody(products), with_i)
+        with_i = jnp.where(k == others, utility_of_all(products), with_i)
         gained = jnp.where(k <= others, with_i - without, 0).sum() / (others + 1)
         return jnp.where(d_i > 0, gained, 0)
 

@@ -184,7 +184,7 @@ def coalition_cosines(products: Products, members: Array) -> Array:
     cosines = arithmetic.cosine_of(
         arithmetic.dot(members, products.with_aggregate), squares, products.total
     )
-    return jnp.where(members.all(1), everybody(products), cosines)
+    return jnp.where(members.all(1), utility_of_all(products), cosines)
 
 
 def all_cosines(products: Products) -> PerCoalition:
@@ -212,7 +212,7 @@ def all_cosines(products: Products) -> PerCoalition:
     squares = jnp.add.outer(within(last, gram[low:, low:]), within(first, gram[:low, :low]))
     squares = above_rounding(squares + 2 * between, sums(products.squares), num_agents)
     cosines = arithmetic.cosine_of(sums(products.with_aggregate), squares, products.total)
-    return cosines.reshape(-1).at[-1].set(everybody(products))
+    return cosines.reshape(-1).at[-1].set(utility_of_all(products))
 
 
 @jax.jit
@@ -226,7 +226,7 @@ def above_rounding(squares: Array, scale: Array, num_agents: int) -> Array:
     return jnp.where(squares > tolerance * scale, squares, 0)
 
 
-def everybody(products: Products) -> Scalar:
+def utility_of_all(products: Products) -> Scalar:
     """Returns the utility of all agents: exactly 1, or 0 where the aggregate vanishes."""
     return jnp.where(products.total > 0, 1, 0).astype(products.total.dtype)
 

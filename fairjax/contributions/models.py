@@ -61,7 +61,7 @@ def model_utilities(
     table = lax.map(
         lambda index: score(index >> bits & 1), jnp.arange(2**num_agents), batch_size=_batch_size()
     )
-    check_finite(utility, table, members_of)
+    check_finite(utility, table, describe_coalition)
     return table
 
 
@@ -136,7 +136,7 @@ def gtg_shapley(
     keys = jax.random.split(key, num_permutations)
     orders, reached = lax.map(score_order, (jnp.arange(num_permutations), keys))
     ends = jnp.append(nobody, everybody)
-    check_finite(utility, ends, lambda place: members_of(place * (2**num_agents - 1)))
+    check_finite(utility, ends, lambda place: describe_coalition(place * (2**num_agents - 1)))
     check_finite(utility, reached, lambda place: _describe_first_agents(orders, place))
     gains = jnp.diff(reached, axis=1, prepend=nobody)
     part = 2.0 ** -num_permutations.bit_length()  # so that the sum does not overflow
@@ -146,7 +146,7 @@ def gtg_shapley(
 def _describe_first_agents(orders: Array, place: int) -> str:
     """Describes the agents of a permutation up to a place in the flat table `[P, N]`."""
     permutation, last = divmod(place, orders.shape[1])
-    return members_of(sum(1 << int(agent) for agent in orders[permutation, : last + 1]))
+    return describe_coalition(sum(1 << int(agent) for agent in orders[permutation, : last + 1]))
 
 
 def _prepare_score(
@@ -200,7 +200,7 @@ def check_finite(utility: Utility, values: Array, coalition: Callable[[int], str
         )
 
 
-def members_of(index: int) -> str:
+def describe_coalition(index: int) -> str:
     """Describes the coalition of an index: bit i says whether agent i is in it."""
     agents = [i for i in range(index.bit_length()) if index >> i & 1]
     return f"the coalition of agents {agents}"

@@ -21,7 +21,7 @@ from jax import lax
 
 from fairjax import checks, inputs, trees
 from fairjax.contributions.coalitions import shapley
-from fairjax.contributions.models import Utility, check_finite, members_of, model_utilities
+from fairjax.contributions.models import Utility, check_finite, describe_coalition, model_utilities
 from fairjax.types import Array, Params, PerAgent, PerRound, Scalar, Stacked
 
 
@@ -69,7 +69,7 @@ def recorded_utilities(
 
     def coalition(place: int) -> str:
         round, index = divmod(place, tables.shape[1])
-        return f"{members_of(index)} in round {round}"
+        return f"{describe_coalition(index)} in round {round}"
 
     check_finite(utility, tables, coalition)
     return tables

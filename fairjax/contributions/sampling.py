@@ -29,8 +29,8 @@ from fairjax.contributions.gram import (
     above_rounding,
     all_cosines,
     checked,
-    everybody,
     products_of,
+    utility_of_all,
 )
 from fairjax.types import Array, Key, PerAgent, Scalar, Stacked
 
@@ -163,8 +163,8 @@ def estimate(
     known = _contrast_control(products, slopes) + _contrast_few(products)
     # An upload of zeros is worth 0. Its estimate goes to the others, so that the sum stays one.
     present = products.squares > 0
-    values = jnp.where(present, everybody(products) + known + sampled.mean(0), 0) / num_agents
-    rest = trees.ratio(everybody(products) - values.sum(), present.sum())
+    values = jnp.where(present, utility_of_all(products) + known + sampled.mean(0), 0) / num_agents
+    rest = trees.ratio(utility_of_all(products) - values.sum(), present.sum())
     sampled = jnp.where(present, sampled, 0)
     sampled -= trees.ratio(sampled.sum(1, keepdims=True), present.sum())
     errors = sampled.std(0, ddof=1) / (np.sqrt(num) * num_agents)
@@ -284,7 +284,9 @@ def _sample(key: Key, updates: Stacked, weights: PerAgent, num_pairs: int) -> Es
         lengths = above_rounding(jnp.cumsum(joining), jnp.cumsum(squares), num_agents)
         inner = jnp.cumsum(products.with_aggregate[order])
         cosines = (
-            arithmetic.cosine_of(inner, lengths, products.total).at[-1].set(everybody(products))
+            arithmetic.cosine_of(inner, lengths, products.total)
+            .at[-1]
+            .set(utility_of_all(products))
         )
         return jnp.zeros_like(cosines).at[order].set(jnp.diff(cosines, prepend=0))
 

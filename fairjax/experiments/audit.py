@@ -172,9 +172,7 @@ def audit(
             f"{dict(experiment.behaviours)!r:.100}."
         )
     base = dataclasses.replace(experiment, eval_every=experiment.rounds, record_updates=False)
-    seeds = fields.different(
-        "seeds", seeds, "values", lambda seed: fields.not_negative("seed", seed)
-    )
+    seeds = fields.different_seeds(seeds)
     num_agents = base.num_agents
     agents = fields.different(
         "agents",

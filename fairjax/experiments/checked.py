@@ -17,7 +17,7 @@ from fairjax.experiments.description import (
     Description,
 )
 from fairjax.experiments.optimizers import SERVER_OPTIMIZERS, SERVER_RATES
-from fairjax.experiments.presets import lengths
+from fairjax.experiments.presets import run_lengths
 from fairjax.mechanisms import Mechanism, standalone
 from fairjax.models import Model
 from fairjax.simulation import (
@@ -34,7 +34,7 @@ class Checked(Description):
     """A description that raises if it cannot be run."""
 
     def __post_init__(self):
-        for name, number in lengths(self.model).items():
+        for name, number in run_lengths(self.model).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, number)
         if callable(self.gamma):
@@ -83,7 +83,7 @@ class Checked(Description):
         """Returns the fields that differ from their defaults."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for field in dataclasses.fields(self):
-            default = lengths(self.model).get(field.name, field.default)
+            default = run_lengths(self.model).get(field.name, field.default)
             if given[field.name] is default or given[field.name] == default:
                 del given[field.name]
             elif field.name in objects.FIELDS and objects.is_object(given[field.name]):

@@ -66,9 +66,7 @@ def compare(
     checks.function("watch", watch, WATCHES, optional=True)
     runs = _name_runs(experiment, names)
     if seeds is not None:
-        seeds = fields.different(
-            "seeds", seeds, "values", lambda seed: fields.not_negative("seed", seed)
-        )
+        seeds = fields.different_seeds(seeds)
         if experiment.record_updates:
             raise ValueError("`record_updates` must be False where `seeds` are given, got True.")
     folder = RunFolder(None if out is None else checks.path("out", out), resume)

@@ -137,7 +137,7 @@ class Description:
         "mechanism's own.",
     )
     alpha: float | None = describe_field(
-        None, "mechanism", fields.share, "share of importance kept from round to round, in [0, 1]."
+        None, "mechanism", fields.memory, "share of importance kept from round to round, in [0, 1]."
     )
     gamma: float | str | Callable[[Any], Any] | tuple[float, ...] | None = describe_field(
         None,
@@ -292,7 +292,7 @@ class Description:
     seed: int = describe_field(
         0,
         "data",
-        fields.not_negative,
+        fields.seed,
         "seed of everything random, a whole number, at least 0 and below 2**32.",
     )
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = describe_field(

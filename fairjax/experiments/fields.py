@@ -124,7 +124,7 @@ def rate(name: str, value: Any) -> None:
     positive(name, value)
 
 
-def share(name: str, value: Any) -> None:
+def memory(name: str, value: Any) -> None:
     """Raises unless a field is in [0, 1]."""
     checks.between(name, value, 0, 1)
 
@@ -172,7 +172,7 @@ def of_agents(name: str, value: Any, num_agents: int) -> Any:
     return numbers
 
 
-def not_negative(name: str, value: Any) -> None:
+def seed(name: str, value: Any) -> None:
     """Raises unless a field is a whole number that is not negative."""
     checks.count(name, value, least=0)
 
@@ -246,6 +246,11 @@ def different(name: str, given: Any, kind: str, check: Callable[[Any], object]) 
         shown = checks.shown(list(values) if many else given)
         raise ValueError(f"`{name}` must be different {kind}, a list of at least one, got {shown}.")
     return values
+
+
+def different_seeds(given: Any) -> tuple[int, ...]:
+    """Returns a list of seeds as a tuple; raises unless all differ and are not negative."""
+    return different("seeds", given, "values", lambda value: seed("seed", value))
 
 
 class Written(str):

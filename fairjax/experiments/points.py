@@ -32,7 +32,7 @@ from fairjax.simulation import (
 )
 from fairjax.types import Scalar
 
-COEFFICIENTS = ("alpha", "beta", "gamma", "learning_rate")
+TRACED = ("alpha", "beta", "gamma", "learning_rate")
 MANIPULATION = ("which", "agent", "strength")  # of a `Behaviour`, in an audit
 CACHE_BYTES = 2**25  # cache of a CPU, shared by the local steps of all points
 FEW_POINTS = 4  # on a CPU fewer are not vectorised
@@ -67,7 +67,7 @@ def play_points(
     """
     together = tuple(one.resolved() for one in together)
     resolved, name = on[0].resolved(), on[0].label("mechanism")
-    traced = ("learning_rate",) if together else COEFFICIENTS
+    traced = ("learning_rate",) if together else TRACED
     given = {field: getattr(resolved, field) for field in traced}
     # A schedule is part of the program and cannot be traced.
     given = {field: value for field, value in given.items() if isinstance(value, int | float)}
@@ -193,10 +193,10 @@ def _play(
             for place, one in enumerate(assigned)
             if one.name not in simulation.DATA
         ]
-        told = {name: values[name] for name in MANIPULATION if name in values}
-        if told:
-            behaviours = [Behaviour(name=manipulations, **told)]
-        values = {name: value for name, value in values.items() if name not in told}
+        manipulated = {name: values[name] for name in MANIPULATION if name in values}
+        if manipulated:
+            behaviours = [Behaviour(name=manipulations, **manipulated)]
+        values = {name: value for name, value in values.items() if name not in manipulated}
         federation = dataclasses.replace(experiment, **values).federation(
             shards, behaviours=behaviours
         )

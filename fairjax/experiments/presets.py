@@ -25,7 +25,7 @@ PRESETS = ("fairjax", "paper")
 LAST_RATE = 0.155  # share of the learning rate left after the last round
 FIRST_LENGTH, LAST_LENGTH, SHORT_RUN = 2.5, 0.3, 20  # Gamma_0; Gamma_T for T up to SHORT_RUN
 
-LENGTHS = {"rounds": 80, "local_epochs": 3}
+RUN_LENGTHS = {"rounds": 80, "local_epochs": 3}
 # Fine-tuning needs few rounds. The rates, of all parameters and of adapters, were chosen on MR, one
 # agent, seed 0. How long uploads are depends on how many sentences an agent has, and on the rank of
 # its adapters; so their length is the round's median.
@@ -34,14 +34,14 @@ TUNED = {"minilm": {"learning_rate": 3e-5, "batch_size": 16, "gamma": "median"}}
 ADAPTED = {"minilm": {**TUNED["minilm"], "learning_rate": 2e-3}}
 
 
-def lengths(model: Any) -> Mapping[str, int]:
+def run_lengths(model: Any) -> Mapping[str, int]:
     """Returns how many rounds and local epochs a run has if it does not say.
 
     Examples:
-      >>> lengths("mlp"), lengths("minilm")
+      >>> run_lengths("mlp"), run_lengths("minilm")
       ({'rounds': 80, 'local_epochs': 3}, {'rounds': 3, 'local_epochs': 1})
     """
-    return PRETRAINED.get(model, LENGTHS) if isinstance(model, str) else LENGTHS
+    return PRETRAINED.get(model, RUN_LENGTHS) if isinstance(model, str) else RUN_LENGTHS
 
 
 def tuning(model: Any, adapters: bool) -> Mapping[str, Any] | None:

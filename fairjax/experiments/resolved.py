@@ -14,7 +14,7 @@ import optax
 from fairjax.experiments import factories, objects, references
 from fairjax.experiments.checked import Checked
 from fairjax.experiments.description import COEFFICIENTS, EACH, MAPPINGS
-from fairjax.experiments.presets import LAST_RATE, lengths, settings, tuning
+from fairjax.experiments.presets import LAST_RATE, run_lengths, settings, tuning
 from fairjax.mechanisms import OURS, Mechanism
 
 # Fields that are recorded only if they are not the default, so that a new one renames no folder.
@@ -33,7 +33,9 @@ class Resolved(Checked):
     def num_decays(self) -> int:
         """How often the learning rate decays in the whole run."""
         most = max(
-            np.ravel(_fill_open(self.local_epochs, lengths(self.model)["local_epochs"])).tolist()
+            np.ravel(
+                _fill_open(self.local_epochs, run_lengths(self.model)["local_epochs"])
+            ).tolist()
         )
         return self.rounds * (most if self.decay_per == "epoch" else 1)
 
@@ -59,7 +61,7 @@ class Resolved(Checked):
         kept = () if is_ours else COEFFICIENTS
         if isinstance(self.optimizer, optax.GradientTransformation):
             kept = (*kept, "learning_rate", "learning_rate_decay")
-        each = {**lengths(self.model), **chosen}
+        each = {**run_lengths(self.model), **chosen}
         chosen = {
             name: value
             for name, value in chosen.items()

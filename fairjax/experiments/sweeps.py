@@ -21,7 +21,7 @@ from fairjax.data import Dataset, Shards
 from fairjax.experiments import fields
 from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import WATCHES, Watcher
-from fairjax.experiments.points import COEFFICIENTS, play_points
+from fairjax.experiments.points import TRACED, play_points
 from fairjax.experiments.results import Result
 from fairjax.simulation import History, names
 from fairjax.tables import Table, spreads
@@ -206,7 +206,7 @@ def _axis(experiment: Experiment, name: str, given: Any) -> tuple[Any, ...]:
             raise ValueError(f"`{name}` must be values of the field `{field}`, got None too.")
         dataclasses.replace(experiment, **{field: value})
         no_number = checks.is_listing(value) or isinstance(value, str | Mapping) or callable(value)
-        if field in COEFFICIENTS and no_number:
+        if field in TRACED and no_number:
             raise ValueError(
                 f"`{name}` must be numbers in a sweep, got {checks.shown(value)}. Give a schedule, "
                 "or agents' own, to the experiment."

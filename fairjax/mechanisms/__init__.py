@@ -16,7 +16,7 @@ from fairjax.mechanisms.cffl import cffl
 from fairjax.mechanisms.cgsv import cgsv
 from fairjax.mechanisms.cgsv_released import cgsv_released
 from fairjax.mechanisms.dw import dw
-from fairjax.mechanisms.eci import MAX_EXACT_AGENTS, eci
+from fairjax.mechanisms.eci import MAX_SCORED_AGENTS, eci
 from fairjax.mechanisms.fair_yet_equal import fair_yet_equal
 from fairjax.mechanisms.fedave import fedave
 from fairjax.mechanisms.fedavg import fedavg
@@ -98,7 +98,7 @@ def register(name: str, factory: Callable[..., Mechanism]) -> None:
 
 __all__ = [
     "FOR_ADAPTERS",
-    "MAX_EXACT_AGENTS",
+    "MAX_SCORED_AGENTS",
     "MEASURED_ON",
     "OURS",
     "REGISTRY",

@@ -21,7 +21,7 @@ from fairjax.mechanisms.base import (
 from fairjax.mechanisms.lengths import GAMMA, Length, check_length, length_at
 from fairjax.types import PerAgent, Scalar, Stacked
 
-MAX_EXACT_AGENTS = 12
+MAX_SCORED_AGENTS = 12
 
 
 @remembered
@@ -78,7 +78,7 @@ def eci(
         utility = context.require("utility", "eci")
         sizes = context.among_present(context.shard_sizes)
         scored = (utility, context.require("server", "eci"), updates, sizes)
-        if trees.num_agents(updates) <= MAX_EXACT_AGENTS:
+        if trees.num_agents(updates) <= MAX_SCORED_AGENTS:
             table = contributions.model_utilities(*scored)
             values = contributions.shapley(table)
             # If all others do harm, a rounding error of 0 would be worth everything.

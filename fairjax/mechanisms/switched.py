@@ -45,8 +45,8 @@ def switched(number: Scalar, mechanisms: Sequence[Mechanism]) -> Mechanism:
                 zeros = jnp.zeros(num_agents)
                 return lax.cond(number == place, lambda: performance(on), lambda: zeros)
 
-            told = None if performance is None else measure
-            return mechanisms[place].init(num_agents, params, units, told, factors)
+            measured = None if performance is None else measure
+            return mechanisms[place].init(num_agents, params, units, measured, factors)
 
         return tuple(jax.tree.map(jnp.asarray, begin(place)) for place in places)
 

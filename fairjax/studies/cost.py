@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fairjax.experiments import Experiment
 from fairjax.figures import name_lines, styled
-from fairjax.mechanisms import MAX_EXACT_AGENTS
+from fairjax.mechanisms import MAX_SCORED_AGENTS
 from fairjax.studies.base import Cell, Rows, Study, compared_mechanisms
 from fairjax.tables import Table, spreads
 
@@ -113,5 +113,5 @@ TIME = Study(
     tables=tables,
     draw=draw,
     remarks=f"Means over {REPEATS} repeats of one compiled round; `share_%` is the ratio of the "
-    f"medians. Up to {MAX_EXACT_AGENTS} agents eci scores the models of all 2^N coalitions.",
+    f"medians. Up to {MAX_SCORED_AGENTS} agents eci scores the models of all 2^N coalitions.",
 )

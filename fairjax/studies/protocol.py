@@ -23,7 +23,7 @@ READINGS: dict[str, tuple[str, dict[str, Any]]] = {
 VARIANTS = {name: (name, {}) for name in compared_mechanisms()} | READINGS
 BY_CLASSES = {"threshold": 1 / 6, "richness": "classes"}  # CFFL as published, class imbalance
 # Coefficients as published, where a preset would choose CGSV's.
-COEFFICIENTS = {"fedave": {"alpha": 0.95, "gamma": 0.5}}
+PUBLISHED = {"fedave": {"alpha": 0.95, "gamma": 0.5}}
 AUDIT_SEEDS = 3
 CHEATS = (
     "stretch", "free_rider_zero", "free_rider_noise", "free_rider_copy", "sign_flip", "label_flip",

@@ -36,8 +36,8 @@ from fairjax.studies.protocol import (
     AUDIT_SEEDS,
     BY_CLASSES,
     CHEATS,
-    COEFFICIENTS,
     FULL,
+    PUBLISHED,
     QUICK,
     READINGS,
     VARIANTS,
@@ -76,7 +76,7 @@ def _make_cell(setting: Setting, name: str) -> Cell:
     mechanism, options = VARIANTS[name]
     splits = tuple(setting.splits)
     plain = Experiment(split=splits[0], **setting.fields)
-    more = COEFFICIENTS.get(mechanism, {})
+    more = PUBLISHED.get(mechanism, {})
     experiment = dataclasses.replace(plain.with_mechanism(mechanism), options=options, **more)
     parts = (*setting.name.split(","), *name.split(","))
     audited = [split for split in splits if split in setting.audited]
