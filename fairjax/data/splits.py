@@ -132,7 +132,7 @@ def class_imbalance(
         if len(rows) == 0:
             raise ValueError(
                 f"`train` must have examples of the classes 0 to {known.max() - 1}, "
-                f"got none of class {label}."
+                f"got none of class {label}. (`Experiment` has held out a tenth of the examples.)"
             )
     rows = [
         np.concatenate(

@@ -5,8 +5,8 @@
     "cosine"    Gamma_t = Gamma_T + (Gamma_0 - Gamma_T) (1 + cos(pi t / T)) / 2
     "median"    the median length of the round's uploads
 
-With uploads of fixed length a model never settles; see `fairjax.experiments.presets`. The median
-follows the scale of what agents train, and shrinks with their learning rate.
+With uploads of fixed length a model never settles. The median follows the scale of what agents
+train, and shrinks with their learning rate.
 """
 
 from collections.abc import Callable

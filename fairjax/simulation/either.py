@@ -31,7 +31,8 @@ def federation_of(federation: Federation, alone: Scalar) -> Federation:
 def fits(federation: Federation, within: Federation, state: State) -> bool:
     """Says whether a federation can play its rounds by the program that `within` has.
 
-    Alone all are honest, train their own parameters, and the server takes no step.
+    Agents alone are honest and train their own parameters, and no server takes a step; only a
+    federation that is alike in this shares the program.
     """
     one_model = within.mechanism.pays_one_model and within.participation is None
     return (
