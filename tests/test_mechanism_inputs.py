@@ -283,3 +283,90 @@ def test_an_agent_that_was_never_there_counts_as_the_mean_of_those_present():
         outcome, state = mechanism.update(updates * np.array(present)[:, None], state, context)
         of_all = (outcome.contributions * np.array(present)).sum() / sum(present)
         assert outcome.contributions[2] == pytest.approx(of_all)
+
+
+def averaging(change):
+    """Returns FedAvg whose `update` first does something else with what it is given."""
+    mean = fj.mechanisms.fedavg()
+
+    def init(num_agents):
+        return {"t": jnp.zeros(())}
+
+    def update(updates, state, context):
+        before = change(updates, state, context)
+        outcome, _ = mean.update(updates, (), context)
+        return outcome, before
+
+    return fj.mechanisms.Mechanism(init, update)
+
+
+OWN = fj.Experiment(
+    dataset="blobs", num_agents=3, rounds=2, model="logistic", gamma=1.0, learning_rate_decay=0.99
+)
+
+
+def test_a_mechanism_may_change_the_containers_that_it_is_given():
+    def change(updates, state, context):
+        for own in (context.agents, context.server):
+            own["head"] = jax.tree.map(lambda leaf: leaf + 1, own["head"])
+        state["t"] = state["t"] + 1
+        return state
+
+    mechanisms = averaging(change), averaging(lambda updates, state, context: state)
+    found, wanted = (OWN.with_mechanism(one).run() for one in mechanisms)
+    np.testing.assert_array_equal(found.accuracies, wanted.accuracies)
+    assert found.state.mechanism["t"] == OWN.rounds
+
+    def add(updates, state, context):
+        state["last"] = context.shares
+        return state
+
+    with pytest.raises(ValueError, match="must return a state of the kind that `init` gives"):
+        OWN.with_mechanism(averaging(add)).run()
+
+
+def test_a_mechanisms_mistake_leaves_no_folder(tmp_path):
+    wrong = averaging(lambda updates, state, context: jnp.zeros(7))
+    with pytest.raises(ValueError, match="must return a state of the kind that `init` gives"):
+        OWN.with_mechanism(wrong).run(tmp_path / "out")
+    right = averaging(lambda updates, state, context: state)
+    assert OWN.with_mechanism(right).run(tmp_path / "out").state is not None
+
+
+def test_starts_have_the_dtype_of_parameters():
+    mean = fj.mechanisms.fedavg()
+
+    def started(dtype):
+        plan = lambda state, context: fj.mechanisms.Plan(  # noqa: E731
+            start=jax.tree.map(lambda leaf: leaf.astype(dtype), context.agents)
+        )
+        return OWN.with_mechanism(fj.mechanisms.Mechanism(mean.init, mean.update, plan))
+
+    values = started(jnp.bfloat16).run().state.server["head"]["kernel"]
+    assert not np.array_equal(values, values.astype(jnp.bfloat16))
+    with pytest.raises(ValueError, match="`start` of floating numbers, got int32"):
+        started(jnp.int32).run()
+
+
+def test_mechanisms_of_partials_and_objects_have_names():
+    mean = fj.mechanisms.fedavg()
+
+    class Update:
+        def __call__(self, updates, state, context):
+            return mean.update(updates, state, context)
+
+    def mine(weight, updates, state, context):
+        return mean.update(updates, state, context)
+
+    for update, name in ((Update(), "Update"), (functools.partial(mine, 2), "mine")):
+        assert fj.mechanisms.Mechanism(mean.init, update).name == name
+
+
+def test_a_mechanism_of_ones_own_may_have_a_server_optimizer():
+    mean = fj.mechanisms.fedavg()
+    plain = fj.mechanisms.Mechanism(mean.init, mean.update)
+    with pytest.raises(ValueError, match="plan=fairjax.mechanisms.start_at_server"):
+        dataclasses.replace(OWN.with_mechanism(plain), server_optimizer="fedadam").run()
+    marked = plain._replace(plan=fj.mechanisms.start_at_server("mean"))
+    found = dataclasses.replace(OWN.with_mechanism(marked), server_optimizer="fedadam").run()
+    assert np.isfinite(found.accuracies).all()

@@ -516,3 +516,16 @@ def test_examples_whose_outputs_are_all_equal_tie():
     rng = np.random.default_rng(0)
     outputs = np.repeat(rng.normal(size=(500, 1)).astype(np.float32), 3, axis=1)
     assert fj.tasks.METRICS["auc"](outputs, rng.integers(0, 3, 500)) == 0.5
+
+
+@pytest.mark.slow
+def test_a_loss_that_mixes_examples_is_warned_of_where_records_are_kept(tmp_path):
+    def mixing(outputs, y):
+        own = optax.softmax_cross_entropy_with_integer_labels(outputs, y)
+        return own + 0.1 * jnp.var(outputs, axis=0).sum()
+
+    one = fj.Experiment(
+        dataset="blobs", num_agents=2, rounds=1, model="logistic", task=Task(mixing, ["accuracy"])
+    )
+    with pytest.warns(UserWarning, match="depends on the other examples of its batch: it is"):
+        one.run(tmp_path)

@@ -72,6 +72,7 @@ CALLS = {  # the required arguments
     "data.load": {"name": "'digits'"},
     "data.register": {"name": "'of_a_test'", "loader": "lambda: (train, test)"},
     "mechanisms.register": {"name": "'of_a_test'", "factory": "fj.mechanisms.fedavg"},
+    "mechanisms.start_at_server": {"mechanism": "'mean'"},
     "data.stacked": {"shards": "[shards, shards]"},
     "data.uniform": {"train": "train", "num_agents": "2"},
     "data.power_law": {"train": "train", "num_agents": "2"},

@@ -29,7 +29,7 @@ from fairjax.mechanisms.flora import flora
 from fairjax.mechanisms.iafl import iafl
 from fairjax.mechanisms.lengths import Length, length_at
 from fairjax.mechanisms.nested import nested
-from fairjax.mechanisms.plans import Plan, checked_plan
+from fairjax.mechanisms.plans import Plan, checked_plan, start_at_server
 from fairjax.mechanisms.proportional import proportional
 from fairjax.mechanisms.qffl import qffl
 from fairjax.mechanisms.rr import rr
@@ -133,6 +133,7 @@ __all__ = [
     "rr",
     "shapfed",
     "standalone",
+    "start_at_server",
     "switched",
     "zero_padding",
 ]

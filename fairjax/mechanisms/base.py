@@ -90,8 +90,11 @@ class Mechanism(_Functions):
             zeros = jnp.zeros(trees.num_agents(updates))
             first = begin(len(zeros), one, context.units, lambda on: zeros, context.factors)
             check_state(state, first)
-            return update(updates, state, context)
+            # In containers of its own, which `update` may change.
+            return update(updates, jax.tree.map(lambda part: part, state), context)
 
+        whole = getattr(update, "func", update)  # of a partial
+        checked.__qualname__ = getattr(whole, "__qualname__", type(whole).__name__)
         # `wraps` copies it, but `update` may do more than the mechanism that it was taken from.
         vars(checked).pop("__factory__", None)
         return super().__new__(cls, begin, checked, plan, bool(low_rank))
@@ -99,8 +102,7 @@ class Mechanism(_Functions):
     @property
     def name(self) -> str:
         """The factory's name, read from `update`, its inner function."""
-        named = getattr(self.update, "__qualname__", type(self.update).__name__)
-        return named.removesuffix(".<locals>.update").split(".")[-1]
+        return self.update.__qualname__.removesuffix(".<locals>.update").split(".")[-1]
 
     @property
     def pays_one_model(self) -> bool:

@@ -43,10 +43,27 @@ class Plan(NamedTuple):
 
 
 def start_at_server(mechanism: str) -> Callable[[Any, Context], Plan]:
-    """Returns the plan of a mechanism with one common model.
+    """Returns the plan of a mechanism that pays everybody the same aggregate.
 
-    If agents are absent, those present train the server's model, as their own may be old.
+    If agents are absent, those present train the server's model, as their own may be old. A
+    mechanism with this plan can have a `server_optimizer`.
+
+    Args:
+      mechanism: the mechanism's name, for messages.
+
+    Returns:
+      A function for the argument `plan` of `Mechanism`.
+
+    Raises:
+      ValueError: `mechanism` is no text.
+
+    Examples:
+      >>> from fairjax.mechanisms import Mechanism, fedavg
+      >>> mean = fedavg()
+      >>> Mechanism(mean.init, mean.update, start_at_server("mean")).pays_one_model
+      True
     """
+    checks.text("mechanism", mechanism)
 
     def plan(state: Any, context: Context) -> Plan:
         if context.present is None:
@@ -92,6 +109,13 @@ def checked_plan(answer: Any, agents: Stacked, name: str, common: Params | None)
         wanted, found = (jax.tree.map(jnp.shape, tree) for tree in (agents, answer.start))
         if wanted != found:
             raise ValueError(f"{rule} `start` of shapes {wanted}, got {found!r:.200}.")
+        for leaf in jax.tree.leaves(answer.start):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(
+                    f"{rule} `start` of floating numbers, got {jnp.result_type(leaf)}."
+                )
+        start = jax.tree.map(lambda own, leaf: jnp.asarray(leaf, own.dtype), agents, answer.start)
+        answer = answer._replace(start=start)
     if common is None and (answer.factors is not None or answer.frozen):
         raise ValueError(f"{rule} `factors` and `frozen` only where agents train adapters.")
     if answer.frozen and answer.factors is None:

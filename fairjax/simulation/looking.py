@@ -19,6 +19,7 @@ from fairjax.programs import WithCaptured
 from fairjax.simulation import evaluation
 from fairjax.simulation.agents import classes_held, examples, map_agents
 from fairjax.simulation.evaluation import mean_losses, mean_statistics
+from fairjax.simulation.round import judge
 from fairjax.simulation.states import State
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
@@ -39,8 +40,8 @@ def make_context(
         num_rounds=state.num_rounds,
         key=key,
         learning_rate=federation.rates(state.round),
-        server=state.server,
-        agents=state.agents,
+        server=_apart(state.server),
+        agents=_apart(state.agents),
         head=model.head,
         negated=task.main if task.sign < 0 else None,
         losses=own_losses(federation, state.agents, state.statistics, shards, present),
@@ -52,6 +53,11 @@ def make_context(
         return context
     ranks = (ranked.width,) * shards.num_agents if ranked.ranks is None else ranked.ranks
     return context._replace(factors=ranked.common(state.key, state.server), ranks=ranks)
+
+
+def _apart(tree: Any) -> Any:
+    """Returns the same arrays in containers of their own, which a mechanism may change."""
+    return jax.tree.map(lambda leaf: leaf, tree)
 
 
 def check_held_out(federation: "Federation", shards: Shards, test: Dataset) -> None:
@@ -170,24 +176,33 @@ def _reach(federation: "Federation", state: State, shards: Shards, data: Dataset
     return map_agents(measure, own, data, federation.agents_at_once(shards), federation.mesh)
 
 
+def first_decisions(federation: "Federation", state: State, shards: Shards) -> Any:
+    """Returns what the mechanism would answer to uploads like parameters; nobody trains.
+
+    Raises:
+      ValueError: the mechanism does not take what agents upload, or breaks its protocol.
+    """
+    ranked = federation.training.ranked
+    absence = federation.participation is not None
+    present = jnp.ones(shards.num_agents, bool) if absence else None
+    context = make_context(federation, state, shards, state.key, present)
+    plan, uploads = federation.plan(state, context), state.agents
+    if ranked and state.memory is None:
+        draw = jax.vmap(functools.partial(ranked.draw, state.key))
+        uploads = ranked.updates(uploads, draw(uploads, jnp.arange(shards.num_agents)))
+    return plan, judge(federation.mechanism, uploads, state.mechanism, context)
+
+
 def follows_length(federation: "Federation", shards: Shards, test: Dataset | None = None) -> bool:
     """Says whether the mechanism's numbers depend on the number of rounds of the whole run.
 
     Raises:
-      ValueError: the mechanism does not take what agents upload.
+      ValueError: as in `first_decisions`.
     """
-    ranked = federation.training.ranked
 
     def play(num_rounds: Scalar, shards: Shards) -> Any:
         state = federation.init(jax.random.key(0), shards, None, num_rounds, test)
-        absence = federation.participation is not None
-        present = jnp.ones(shards.num_agents, bool) if absence else None
-        context = make_context(federation, state, shards, state.key, present)
-        plan, uploads = federation.plan(state, context), state.agents
-        if ranked and state.memory is None:
-            draw = jax.vmap(functools.partial(ranked.draw, state.key))
-            uploads = ranked.updates(uploads, draw(uploads, jnp.arange(shards.num_agents)))
-        return plan, federation.mechanism.update(uploads, state.mechanism, context)
+        return first_decisions(federation, state, shards)
 
     traced = jax.make_jaxpr(play)(1, shards).jaxpr
     following = {traced.invars[0]}

@@ -24,7 +24,7 @@ from fairjax.simulation import either
 from fairjax.simulation.behaviours import changing_uploads
 from fairjax.simulation.evaluation import mean_statistics
 from fairjax.simulation.federations import Federation
-from fairjax.simulation.looking import check_held_out
+from fairjax.simulation.looking import check_held_out, first_decisions
 from fairjax.simulation.memory import spare_maps
 from fairjax.simulation.participation import check_fits
 from fairjax.simulation.progress import (
@@ -86,8 +86,12 @@ class Rounds(NamedTuple):
         self.check()
         # A mechanism that looks at numbers of its first state is checked when it is played.
         looks = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+        state = None
         with contextlib.suppress(*looks):
-            jax.eval_shape(lambda: self.beginning(measured=False).state)
+            state = jax.eval_shape(lambda: self.beginning(measured=False).state)
+        if state is not None:
+            decide = functools.partial(first_decisions, self.federation)
+            jax.eval_shape(decide, state, self.shards)
 
     def stages(self, start: Progress | None = None, spare: bool = False) -> Iterator[Progress]:
         """Yields the progress after every chunk of rounds.

@@ -129,7 +129,8 @@ def check_server_optimizer(optimizer: Any, mechanism: Mechanism) -> None:
         raise ValueError(
             f"`server_optimizer` must be left out with the mechanism {mechanism.name!r}, which "
             "pays agents different rewards; it goes with mechanisms that pay everybody the same "
-            "aggregate, such as fedavg."
+            "aggregate, such as fedavg, and one of yours whose plan says so: "
+            "`plan=fairjax.mechanisms.start_at_server(name)`."
         )
 
 

@@ -195,12 +195,13 @@ class Task(ByContents):
                 apart = jnp.abs(together - single) - 0.01 * jnp.abs(single)
                 worst = int(jnp.argmax(apart))
                 mixed = bool(apart[worst] > 0.01)
+                alone, beside = float(single[worst]), float(together[worst])
         except _MISFITS:  # it takes no single example, and says so where it trains
             return
         if mixed:
             warnings.warn(
                 f"The task's loss of an example depends on the other examples of its batch: it is "
-                f"{single[worst]:.4g} alone and {together[worst]:.4g} beside others. "
+                f"{alone:.4g} alone and {beside:.4g} beside others. "
                 f"Likely outputs {[*shape]} and y {[*y.shape]} are broadcast.",
                 stacklevel=3,
             )
