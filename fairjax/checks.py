@@ -205,6 +205,7 @@ def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
 def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
     # Do not pass lists to numpy, which raises its own error for ragged ones.
     known = np.isscalar(value) or hasattr(value, "dtype")
+    known = known and not isinstance(value, np.ma.MaskedArray)
     try:
         number = np.asarray(value if known else None)
     except TypeError:  # JAX's random keys

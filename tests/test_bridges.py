@@ -75,7 +75,7 @@ def arrays_of(message):
 def reply(flower, message, update, num_examples=None):
     """Returns what a client answers whose training changed its model by an update."""
     node = message.metadata.dst_node_id
-    trained = {name: array + update[name] for name, array in arrays_of(message).items()}
+    trained = {k: np.asarray(array + update[k]) for k, array in arrays_of(message).items()}
     num_examples = EXAMPLES[node] if num_examples is None else num_examples
     content = flower.RecordDict(
         {
@@ -238,6 +238,61 @@ def test_every_agent_evaluates_its_own_model(flower):
         for name, leaf in strategy.agents.items():
             np.testing.assert_array_equal(found[node][name], leaf[row])
     assert (found[11]["kernel"] != found[12]["kernel"]).any()
+
+
+def begin(flower, first, **options):
+    """Returns a strategy and its first training messages, for given first arrays."""
+    strategy = flower.CGSV(num_agents=3, **options)
+    config = flower.ConfigRecord()
+    return strategy, list(strategy.configure_train(1, first, config, Grid(*NODES)))
+
+
+def test_arrays_keep_their_order_and_their_axes(flower):
+    listed = flower.ArrayRecord([np.full(2, place, np.float32) for place in range(12)])
+    named = flower.ArrayRecord(
+        {
+            "weight": flower.Array(np.ones(3, np.float32)),
+            "bias": flower.Array(np.zeros(3, np.float32)),
+            "scale": flower.Array(np.array(2.0, np.float32)),
+        }
+    )
+    for first in (listed, named):
+        strategy, messages = begin(flower, first)
+        answers = []
+        for message in messages:
+            assert list(message.content["arrays"]) == list(first)
+            sent = arrays_of(message)
+            update = {name: np.ones_like(leaf) for name, leaf in sent.items()}
+            answers.append(reply(flower, message, update))
+        server, _ = strategy.aggregate_train(1, answers)
+        assert list(server) == list(first)
+        for name, array in first.items():
+            changed = server[name].numpy() - array.numpy()
+            assert changed.shape == array.numpy().shape
+            assert (changed > 0).all()
+
+
+@pytest.mark.parametrize("odd", [None, [1.0, 2.0]])
+def test_metrics_that_not_all_replies_have_are_left_out(flower, odd):
+    strategy = flower.CGSV(num_agents=3)
+    answers = replies(flower, sent(flower, strategy), updates_of(0))
+    metrics = answers[0].content["metrics"]
+    del metrics["loss"]
+    if odd is not None:
+        metrics["loss"] = odd
+    _, found = strategy.aggregate_train(1, answers)
+    assert "loss" not in found
+    assert strategy.history.replied[0].all()
+
+
+def test_a_mechanism_that_needs_more_than_flower_gives_is_refused_before_anybody_trains(flower):
+    with pytest.raises(ValueError, match="`mechanism` must need only updates, .*got 'cffl'"):
+        begin(flower, first_record(flower), mechanism=fj.mechanisms.cffl())
+    broken = flower.ArrayRecord([np.full(2, np.nan, np.float32)])
+    with pytest.raises(ValueError, match="`initial_arrays` must be finite"):
+        begin(flower, broken)
+    with pytest.raises(ValueError, match="`initial_arrays` must hold trained parameters, got none"):
+        begin(flower, flower.ArrayRecord([]))
 
 
 def test_the_strategy_says_what_it_cannot_do(flower):

@@ -78,6 +78,8 @@ def test_models_that_equal_the_servers_are_evaluated_once(data, agents_at_once):
     if agents_at_once is None:
         assert len(counted) == 2
     alone = [one.evaluate(jax.tree.map(lambda leaf: leaf[None], own), test)[0] for own in params]
+    plain = one.evaluate(jax.tree.map(np.asarray, stacked), test)
+    np.testing.assert_array_equal(found, plain)
     np.testing.assert_array_equal(found, alone)
     assert found[0] != found[1]
 

@@ -250,6 +250,9 @@ def test_a_run_that_another_process_began_meanwhile_is_left_alone(tmp_path):
         mine.begin(record)
     with pytest.raises(ValueError, match="seed=1 there, 0 here"):
         mine.lengthen(record, record)
+    over = RunFolder(tmp_path, False)
+    with pytest.raises(ValueError, match="seed=1 there, 0 here"):
+        over.begin(record)
     np.testing.assert_array_equal(fj.load_run(tmp_path).accuracies, theirs.accuracies)
 
 

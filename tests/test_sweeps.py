@@ -237,3 +237,15 @@ def test_tables_say_all_equal_only_where_agents_are():
     unknown = np.full_like(swept.standalone_accuracies, np.nan)
     other = dataclasses.replace(swept, standalone_accuracies=unknown)
     assert "all equal" not in str(other.table().cells())
+
+
+@pytest.mark.slow
+def test_what_a_comparison_returns_is_not_what_the_next_one_reads():
+    one = fj.Experiment(num_agents=2, rounds=1, model="logistic")
+    first = fj.compare(one, ["cgsv"], seeds=[0, 1])["cgsv"]
+    sizes = first.shard_sizes.copy()
+    first.shard_sizes[:] = 5
+    again = fj.compare(one, ["cgsv"], seeds=[0, 1])["cgsv"]
+    np.testing.assert_array_equal(again.shard_sizes, sizes)
+    with pytest.raises(ValueError, match="read-only"):
+        sweeps.load_shards(list(again.experiments))[0].data.x[:] = 0

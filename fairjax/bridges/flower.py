@@ -75,11 +75,13 @@ class CGSV(FedAvg):
         updates, numbers of examples, the round, and the current models.
       num_agents: how many nodes take part; the first round waits for them.
       min_available_nodes: how many nodes must be connected for a later round to begin.
-      fraction_evaluate: as in `FedAvg`; 0 for none.
+      fraction_evaluate: as in `FedAvg`, of all connected nodes, of which only agents evaluate; 0
+        for none.
       weighted_by_key: the metric that holds the number of examples.
       arrayrecord_key: the record in which models are sent.
       configrecord_key: the record in which the configuration is sent.
-      train_metrics_aggr_fn: as in `FedAvg`, for the readable replies.
+      train_metrics_aggr_fn: as in `FedAvg`, for the readable replies, with those metrics that all
+        of them have, in one form.
       evaluate_metrics_aggr_fn: as in `FedAvg`.
 
     Attributes:
@@ -89,6 +91,7 @@ class CGSV(FedAvg):
 
     Raises:
       ValueError: an argument has the wrong kind or is out of range, or the mechanism has a plan.
+        The first round raises it if the mechanism needs more than it may.
     """
 
     def __init__(
@@ -136,6 +139,8 @@ class CGSV(FedAvg):
         self.node_ids: list[int] = []
         self.history = no_judgements(num_agents)
         self._state: Any = None
+        self._names: list[str] = []  # of arrays, in the order of the first ones; JAX sorts dicts
+        self._num_rounds = 0
 
     @property
     def agents(self) -> Stacked:
@@ -146,7 +151,15 @@ class CGSV(FedAvg):
         """Returns an agent's model; a disconnected agent gets it when it is connected again."""
         if node_id not in self.node_ids:
             raise ValueError(f"`node_id` must be one of `node_ids`, got {checks.shown(node_id)}.")
-        return _make_record(self._state.agents, self.node_ids.index(node_id))
+        return self._make_record(self._state.agents, self.node_ids.index(node_id))
+
+    def start(
+        self, grid: Grid, initial_arrays: ArrayRecord, num_rounds: int = 3, **given: Any
+    ) -> Any:
+        """Runs the rounds, as `FedAvg` does; the mechanism is told how many there are."""
+        checks.count("num_rounds", num_rounds)
+        self._num_rounds = num_rounds
+        return super().start(grid, initial_arrays, num_rounds, **given)
 
     def summary(self) -> None:
         """Logs the mechanism and the settings."""
@@ -161,6 +174,7 @@ class CGSV(FedAvg):
             sampled, connected = sample_nodes(grid, self.min_available_nodes, self.num_agents)
             self.node_ids, self.history = sorted(sampled), no_judgements(self.num_agents)
             given = {name: array.numpy() for name, array in arrays.items()}
+            self._names = list(given)
             self._state = first_state(given, self.mechanism, self.num_agents)
         else:
             _, connected = sample_nodes(grid, self.min_available_nodes, 0)
@@ -187,22 +201,24 @@ class CGSV(FedAvg):
                 log(WARNING, "aggregate_train: the reply of node %d is dropped: %s", node, error)
                 continue
             agent = self.node_ids.index(node)
-            for name, leaf in trained.items():
-                leaf[agent] = own[name]
+            with np.errstate(over="ignore"):  # an update that is not finite counts as zero
+                for name, leaf in trained.items():
+                    leaf[agent] = own[name]
             num_examples[agent], replied[agent] = examples, True
             contents.append(reply.content)
         if not contents:
             return None, None
+        # It may be a function of the user's, so call it before the round counts.
+        metrics = self.train_metrics_aggr_fn(_keep_common(contents), self.weighted_by_key)
         self._state, judged = play(
             self.mechanism, self._state._replace(num_examples=num_examples), trained,
-            None if replied.all() else replied, server_round,
+            None if replied.all() else replied, server_round, self._num_rounds,
         )  # fmt: skip
         self.history = jax.tree.map(append, self.history, judged)
-        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         metrics["node-ids"] = list(self.node_ids)
         for name in ("contributions", "importance", "fractions"):
             metrics[name] = getattr(self.history, name)[-1].tolist()
-        return _make_record(self._state.server), metrics
+        return self._make_record(self._state.server), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -237,13 +253,39 @@ class CGSV(FedAvg):
                 f"`{self.weighted_by_key}` must be a number of examples above 0, got {examples!r}."
             )
         found = {name: array.numpy() for name, array in record.items()}
+        for name, array in found.items():
+            if not jax.numpy.issubdtype(array.dtype, np.floating):
+                raise ValueError(f"arrays must be floating numbers, got {array.dtype} in {name!r}.")
         shapes = {name: array.shape for name, array in found.items()}
         wanted = {name: leaf.shape[1:] for name, leaf in self._state.agents.items()}
         if shapes != wanted:
             raise ValueError(f"arrays must have the names and shapes sent, {wanted}, got {shapes}.")
         return found, examples
 
+    def _make_record(self, params: Params, *index: int) -> ArrayRecord:
+        """Returns arrays, or only the rows of the agent at `index`, as Flower sends them."""
+        # The ellipsis keeps arrays without axes, which would become numbers.
+        arrays = {name: np.asarray(params[name])[(*index, ...)] for name in self._names}
+        return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
-def _make_record(params: Params, *index: int) -> ArrayRecord:
-    """Returns arrays, or only the rows of the agent at `index`, as Flower sends them."""
-    return ArrayRecord({name: Array(np.asarray(leaf)[index]) for name, leaf in params.items()})
+
+def _keep_common(contents: list[RecordDict]) -> list[RecordDict]:
+    """Returns replies with those metrics that all have, as numbers or lists of one length."""
+
+    def forms(content: RecordDict) -> set[tuple[str, int | None]]:
+        (metrics,) = content.metric_records.values()
+        return {
+            (name, len(value) if isinstance(value, list) else None)
+            for name, value in metrics.items()
+        }
+
+    common = {name for name, _ in set.intersection(*map(forms, contents))}
+    kept = []
+    for content in contents:
+        ((key, metrics),) = content.metric_records.items()
+        left_out = sorted(set(metrics) - common)
+        if left_out:
+            log(WARNING, "aggregate_train: metrics that not all have are left out: %s", left_out)
+        some = MetricRecord({name: metrics[name] for name in metrics if name in common})
+        kept.append(RecordDict({**content, key: some}))
+    return kept

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairjax import rowwise, trees
+from fairjax import checks, rowwise, trees
 from fairjax.mechanisms import Context, Mechanism
 from fairjax.simulation import judge
 from fairjax.types import Params, PerAgent, PerRound, Scalar, Stacked
@@ -38,17 +38,33 @@ class State(NamedTuple):
 
 
 def first_state(params: Mapping[str, np.ndarray], mechanism: Mechanism, num_agents: int) -> State:
-    """Returns the state before the first round, when all agents hold the same parameters."""
+    """Returns the state before the first round, when all agents hold the same parameters.
+
+    Raises:
+      ValueError: there are no parameters, or they are not finite or of another dtype; or the
+        mechanism needs more than `play` gives it.
+    """
+    if not params:
+        raise ValueError("`initial_arrays` must hold trained parameters, got none.")
     for name, array in params.items():
         if array.dtype not in (np.float32, jnp.zeros(0).dtype):
             raise ValueError(
                 "`initial_arrays` must hold trained parameters in float32 (or float64, with "
                 f"jax_enable_x64), got {array.dtype} in {name!r}."
             )
+    checks.finite("initial_arrays", dict(params))
     server = jax.tree.map(jnp.asarray, params)
     agents = trees.broadcast(num_agents, server)
     sizes = np.zeros(num_agents, np.float32)
-    return State(agents, server, sizes, mechanism.init(num_agents, server))
+    state = State(agents, server, sizes, mechanism.init(num_agents, server))
+    try:
+        jax.eval_shape(lambda: play(mechanism, state, agents, None, 1))
+    except ValueError as error:
+        raise ValueError(
+            "`mechanism` must need only updates, numbers of examples, the round and the current "
+            f"models, got {mechanism.name!r}: {error}"
+        ) from error
+    return state
 
 
 @functools.partial(jax.jit, static_argnames="mechanism")
@@ -58,14 +74,22 @@ def play(
     trained: Stacked,
     present: PerAgent | None,
     number: Scalar,
+    num_rounds: Scalar = 0,
 ) -> tuple[State, Judgements]:
     """Returns the state after a round, and its judgements.
 
-    Agents `present` `[N]` replied; None: all did.
+    Agents `present` `[N]` replied; None: all did. The round is `number` of `num_rounds`, from 1;
+    0: it is not known how many there are.
     """
     updates = jax.tree.map(jnp.subtract, trained, state.agents)
-    held = {"server": state.server, "agents": state.agents}
-    context = Context(state.num_examples, present=present, round=number - 1, **held)
+    context = Context(
+        state.num_examples,
+        present=present,
+        round=number - 1,
+        num_rounds=num_rounds,
+        server=state.server,
+        agents=state.agents,
+    )
     addable = rowwise.addable_rows(updates, (state.agents, state.server))
     uploads = trees.scaled(addable.astype(jnp.float32), updates)
     outcome, after = judge(mechanism, uploads, state.mechanism, context)

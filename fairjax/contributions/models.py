@@ -113,7 +113,7 @@ def gtg_shapley(
     updates, score = _prepare_score(utility, params, updates, weights)
     num_agents = trees.num_agents(updates)
     checks.count("num_permutations", num_permutations, most=MAX_VALUES // num_agents)
-    margin = jnp.asarray(tolerance, jnp.float32)
+    margin = jnp.asarray(tolerance, float)
     turn = jax.random.randint(jax.random.fold_in(key, num_permutations), (), 0, num_agents)
     nobody, everybody = score(jnp.zeros(num_agents)), score(jnp.ones(num_agents))
 
@@ -169,7 +169,7 @@ def _prepare_score(
         present = members * weights
         shares = arithmetic.ratio(present, present.sum())
         change = lowrank.dense(trees.weighted_sum(shares, updates))
-        return jnp.asarray(utility(jax.tree.map(jnp.add, params, change)), jnp.float32)
+        return jnp.asarray(utility(jax.tree.map(jnp.add, params, change)), float)
 
     return updates, score
 

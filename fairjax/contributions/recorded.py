@@ -114,7 +114,7 @@ def multi_round_shapley(
     checks.between("decay", decay, 0, 1)
     tables = recorded_utilities(utility, servers, updates, weights, participants)
     values = jax.vmap(shapley)(tables)
-    return jnp.float32(decay) ** jnp.arange(len(values)) @ values
+    return jnp.asarray(decay, values.dtype) ** jnp.arange(len(values)) @ values
 
 
 def federated_shapley(

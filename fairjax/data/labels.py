@@ -32,13 +32,14 @@ def names(given: Any) -> tuple[str, ...]:
     """Returns names of classes, at least two and all different, or raises."""
     found = ()
     # The order of a set changes from process to process.
-    are_names = checks.is_listing(given) and not isinstance(given, set | frozenset)
-    if are_names and all(isinstance(one, str | bytes | int | np.integer) for one in given):
-        found = tuple(_as_text(one, "class_names") for one in given)
+    if checks.is_listing(given) and not isinstance(given, set | frozenset):
+        entries = [one.item() if hasattr(one, "item") else one for one in given]
+        if all(isinstance(one, str | bytes | int) for one in entries):
+            found = tuple(_as_text(one, "class_names") for one in entries)
     if len(found) < 2 or len(set(found)) < len(found):
         raise ValueError(
-            "`class_names` must hold at least two different names, one for each class, "
-            f"got {checks.shown(given)}."
+            "`class_names` must hold at least two different names, one for each class, in a list "
+            f"of texts or whole numbers, got {checks.shown(given)}."
         )
     return found
 

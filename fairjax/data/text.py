@@ -140,17 +140,21 @@ def tokenised(
 
 def _checked(encoded: Any, sentences: Sequence[str]) -> Sequence[Sequence[int]]:
     """Returns the tokens of sentences, or raises if they are not lists of whole numbers."""
-    rule = f"`tokenizer.encode` must return {len(sentences)} lists of whole numbers up to 2^31"
+    rule = f"`tokenizer.encode` must return {len(sentences)} lists of whole numbers below 2^31"
     if not checks.is_listing(encoded) or len(encoded := list(encoded)) != len(sentences):
         raise ValueError(f"{rule}, one for each sentence, got {checks.shown(encoded)}.")
+    found = []
     for tokens in encoded:
-        if not checks.is_listing(tokens) or not all(map(_is_token, tokens)):
-            raise ValueError(f"{rule}, got {checks.shown(tokens)}.")
-    return encoded
+        listed = list(tokens) if checks.is_listing(tokens) else None
+        if listed is None or not all(map(_is_token, listed)):
+            raise ValueError(f"{rule}, from 0, got {checks.shown(listed or tokens)}.")
+        found.append(listed)
+    return found
 
 
 def _is_token(token: Any) -> bool:
-    return isinstance(token, int | np.integer) and 0 <= int(token) < 2**31
+    whole = isinstance(token, int) or np.issubdtype(getattr(token, "dtype", float), np.integer)
+    return whole and np.ndim(token) == 0 and 0 <= int(token) < 2**31
 
 
 def _encode(

@@ -87,7 +87,7 @@ def result_of(
         experiment=experiment.resolved(),
         history=history,
         state=state,
-        shard_sizes=np.asarray(shards.sizes),
+        shard_sizes=np.array(shards.sizes),  # a copy, since those of cached data are read-only
         standalone_accuracies=history.accuracies[-1] if alone is None else alone,
         behaviours=names(experiment.assigned_behaviours(), experiment.num_agents),
     )

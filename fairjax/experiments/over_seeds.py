@@ -167,7 +167,7 @@ def _sweep_one(
     history = play_points(on, [{}], shards, test, None, watch, together, number)
     experiments = tuple(one.resolved() for one in on)
     accuracies = accuracies_alone(experiments, alone)
-    return Sweep(experiments, ("seed",), history, np.asarray(shards.sizes), accuracies)
+    return Sweep(experiments, ("seed",), history, np.array(shards.sizes), accuracies)
 
 
 def read_sweep(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> Sweep:

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from fairjax.experiments import folders, histories, records
 from fairjax.experiments.checkpoints import Checkpoints
+from fairjax.files import DamagedError
 from fairjax.simulation import History, Progress
 
 
@@ -96,7 +99,12 @@ class RunFolder:
 
     def _check_unchanged(self, claimed: Mapping[str, Any]) -> None:
         """Raises if the folder, now locked, belongs to another run than when it was claimed."""
-        if self.path is not None and self.resume and (self.path / records.EXPERIMENT).exists():
+        # Of several processes of one run only the first one writes.
+        if self.path is None or jax.process_index() > 0:
+            return
+        if not (self.path / records.EXPERIMENT).exists():
+            return
+        with contextlib.suppress(*([] if self.resume else [DamagedError])):
             there = records.read_experiment(self.path)
             records.check_same(self.path, there, claimed["experiment"])
 

@@ -265,12 +265,16 @@ class Setup(Resolved):
 @functools.lru_cache(maxsize=1)
 def _make_shards(experiment: Setup, source: Any) -> tuple[Shards, Dataset]:
     del source  # another source needs other data
-    return jax.tree.map(_read_only, experiment.make_shards())
+    return read_only(experiment.make_shards())
 
 
-def _read_only(leaf: Any) -> Any:
-    """Returns an array that nobody can write to, since later runs read it too."""
-    if isinstance(leaf, np.ndarray):
-        leaf = leaf.view()
-        leaf.setflags(write=False)
-    return leaf
+def read_only(tree: Any) -> Any:
+    """Returns the same arrays, which nobody can write to, since later runs read them too."""
+
+    def of_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            leaf = leaf.view()
+            leaf.setflags(write=False)
+        return leaf
+
+    return jax.tree.map(of_leaf, tree)

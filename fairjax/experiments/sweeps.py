@@ -23,6 +23,7 @@ from fairjax.experiments.experiment import Experiment
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.points import TRACED, play_points
 from fairjax.experiments.results import Result
+from fairjax.experiments.setup import read_only
 from fairjax.simulation import History, names
 from fairjax.tables import Table, spreads
 
@@ -230,7 +231,7 @@ def _load_shards(on: tuple[Experiment, ...], source: Any) -> tuple[Shards, Datas
     del source  # another source needs other data
     loaded = on[0].load()
     made = [one.make_shards(loaded) for one in on]
-    return data.stacked([shards for shards, _ in made]), made[0][1]
+    return read_only((data.stacked([shards for shards, _ in made]), made[0][1]))
 
 
 def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

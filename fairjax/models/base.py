@@ -219,13 +219,14 @@ def computing_in(model: Model, dtype: Any) -> Model:
 
     def apply(params: Params, x: Array, key: Array | None = None, statistics: Any = None) -> Any:
         given = convert(params), convert(jnp.asarray(x)), key
+        own = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
         if statistics is None:
-            return model.apply(*given).astype(jnp.float32)
+            return model.apply(*given).astype(own)
         answer = model.apply(*given, statistics)  # statistics keep their dtype
         if key is None:
-            return answer.astype(jnp.float32)
+            return answer.astype(own)
         outputs, following = answer
-        return outputs.astype(jnp.float32), jax.tree.map(
+        return outputs.astype(own), jax.tree.map(
             lambda new, old: new.astype(old.dtype), following, statistics
         )
 

@@ -113,6 +113,7 @@ def _flatten(params: Any) -> dict[str, np.ndarray]:
 
 def _is_array(leaf: Any) -> bool:
     """Says whether a leaf is an array of numbers or booleans that is known."""
-    if not isinstance(leaf, np.ndarray | np.generic | jax.Array) or not checks.is_known(leaf):
+    is_array = isinstance(leaf, np.ndarray | np.generic | jax.Array)
+    if not is_array or isinstance(leaf, np.ma.MaskedArray) or not checks.is_known(leaf):
         return False
     return leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)

@@ -60,6 +60,7 @@ def measure_agents(
     Models that equal the last one, such as the server's, have its metrics. Where agents take
     turns, they are not evaluated again.
     """
+    own = jax.tree.map(jnp.asarray, own)
     equal = [blocks.rows(leaf == leaf[-1]).all(1) for leaf in jax.tree.leaves(own)]
     again = functools.reduce(jnp.logical_and, equal).at[-1].set(False)
     unknown = dict.fromkeys(task.names, jnp.float32(0))
