@@ -370,3 +370,31 @@ def test_a_mechanism_of_ones_own_may_have_a_server_optimizer():
     marked = plain._replace(plan=fj.mechanisms.start_at_server("mean"))
     found = dataclasses.replace(OWN.with_mechanism(marked), server_optimizer="fedadam").run()
     assert np.isfinite(found.accuracies).all()
+
+
+def test_what_python_cannot_do_in_a_mechanism_is_said(capsys):
+    mean = fj.mechanisms.fedavg()
+
+    def update(updates, state, context):
+        if context.shares.sum() > 2:
+            raise AssertionError
+        return mean.update(updates, state, context)
+
+    with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
+        OWN.with_mechanism(fj.mechanisms.Mechanism(mean.init, update)).run()
+    assert "take jax.numpy.where or jax.lax.cond" in caught.value.__notes__[0]
+    words = fj.mechanisms.Mechanism(lambda num_agents: {"name": "x"}, mean.update)
+    with pytest.raises(ValueError, match="`init` must return arrays"):
+        OWN.with_mechanism(words).run()
+
+
+def test_a_plan_with_starts_that_are_not_finite_is_blamed():
+    mean = fj.mechanisms.fedavg()
+
+    def plan(state, context):
+        spoilt = jax.tree.map(lambda leaf: leaf.at[1].mul(jnp.nan), context.agents)
+        return fj.mechanisms.Plan(start=spoilt)
+
+    broken = fj.mechanisms.Mechanism(mean.init, mean.update, plan)
+    with pytest.raises(ValueError, match="and plan finite starts, got NaN .* in round 0"):
+        OWN.with_mechanism(broken).run()

@@ -90,10 +90,17 @@ class Mechanism(_Functions):
             zeros = jnp.zeros(trees.num_agents(updates))
             first = begin(len(zeros), one, context.units, lambda on: zeros, context.factors)
             check_state(state, first)
-            # In containers of its own, which `update` may change.
-            return update(updates, jax.tree.map(lambda part: part, state), context)
+            own = jax.tree.map(lambda part: part, state)  # containers that `update` may change
+            try:
+                return update(updates, own, context)
+            except jax.errors.ConcretizationTypeError as error:
+                error.add_note(
+                    f"`update` of the mechanism {checked.__qualname__!r} is compiled, so Python "
+                    "cannot look at its numbers: take jax.numpy.where or jax.lax.cond."
+                )
+                raise
 
-        whole = getattr(update, "func", update)  # of a partial
+        whole = update.func if isinstance(update, functools.partial) else update
         checked.__qualname__ = getattr(whole, "__qualname__", type(whole).__name__)
         # `wraps` copies it, but `update` may do more than the mechanism that it was taken from.
         vars(checked).pop("__factory__", None)
@@ -154,7 +161,13 @@ def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
                     f"on them: init(num_agents, {missing}), got None."
                 )
         by_name = {name: values[name] for name in named if values[name] is not None}
-        return init(num_agents, *(values[name] for name in unnamed), **by_name)
+        first = init(num_agents, *(values[name] for name in unnamed), **by_name)
+        for part in jax.tree.leaves(first):
+            if not isinstance(part, int | float | complex) and not hasattr(part, "dtype"):
+                raise ValueError(
+                    f"`init` must return arrays and numbers, got {checks.shown(part)}."
+                )
+        return first
 
     return begin
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fairjax import checks, trees
+from fairjax import checks, rowwise, trees
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_plan, standalone
@@ -188,6 +188,9 @@ class Federation(ByContents):
         if self.server_optimizer is not None:
             outcome, following = serve(self.server_optimizer, outcome, state.server, following)
         paid = pay(trained, state.server, outcome, present)
+        if plan.start is not None:
+            spoilt = rowwise.finite_rows(state.agents) & ~rowwise.finite_rows(plan.start)
+            paid = paid._replace(broken=paid.broken | spoilt.any())
         memory = uploads.memory
         after = state._replace(
             round=state.round + 1,

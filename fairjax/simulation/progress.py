@@ -156,15 +156,15 @@ def no_rows(
 
 
 def check_paid(mechanism: str, broken: Scalar) -> None:
-    """Raises if a mechanism paid NaN or infinity; see `play`.
+    """Raises if a mechanism paid NaN or infinity, or planned such a start; see `play`.
 
     Raises:
       ValueError: it did. The message names the mechanism and the round.
     """
     if int(broken) >= 0:
         raise ValueError(
-            f"The mechanism {mechanism!r} must pay finite rewards for finite updates, got NaN or "
-            f"infinity in round {int(broken)}."
+            f"The mechanism {mechanism!r} must pay finite rewards for finite updates, and plan "
+            f"finite starts, got NaN or infinity in round {int(broken)}."
         )
 
 
