@@ -234,6 +234,7 @@ def test_a_comparison_never_mixes_runs_of_different_lengths(tmp_path):
         load_comparison(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_stays_in_its_directory_where_the_working_directory_changes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
@@ -266,6 +267,7 @@ def test_a_final_state_of_other_settings_says_which(tmp_path):
         jax.config.update("jax_default_prng_impl", "threefry2x32")
 
 
+@pytest.mark.slow
 def test_a_kill_while_checkpoints_are_deleted_leaves_none_of_them_half(tmp_path, monkeypatch):
     SHORT.run(tmp_path)
 

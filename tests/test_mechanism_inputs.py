@@ -272,6 +272,7 @@ def test_numbers_of_other_agents_are_refused(name):
         fj.mechanisms.fedavg().update(np.ones((2, 3)), (), context)
 
 
+@pytest.mark.slow
 def test_an_agent_that_was_never_there_counts_as_the_mean_of_those_present():
     mechanism = fj.mechanisms.fair_yet_equal()
     state, updates = mechanism.init(3), np.array([[1.0, 0], [1.0, 0], [0, 1.0]])
@@ -305,6 +306,7 @@ OWN = fj.Experiment(
 )
 
 
+@pytest.mark.slow
 def test_a_mechanism_may_change_the_containers_that_it_is_given():
     def change(updates, state, context):
         for own in (context.agents, context.server):
@@ -333,6 +335,7 @@ def test_a_mechanisms_mistake_leaves_no_folder(tmp_path):
     assert OWN.with_mechanism(right).run(tmp_path / "out").state is not None
 
 
+@pytest.mark.slow
 def test_starts_have_the_dtype_of_parameters():
     mean = fj.mechanisms.fedavg()
 
@@ -362,6 +365,7 @@ def test_mechanisms_of_partials_and_objects_have_names():
         assert fj.mechanisms.Mechanism(mean.init, update).name == name
 
 
+@pytest.mark.slow
 def test_a_mechanism_of_ones_own_may_have_a_server_optimizer():
     mean = fj.mechanisms.fedavg()
     plain = fj.mechanisms.Mechanism(mean.init, mean.update)
@@ -388,6 +392,7 @@ def test_what_python_cannot_do_in_a_mechanism_is_said(capsys):
         OWN.with_mechanism(words).run()
 
 
+@pytest.mark.slow
 def test_a_plan_with_starts_that_are_not_finite_is_blamed():
     mean = fj.mechanisms.fedavg()
 

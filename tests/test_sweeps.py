@@ -231,6 +231,7 @@ def test_a_sweep_follows_one_with_agents_of_changed_data():
     )
 
 
+@pytest.mark.slow
 def test_tables_say_all_equal_only_where_agents_are():
     swept = fj.sweep(fj.Experiment(dataset="blobs", num_agents=2, rounds=1, mechanism="fedavg"))
     assert "all equal" in str(swept.table().cells())

@@ -341,6 +341,7 @@ def test_a_metric_must_not_have_the_name_of_another_ones_column(name):
     assert Task(pinball, {name: mean_pinball}).main == name
 
 
+@pytest.mark.slow
 def test_records_have_the_columns_that_no_metric_may_have():
     one = fj.Experiment(dataset="blobs", num_agents=2, rounds=1, model="logistic")
     row = tracking._row(one.run().history, 0, "accuracy", 0)

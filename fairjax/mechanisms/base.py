@@ -25,6 +25,7 @@ from fairjax.mechanisms.plans import ONE_MODEL, Plan
 from fairjax.types import Params, PerAgent, Scalar, Stacked
 
 Given = ParamSpec("Given")
+NO_IFS = "Python cannot look at its numbers: take jax.numpy.where or jax.lax.cond."
 STARTS = {  # what an `init` may take besides the number of agents
     "params": "an agent's first parameters",
     "units": "those of the `Model`, such as fairjax.models.chain(...)(params),",
@@ -88,16 +89,13 @@ class Mechanism(_Functions):
             one = _of_first_agent(updates)
             updates = updates if low_rank else lowrank.dense(updates)
             zeros = jnp.zeros(trees.num_agents(updates))
-            first = begin(len(zeros), one, context.units, lambda on: zeros, context.factors)
-            check_state(state, first)
-            own = jax.tree.map(lambda part: part, state)  # containers that `update` may change
+            given = (one, context.units, lambda on: zeros, context.factors)
+            check_state(state, begin(len(zeros), *given))
+            own = jax.tree.map(lambda part: part, state)  # `update` may change its containers
             try:
                 return update(updates, own, context)
             except jax.errors.ConcretizationTypeError as error:
-                error.add_note(
-                    f"`update` of the mechanism {checked.__qualname__!r} is compiled, so Python "
-                    "cannot look at its numbers: take jax.numpy.where or jax.lax.cond."
-                )
+                error.add_note(f"In the compiled {checked.__qualname__!r}. {NO_IFS}")
                 raise
 
         whole = update.func if isinstance(update, functools.partial) else update
