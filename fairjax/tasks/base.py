@@ -196,10 +196,7 @@ class Task(ByContents):
                 worst = int(jnp.argmax(jnp.where(jnp.isnan(apart), -jnp.inf, apart)))
                 mixed = bool(apart[worst] > 0.01)
                 alone, beside = float(single[worst]), float(together[worst])
-        except (
-            *_MISFITS,
-            ArithmeticError,
-        ):  # it takes no single example, and says so where it trains
+        except (*_MISFITS, ArithmeticError):  # it takes no single example, and fails in training
             return
         if mixed:
             warnings.warn(
