@@ -1,6 +1,6 @@
 """fairjax: fair collaborative learning in JAX."""
 
-import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from fairjax import contributions, data, devices, mechanisms, metrics, models, rewards, tasks
@@ -21,6 +21,8 @@ from fairjax.simulation import Federation, History, Record, State, federation
 
 if TYPE_CHECKING:
     from fairjax import figures, report
+
+    __version__: str
 
 LATER = ("figures", "report")  # they import matplotlib, which takes a second
 
@@ -56,7 +58,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `fairjax.figures` or `fairjax.report` on first use."""
+    """Imports `fairjax.figures` or `fairjax.report`, or looks up the version, on first use."""
     if name in LATER:
         return importlib.import_module(f"fairjax.{name}")
+    if name == "__version__":
+        return importlib.metadata.version("fairjax")
     raise AttributeError(f"module 'fairjax' has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """The command line, run as a user would, in this process."""
 
 import dataclasses
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -175,6 +176,19 @@ def test_fairness_over_honest_agents_is_told_where_others_are_not(tmp_path, caps
     assert f"Fairness over honest agents alone: {expected:.3f}" in capsys.readouterr().out
 
 
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert not end.value.code
+    assert capsys.readouterr().out == f"fairjax {importlib.metadata.version('fairjax')}\n"
+
+
+def test_a_folder_of_an_audit_is_shown_by_its_page(capsys, tmp_path):
+    (tmp_path / "audit.json").write_text("{}")
+    said = failure(capsys, "show", str(tmp_path))
+    assert f"which holds an audit. Its page is {tmp_path / 'report.html'}." in said
+
+
 def test_list_names_all_there_is(capsys):
     main(["list"])
     printed = capsys.readouterr().out
@@ -262,6 +276,10 @@ def test_shells_complete_flags_and_names(tmp_path):
         (
             ["run", "--bta", "1"],
             "Unknown flag '--bta'. Did you mean '--beta'? `fairjax run --help`",
+        ),
+        (
+            ["audit", "--behaviours", "idle=1"],
+            "Unknown flag '--behaviours'. `fairjax run` has it. `fairjax audit --help`",
         ),
         (["run", "--num_agent=3"], "Unknown flag '--num-agent'. Did you mean '--num-agents'?"),
         (["compare", "--mechanism", "cgsv"], "Did you mean '--mechanisms'?"),

@@ -1,5 +1,6 @@
 """FedFAIM against a slow twin in numpy, loop by loop."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -108,3 +109,17 @@ def test_reputations_that_vanish_are_still_compared():
     logs = -np.exp(-5.5 * trust) + np.log(total)
     np.testing.assert_allclose(outcome.fractions, np.exp(logs - logs.max()), rtol=1e-3)
     assert outcome.fractions[0] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_equal_uploads_pass_the_strictest_threshold(seed):
+    rows = jnp.tile(jax.random.normal(jax.random.key(seed), (1, 12)), (5, 1))
+    context = Context(
+        shard_sizes=jnp.full(5, 10), server=jnp.zeros(12),
+        held_out_loss=lambda w: ((w - 1) ** 2).mean(),
+    )  # fmt: skip
+    mechanism = fj.mechanisms.fedfaim(threshold=0.0)
+    _, (_, passes, fails) = mechanism.update(rows, mechanism.init(5), context)
+    assert passes.tolist() == [1] * 5
+    assert not fails.any()

@@ -18,6 +18,7 @@ from fairjax import trees
 from fairjax.mechanisms import REGISTRY, Context, Outcome, base
 from fairjax.mechanisms.base import checked_answer
 from fairjax.mechanisms.fair_yet_equal import _add_round, _p_value
+from fairjax.mechanisms.iafl import _round_up
 from fairjax.mechanisms.tensors import largest_of_tensors
 
 N = 5
@@ -739,3 +740,56 @@ def test_qffl_leaves_out_an_agent_whose_learning_rate_is_zero():
     context = Context(learning_rate=jnp.array(0.0), **given)  # it has decayed for all
     outcome, _ = fj.mechanisms.qffl(q=0.0).update(updates, (), context)
     assert np.isfinite(outcome.aggregate).all()
+
+
+@pytest.mark.slow
+def test_eci_judges_those_present_as_if_they_were_all():
+    context = Context(
+        shard_sizes=jnp.full(4, 10), present=jnp.array([True, True, False, False]),
+        server=jnp.zeros(2), utility=lambda w: -w.sum(),
+    )  # fmt: skip
+    outcome, _ = REGISTRY["eci"]().update(jnp.ones((4, 2)), jnp.full(4, 0.25), context)
+    np.testing.assert_allclose(outcome.contributions, [0.5, 0.5, 0, 0], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("q", [5.0, 10.0])
+def test_the_bound_of_qffl_is_the_median_of_all_whatever_the_power(q):
+    losses = np.array([1e-4, 1.0, 1.2])  # the first to the power of 10 is 0 in float32
+    context = Context(shard_sizes=jnp.ones(3), learning_rate=1e-3, losses=lambda: jnp.array(losses))
+    outcome, _ = fj.mechanisms.qffl(q=q, smoothness="bounded").update(jnp.eye(3), (), context)
+    bound, powers = np.median(2 * losses), losses**q
+    weights = powers / (powers + q * powers / losses * bound).sum()
+    np.testing.assert_allclose(outcome.aggregate, weights, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_agents_without_data_that_explore_share_equally():
+    context = Context(
+        shard_sizes=jnp.array([0, 10]), present=jnp.array([True, False]), key=jax.random.key(0)
+    )
+    mechanism = fj.mechanisms.fair_yet_equal()
+    outcome, _ = mechanism.update(jnp.ones((2, 2)), mechanism.init(2), context)
+    assert outcome.aggregate.tolist() == [1, 1]
+
+
+@pytest.mark.slow
+def test_the_strictest_threshold_keeps_equal_agents():
+    mechanism = fj.mechanisms.rr(threshold=1.0, warmup=0)
+    play = jax.jit(mechanism.update)
+    state, rng = mechanism.init(5), np.random.default_rng(0)
+    for number in range(20):
+        present = jnp.asarray(rng.uniform(size=5) < 0.6).at[0].set(True)
+        context = Context(shard_sizes=jnp.full(5, 10), round=jnp.array(number), present=present)
+        _, state = play(jnp.ones((5, 4)), state, context)
+    assert state[1].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("largest", [600, 1000])
+def test_iafl_counts_whole_shares_of_many_agents_exactly(largest):
+    sizes = np.arange(1, largest + 1)
+    exact = -(-sizes * largest // largest)  # ceil(g_i (N - 1)) of N - 1 = `largest`
+    fractions = jnp.asarray(sizes, jnp.float32) / largest
+    np.testing.assert_array_equal(_round_up(fractions * largest), exact)
+    np.testing.assert_array_equal(_round_up(jnp.array([0.0, 2e-6, 2.5, 3.0])), [0, 1, 3, 3])

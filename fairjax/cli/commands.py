@@ -90,8 +90,8 @@ def _run(
       resume: go on with a run that was stopped; False: start over.
       track: tools that receive every round's scalars: csv, tensorboard, wandb, or several with
         commas.
-      devices: number of devices of each process that share the agents; by default 1, or among
-        several processes all.
+      devices: how many devices of each process share the agents; by default 1, or all if there
+        are several processes.
       coordinator: address of the first of several processes, the same in all commands.
       num_processes: number of processes, at least 1.
       process_id: number of this process, from 0; the first one writes and prints.
@@ -181,8 +181,9 @@ def _audit(
 
     Args:
       described: the experiment.
-      manipulations: behaviours that `fairjax list` explains, stretch (rescaling by the factor that
-        gains most) or sybil (one agent as two), separated by commas.
+      manipulations: behaviours that `fairjax list` explains, except collude, which takes two
+        agents; stretch (rescaling by the factor that gains most); or sybil (one agent as two);
+        separated by commas.
       agents: the agents that cheat in turn, as 0:3 (0 to 2) or 0,4.
       seeds: the seeds, as 0:5 (0 to 4) or 0,3,7; --seed does not count.
       out: directory for the page, the tables and the figure; by default below runs/.
@@ -191,7 +192,7 @@ def _audit(
 
     experiment = flags.experiment(described)
     names = [name.strip() for name in manipulations.split(",") if name.strip()] or None
-    drawn = [experiment.seed] if not seeds else [*(flags.parse_seeds(seeds) or ())]
+    drawn = [*(flags.parse_seeds(seeds) or ())]
     cheats = flags.parse_seeds(agents, "agents")
     # Name the folder after its arguments, so that audits do not replace each other's pages.
     given = [*(names or ["all"]), *(["agents", agents] if agents else []), "seeds", listed(drawn)]
@@ -213,7 +214,7 @@ def _audit(
 def _study(
     name: tyro.conf.Positional[Study],
     quick: bool = False,
-    only: str = "",
+    only: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: all)")] = "",
     out: Folder = None,
     resume: Resume = True,
 ) -> None:
@@ -265,9 +266,10 @@ def _list() -> None:
     print_lines({name: source.words for name, source in data.DATASETS.items()})
     console.print("[bold]Splits[/bold]  --split")
     print_lines({name: first_line(split) for name, split in data.SPLITS.items()})
-    console.print("[bold]Behaviours[/bold]  --behaviours NAME=NUMBER[:STRENGTH]")
+    console.print("[bold]Behaviours[/bold]  --behaviours NAME=NUMBER[:STRENGTH]  (default)")
     kinds = {**DATA, **UPLOADS}
-    print_lines({name: kind.words for name, kind in kinds.items()})
+    default = {name: f" ({kind.strength:g})" if kind.most else "" for name, kind in kinds.items()}
+    print_lines({name: kind.words + default[name] for name, kind in kinds.items()})
     console.print("[bold]Studies[/bold]  fairjax study NAME")
     print_lines({name: study.question.partition("? ")[0] + "?" for name, study in STUDIES.items()})
     console.print("[bold]Models[/bold]  --model")

@@ -20,7 +20,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.text import Text
 
+import fairjax
 from fairjax import checks, data
+from fairjax.cli.terminal import output
 from fairjax.experiments import ONLY_PYTHON, Experiment, objects
 
 DATASETS = {"dataset": tuple(data.DATASETS)}  # names in `fairjax list`; TFDS has more
@@ -40,7 +42,7 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
 
     Raises:
       ValueError: the command or a flag is unknown, or a flag has no value or too many.
-      SystemExit: the command line asks for help, which was printed.
+      SystemExit: the command line asks for help or the version, which was printed.
 
     Examples:
       >>> def greet(times: int = 1) -> None:
@@ -53,6 +55,9 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
         raise ValueError(
             f"A command must be given, one of {names}. `fairjax --help` explains them."
         )
+    if list(words) == ["--version"]:
+        output().print(f"fairjax {fairjax.__version__}", highlight=False)
+        raise SystemExit
     name, options = words[0], (tyro.conf.OmitArgPrefixes,)
     later = {command: _defer_call(function) for command, function in commands.items()}
     if name not in commands:
@@ -74,7 +79,7 @@ def parse(commands: Mapping[str, Callable], words: Sequence[str]) -> Callable[[]
             raise
         raise ValueError(_read_box(box.getvalue())) from None
     if unknown:
-        raise ValueError(_explain_unknown(unknown[0], name, commands[name]))
+        raise ValueError(_explain_unknown(unknown[0], name, commands))
     return call
 
 
@@ -245,17 +250,30 @@ def _read_box(box: str) -> str:
     return " ".join(itertools.takewhile(lambda line: not is_rule(line), content))
 
 
-def _explain_unknown(word: str, name: str, command: Callable) -> str:
+def _flags_of(command: Callable) -> list[str]:
+    """Returns the flags of a command."""
+    names = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name == "described":
+            groups = dataclasses.fields(parameter.annotation.__origin__)
+            names += [field.name for one in groups for field in dataclasses.fields(one.type)]
+        else:
+            names.append(name)
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def _explain_unknown(word: str, name: str, commands: Mapping[str, Callable]) -> str:
     """Returns a sentence about a word that a command does not know."""
     if not word.startswith("-"):
         return (
             f"Unexpected {word!r} after `fairjax {name}`. Several names are separated by commas, "
-            "without spaces, as in cgsv,fedavg."
+            "without spaces, as in cgsv,fedavg; switches such as --quick take no value."
         )
     flag = word.partition("=")[0].replace("_", "-")
-    known = dict(inspect.signature(command).parameters)
-    if known.pop("described", None):
-        known |= {field.name: field for field in _list_flag_fields()}
-    names = [f"--{parameter.replace('_', '-')}" for parameter in known]
-    nearest = checks.suggestion(flag, [name for name in names if name != flag])
-    return f"Unknown flag {flag!r}.{nearest} `fairjax {name} --help` explains all."
+    known = [one for one in _flags_of(commands[name]) if one != flag]
+    elsewhere = [other for other, one in commands.items() if flag in _flags_of(one)]
+    if elsewhere:  # suggest --mechanisms for --mechanism, and nothing else
+        known = [one for one in known if one.startswith(flag)]
+    has_it = f" `fairjax {elsewhere[0]}` has it." if elsewhere else ""
+    nearest = checks.suggestion(flag, known)
+    return f"Unknown flag {flag!r}.{has_it}{nearest} `fairjax {name} --help` explains all."

@@ -3,7 +3,8 @@
     model    w_S   = w + sum over i in S of (n_i / n_S) dw_i,   w_{} = w
     utility  V(S)  = utility(w_S), an accuracy on held-out data for example
 
-All 2^N models are made and scored, which the cosine measures avoid.
+`model_utilities` makes and scores all 2^N models, `gtg_shapley` some of them. The cosine measures
+make none.
 """
 
 from collections.abc import Callable

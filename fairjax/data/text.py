@@ -28,7 +28,7 @@ def words(sentence: str) -> list[str]:
     """Returns the words of a sentence, with contractions and punctuation as separate words.
 
     Args:
-      sentence: any text; characters besides letters, digits and ``(),!?'` `` separate words.
+      sentence: any text; characters besides a to z, A to Z, digits and ``(),!?'` `` separate words.
 
     References:
       Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014:
@@ -47,7 +47,7 @@ def treebank_words(sentence: str) -> list[str]:
     """Returns the words of a sentence of the treebank, which already separates words.
 
     Args:
-      sentence: any text; characters besides letters, digits and ``(),!?'` `` separate words.
+      sentence: any text; characters besides a to z, A to Z, digits and ``(),!?'` `` separate words.
 
     References:
       `clean_str_sst` of Kim's program.

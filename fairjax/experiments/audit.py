@@ -156,7 +156,9 @@ def audit(
     Raises:
       ValueError: a name is unknown, an agent does not exist, a list is empty or has an entry twice,
         the experiment has dishonest agents, or a manipulation does not fit it: label_flip and
-        label_noise need classes, sybil two examples of every agent and values that all share.
+        label_noise need classes, label_flip_1_7 eight of them, feature_noise floats or tokens;
+        sybil needs two examples of every agent, a mechanism that takes one more agent, and
+        neither numbers of single agents nor given `params`.
 
     Examples:
       >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic", mechanism="fedavg")

@@ -150,8 +150,8 @@ class Description:
         None,
         "training",
         checks.count,
-        "number of rounds T, 1 to 1,000,000; a finished run goes on with more if "
-        "`learning_rate_decay` and `gamma`, no cosine, are given; None: 80, 3 for minilm.",
+        "number of rounds T, 1 to 1,000,000; a finished run goes on with more if its "
+        "`learning_rate_decay` and `gamma` do not depend on T; None: 80, 3 for minilm.",
     )
     local_epochs: int | Mapping[int, int] | tuple[int | None, ...] = describe_field(
         None,
@@ -279,9 +279,9 @@ class Description:
         (),
         "data",
         None,
-        "names of dishonest behaviours, which `fairjax list` explains, each with a number of "
-        "agents, or a pair (number, strength). The seed draws the agents. The standalone run "
-        "has the same changed data.",
+        "dishonest behaviours, which `fairjax list` explains, each with a number of agents, and a "
+        "strength if not the default. The seed draws the agents, and the standalone run has the "
+        "same changed data; or, in Python, a mapping to numbers, or to pairs (number, strength).",
     )
     record_updates: bool = describe_field(
         False,

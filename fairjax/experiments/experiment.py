@@ -16,7 +16,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fairjax import checks, devices, simulation
-from fairjax.experiments import fields, longer, objects, records, tracking
+from fairjax.experiments import fields, folders, longer, objects, records, tracking
 from fairjax.experiments.loading import load, result_of, run_of
 from fairjax.experiments.playing import WATCHES, Watcher
 from fairjax.experiments.results import Result
@@ -226,7 +226,10 @@ def load_run(out: str | Path, experiment: Experiment | None = None) -> Result:
     if experiment is not None:
         checks.kind("experiment", experiment, Experiment, "`fairjax.Experiment(num_agents=5)`")
     if not (out / records.EXPERIMENT).exists():
-        raise ValueError(f"`out` must be the directory of a run, got {out}, which holds none.")
+        held = "none"
+        if (out / folders.AUDIT).exists():
+            held = f"an audit. Its page is {out / 'report.html'}"
+        raise ValueError(f"`out` must be the directory of a run, got {out}, which holds {held}.")
     record = records.read_experiment(out)
     if "federation" in record["experiment"]:
         raise ValueError(

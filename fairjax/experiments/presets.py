@@ -8,7 +8,7 @@ uploads decay over the run, so that the models settle in the last rounds.
 
     rate    lambda_t = lambda_0 .155^(t/T)
     length  Gamma_t  = Gamma_T + (Gamma_0 - Gamma_T) (1 + cos(pi t/T)) / 2
-            Gamma_0  = 2.5,  Gamma_T = .3 max(1, T/20)^(1/2)
+            Gamma_0  = 2.5,  Gamma_T = min(2.5, .3 max(1, T/20)^(1/2)), with three digits
 
 With steps of a fixed length models keep moving, and an agent whose mask shortens its steps ends
 better. Uploads of settled models no longer share a direction, so long runs end at a greater length.

@@ -39,7 +39,8 @@ def resolve(name: str, text: str) -> Any:
     """
     place, attribute = _parts(text)
     path = Path(place).expanduser().resolve()
-    wrong = f"`{name}` must name an object in a Python file, as mine.py:factory, got {text!r}"
+    example = {"dataset": "loader", "model": "network", "task": "task"}.get(name, "factory")
+    wrong = f"`{name}` must name an object in a Python file, as mine.py:{example}, got {text!r}"
     if not path.is_file():
         raise ValueError(f"{wrong}, but there is no file {path}.")
     try:

@@ -10,7 +10,7 @@ open         o_ij   =  1 if j gives i as much, and agrees with it as well, as ot
 earned       e_ij   =  min(1, p_i / p_j)
 trusted      t_j    =  r_j, or 0 near the floor: r_j <= 1.5 floor
 aggregate    u_N    =  sum_j t_j u_j
-shares       s_ij   ~  o_ij t_j ((1 - beta) e_ij^4.375 + beta e_ij), rows with sum one;
+shares       s_ij   ~  o_ij t_j ((1 - beta) e_ij^4.375 + beta e_ij), s_ii ~ r_i, rows with sum one;
                        those of others times 1 - floor / r_i: at the floor an agent has its own only
 reward       v_i    =  sum_j s_ij u_j
 

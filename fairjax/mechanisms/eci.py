@@ -87,7 +87,7 @@ def eci(
         else:
             key = context.require("key", "eci")
             values = contributions.gtg_shapley(key, *scored, num_permutations=num_permutations)
-        judged = rewards.normalised(jnp.maximum(values, 0))
+        judged = rewards.normalised(jnp.maximum(values, 0), context.present)
         uploads = trees.with_length(updates, length_at(gamma, context, updates))
         aggregate = trees.weighted_sum(first_round_shares(importance, context), uploads)
         importance = rewards.importance(importance, judged, alpha, present=context.present)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc
 
-from fairjax import checks, contributions, trees
+from fairjax import checks, contributions, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, Plan, remembered
 from fairjax.types import Array, PerAgent, Scalar, Stacked
 
@@ -116,9 +116,9 @@ def fair_yet_equal(
     ) -> tuple[Outcome, Exploration]:
         chosen = participants(state, context)
         updates = trees.zero_broken(updates)
-        sizes = jnp.where(chosen, context.shard_sizes, 0)
-        aggregate = trees.weighted_sum(sizes / sizes.sum(), updates)
-        judged = contributions.measure("cosine", updates, sizes)
+        weights = rewards.normalised(jnp.asarray(context.shard_sizes, jnp.float32), chosen)
+        aggregate = trees.weighted_sum(weights, updates)
+        judged = contributions.measure("cosine", updates, weights)
         paid = trees.scaled(chosen.astype(jnp.float32), trees.broadcast(len(judged), aggregate))
         importance = jnp.exp(log_probabilities(state))
         if context.present is not None:

@@ -100,7 +100,10 @@ def _share_of_largest(logs: PerAgent) -> PerAgent:
 
 
 def _marginal_losses(updates: Stacked, present: PerAgent, context: Context) -> PerAgent:
-    """Returns `[N]` how much the held-out loss rises without each agent; 0 for absent ones."""
+    """Returns `[N]` how much the held-out loss rises without each agent; 0 for absent ones.
+
+    A difference that is no more than a rounding error is 0, so equal uploads are judged equally.
+    """
     loss, server = context.require("held_out_loss", "fedfaim"), context.require("server", "fedfaim")
     num_agents = len(present)
 
@@ -113,7 +116,9 @@ def _marginal_losses(updates: Stacked, present: PerAgent, context: Context) -> P
     losses = jax.lax.map(loss_of, coalitions).astype(jnp.float32)
     # A model that diverged is worse than any other, and the agent without whom it does not fails.
     losses = jnp.nan_to_num(losses, nan=DIVERGED, posinf=DIVERGED)
-    return jnp.where(present, losses[1:] - losses[0], 0)
+    rises = losses[1:] - losses[0]
+    rounding = 8 * jnp.finfo(losses.dtype).eps * jnp.abs(losses[0])
+    return jnp.where(present & (jnp.abs(rises) > rounding), rises, 0)
 
 
 def _pay(updates: Stacked, aggregate: Params, fractions: PerAgent) -> Stacked:

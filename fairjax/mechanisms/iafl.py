@@ -18,7 +18,7 @@ from fairjax.mechanisms.alone import (
     performance_of,
 )
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
-from fairjax.types import PerAgent, Scalar, Stacked
+from fairjax.types import Array, PerAgent, Scalar, Stacked
 
 
 @remembered
@@ -72,8 +72,7 @@ def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism
         measured: Any = context.shard_sizes if by_size else jnp.maximum(state, 0)
         fractions = rewards.share_of_largest(context.among_present(measured)) ** (1 - kappa)
         present = context.there
-        # Subtract a little, so that a rounding error cannot raise a whole number.
-        others = jnp.ceil(fractions * (present.sum() - 1) - 1e-5)
+        others = _round_up(fractions * (present.sum() - 1))
         received = _draw_updates(context.require("key", "iafl"), others, present)
         weights = received / received.sum(1, keepdims=True)
         paid = trees.weighted_sum(weights, updates)
@@ -82,6 +81,12 @@ def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism
         return Outcome(aggregate, paid, unjudged(num_agents), importance, fractions), state
 
     return Mechanism(init, update, low_rank=True)
+
+
+def _round_up(values: Array) -> Array:
+    """Returns the next whole numbers; a rounding error does not raise a whole number."""
+    whole = jnp.round(values)
+    return jnp.where(jnp.abs(values - whole) <= 1e-6 * values, whole, jnp.ceil(values))
 
 
 def _draw_updates(key: jax.Array, others: PerAgent, present: PerAgent) -> jax.Array:

@@ -75,7 +75,7 @@ def qffl(*, q: Scalar = 0.1, smoothness: str = "learning_rate") -> Mechanism:
         squares = trees.squared_norms(updates)
         bound = 1 / rate
         if smoothness == "bounded":
-            counted = (squares > 0) & (powers > 0)
+            counted = (squares > 0) & context.there
             bounds = jnp.where(counted, 2 * losses / squares, jnp.nan)
             bound = jnp.fmin(bound, jnp.nanmedian(bounds))
         if jnp.ndim(bound):  # all sums have a factor L_k more; a common one cancels

@@ -1,6 +1,7 @@
 """Reputable sets: agents whose reputation falls too low leave for good.
 
-R    agents with r_i < c / |R| leave, except the most reputable one, so R is never empty
+R    agents with r_i < c / |R| leave, except the most reputable one, so R is never empty; one
+     that a rounding error puts below stays
 """
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from fairjax import rewards
 from fairjax.types import PerAgent, Scalar
 
+ROUNDING = 1e-5  # relative error of the sum of reputations
 LEAST = 1e-6  # of a judged agent's reputation, where agents can be absent: 0 means never judged
 
 
@@ -34,6 +36,6 @@ def drop_low(
     """
     there = reputable if present is None else reputable & present
     after = rewards.normalised(jnp.maximum(after, 0 if present is None else LEAST), there)
-    low = (after < threshold / there.sum()) & (after < after.max())
+    low = (after < (1 - ROUNDING) * threshold / there.sum()) & (after < after.max())
     reputable = reputable & ~(there & low & can_leave)
     return rewards.normalised(after, there & reputable), reputable

@@ -34,7 +34,7 @@ def sparsify(aggregate: Params, fractions: PerAgent, *, live: bool = False) -> S
       live: whether D counts only the entries that are not zero.
 
     Returns:
-      Leaves `[N, ...]`, in the dtypes of the aggregate.
+      Leaves `[N, ...]`, in the dtypes of the aggregate; whole numbers become float32.
 
     Raises:
       ValueError: known fractions lie outside [0, 1], or known entries of the

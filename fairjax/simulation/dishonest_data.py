@@ -41,7 +41,7 @@ def label_noise(rng: np.random.Generator, data: Dataset, strength: float) -> Exa
 
 @register(DATA, strength=1.0, most=ANY)
 def feature_noise(rng: np.random.Generator, data: Dataset, strength: float) -> Examples:
-    """Trains on examples with normal noise, or on random tokens."""
+    """Trains on examples with normal noise or random tokens."""
     x, size = data.x, data.vocabulary_size
     if x.dtype == np.float32:
         with np.errstate(over="ignore"):

@@ -75,13 +75,13 @@ def free_rider_stale(key: Key, own: Params, seen: Seen, strength: float) -> Para
 
 @register(UPLOADS, strength=0.1, most=ANY)
 def free_rider_copy(key: Key, own: Params, seen: Seen, strength: float) -> Params:
-    """Uploads its last reward, plus noise of a relative length."""
+    """Uploads its last reward plus relative noise."""
     return _add_noise(key, seen.reward, strength)
 
 
 @register(UPLOADS, strength=0.1, most=ANY)
 def free_rider_oracle(key: Key, own: Params, seen: Seen, strength: float) -> Params:
-    """Uploads the last aggregate, plus noise of a relative length."""
+    """Uploads the last aggregate plus relative noise."""
     return _add_noise(key, seen.aggregate, strength)
 
 
@@ -105,7 +105,7 @@ def rescale(key: Key, own: Params, seen: Seen, strength: float) -> Params:
 
 @register(UPLOADS, most=ANY)
 def collude(key: Key, own: Params, seen: Seen, strength: float) -> Params:
-    """Uploads the first colluder's update, plus relative noise."""
+    """Uploads the first colluder's update plus relative noise."""
     return _add_noise(key, seen.leader, strength)
 
 
