@@ -28,7 +28,7 @@ import tyro
 from measure import REPEATS, flops_per_image, gemm_peak, print_table, report, times_in_turn
 
 import fairjax as fj
-from fairjax import checks, tasks, trees
+from fairjax import arithmetic, checks, tasks, trees
 from fairjax.contributions import measure
 from fairjax.data import Dataset, Shards
 from fairjax.simulation import training
@@ -177,7 +177,7 @@ def second_round(name: str, shards: Shards, seed: int) -> Round:
     if contribution:
         aggregate = jax.tree.map(jnp.subtract, state.server, first.server)
         lengths = jnp.sqrt(trees.squared_norms(record.uploads))
-        judged = (record.uploads, trees.ratio(state.mechanism, lengths))
+        judged = (record.uploads, arithmetic.ratio(state.mechanism, lengths))
         for part, name in (("cosines", "cosine"), ("contributions", contribution)):
             parts[part] = functools.partial(jax.jit(functools.partial(measure, name)), *judged)
         keep = jax.jit(fj.rewards.sparsify)

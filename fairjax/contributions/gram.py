@@ -95,7 +95,7 @@ def products_of(
         given, of_few = weights.astype(units.dtype), with_gram or with_rest
         if at_one_length:
             present = (lengths > 0).astype(units.dtype)
-            own = trees.ratio(_scale_to_common_unit(given, present, present, of_few), lengths)
+            own = arithmetic.ratio(_scale_to_common_unit(given, present, present, of_few), lengths)
         else:
             own = _scale_to_common_unit(given, units, lengths, of_few)
         aggregate = trees.weighted_sum(own, rows)

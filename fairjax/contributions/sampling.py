@@ -164,9 +164,9 @@ def estimate(
     # An upload of zeros is worth 0. Its estimate goes to the others, so that the sum stays one.
     present = products.squares > 0
     values = jnp.where(present, utility_of_all(products) + known + sampled.mean(0), 0) / num_agents
-    rest = trees.ratio(utility_of_all(products) - values.sum(), present.sum())
+    rest = arithmetic.ratio(utility_of_all(products) - values.sum(), present.sum())
     sampled = jnp.where(present, sampled, 0)
-    sampled -= trees.ratio(sampled.sum(1, keepdims=True), present.sum())
+    sampled -= arithmetic.ratio(sampled.sum(1, keepdims=True), present.sum())
     errors = sampled.std(0, ddof=1) / (np.sqrt(num) * num_agents)
     return Estimate(values + present * rest, present * errors)
 
@@ -201,7 +201,7 @@ def _over_windows(
         share = size / num_agents
         pair_share = share * (size - 1) / (num_agents - 1)
         means = jnp.stack([share * total, share * scale + pair_share * (total - scale)])
-        terms = trees.ratio(jnp.stack([c, q]) - means[:, None, None], scale)
+        terms = arithmetic.ratio(jnp.stack([c, q]) - means[:, None, None], scale)
         state, found = visit(state, Windows(size, cosines, terms), given)
         return (state, first, with_before, c, q, parts), found
 
@@ -216,10 +216,10 @@ def _fit_control(products: Products, orders: Array) -> Array:
     def fit(state: None, windows: Windows, _: None) -> tuple[None, Array]:
         x = windows.terms - windows.terms.mean((1, 2), keepdims=True)
         spread = arithmetic.root(jnp.square(x).mean((1, 2)))
-        x = trees.ratio(x, spread[:, None, None])
+        x = arithmetic.ratio(x, spread[:, None, None])
         both, each = (x[0] * x[1]).mean(), (x * windows.cosines).mean((1, 2))
         slopes = ((1 + RIDGE) * each - both * each[::-1]) / ((1 + RIDGE) ** 2 - both**2)
-        return state, trees.ratio(slopes, spread)
+        return state, arithmetic.ratio(slopes, spread)
 
     _, slopes = _over_windows(products, orders, fit, None)
     return slopes.at[0].set(0)  # pairs are exact
@@ -254,7 +254,7 @@ def _contrast_control(products: Products, slopes: Array) -> PerAgent:
     squares = d - (scale - d) / others + 2 * (size - 1) / others * (g - d)
     squares = squares - 2 * (size - 1) / (others * (others - 1)) * among_others
     found = slopes[:, 0].sum() * inner + (slopes[:, 1:] * squares).sum(0)
-    return trees.ratio(found, scale)
+    return arithmetic.ratio(found, scale)
 
 
 def _contrast_few(products: Products) -> PerAgent:

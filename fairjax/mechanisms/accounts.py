@@ -122,8 +122,8 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
             gates_met=_mix(held.gates_met, 1.0, GATE_MEMORY, met),
         )
         # Pairs that meet seldom count by the rounds in which they met.
-        account = trees.ratio(held.given, held.given_met)
-        gate = trees.ratio(held.gates, held.gates_met)
+        account = arithmetic.ratio(held.given, held.given_met)
+        gate = arithmetic.ratio(held.gates, held.gates_met)
         floor = rewards.least_importance(len(lengths))
         earned = rewards.normalised(_principal(account) ** STEEPNESS, context.present)
         after = rewards.normalised(jnp.maximum(earned, floor), context.present)
@@ -132,16 +132,16 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
         given = shares_of_present(importance, context)
         trusted = jnp.where(given > 1.5 * floor, given, 0)
         # Who stands at the floor has earned nothing, and is paid its own upload only.
-        above = jnp.maximum(1 - trees.ratio(floor, given), 0)
+        above = jnp.maximum(1 - arithmetic.ratio(floor, given), 0)
         shares = _count_open(account, gate) * trusted * above[:, None]
         shares = jnp.where(jnp.eye(len(given), dtype=bool), given, shares)
         shares = shares * _reciprocity(given, beta)
-        shares = trees.ratio(shares, shares.sum(1, keepdims=True))
+        shares = arithmetic.ratio(shares, shares.sum(1, keepdims=True))
         aggregate = trees.weighted_sum(trusted, uploads)
         paid = trees.weighted_sum(shares, uploads)
         fractions = rewards.share_of_largest(given)
         judged = _off_diagonal(products).sum(1)
-        judged = trees.ratio(judged, jnp.abs(judged).sum())
+        judged = arithmetic.ratio(judged, jnp.abs(judged).sum())
         outcome = Outcome(aggregate, paid, judged, importance, fractions)
         held = held._replace(importance=importance, aggregate=lowrank.dense(aggregate))
         return outcome, held
@@ -155,8 +155,8 @@ def _filter_copies(updates: Stacked, aggregate: Params) -> tuple[Stacked, PerAge
 
     def compare(rows: Stacked, units: PerAgent, norms: PerAgent) -> tuple[PerAgent, Array, Array]:
         inner = trees.inner_products(rows, direction)
-        cosines = trees.ratio(trees.ratio(trees.gram(rows), norms[:, None]), norms)
-        return units * norms, cosines, trees.ratio(inner, norms)
+        cosines = arithmetic.ratio(arithmetic.ratio(trees.gram(rows), norms[:, None]), norms)
+        return units * norms, cosines, arithmetic.ratio(inner, norms)
 
     lengths, cosines, copied = trees.in_safe_units(compare, updates)
     lengths = jnp.minimum(lengths, jnp.finfo(lengths.dtype).max / 4)
@@ -170,7 +170,7 @@ def _observe(held: Accounts, lengths: PerAgent, cosines: Array, met: Array) -> A
     """Returns accounts with this round's cosines in `agreement` and `weight`."""
     median = median_length(lengths)
     unit = jnp.where(held.unit > 0, held.unit, median)
-    square = jnp.minimum(trees.ratio(median, unit), FARTHEST) ** 2
+    square = jnp.minimum(arithmetic.ratio(median, unit), FARTHEST) ** 2
     return held._replace(
         unit=unit,
         agreement=jnp.where(met, MEMORY * held.agreement + square * cosines, held.agreement),
@@ -180,19 +180,19 @@ def _observe(held: Accounts, lengths: PerAgent, cosines: Array, met: Array) -> A
 
 def _verified_products(held: Accounts, lengths: PerAgent, cosines: Array) -> Array:
     """Returns `[N, N]` inner products of verified uploads, in the first round's unit."""
-    agreement = _off_diagonal(jnp.maximum(trees.ratio(held.agreement, held.weight), 0))
+    agreement = _off_diagonal(jnp.maximum(arithmetic.ratio(held.agreement, held.weight), 0))
 
     def step(_: int, quality: PerAgent) -> PerAgent:
         squares = quality**2
-        found = trees.ratio(arithmetic.dot(agreement, quality), squares.sum() - squares)
+        found = arithmetic.ratio(arithmetic.dot(agreement, quality), squares.sum() - squares)
         return jnp.clip(quality / 2 + found / 2, 0, 0.99)
 
     quality = jax.lax.fori_loop(0, STEPS, step, jnp.full(len(lengths), 0.5))
     ratios = quality**2 / (1 - quality**2)
     middle = median_length(jnp.where(ratios > 1e-6, ratios, 0))
-    supported = jnp.sqrt(trees.ratio(ratios, middle))
+    supported = jnp.sqrt(arithmetic.ratio(ratios, middle))
     longest = VERIFIED * median_length(lengths) * supported
-    verified = jnp.minimum(trees.ratio(jnp.minimum(lengths, longest), held.unit), FARTHEST)
+    verified = jnp.minimum(arithmetic.ratio(jnp.minimum(lengths, longest), held.unit), FARTHEST)
     return cosines * verified * verified[:, None]
 
 
@@ -200,12 +200,12 @@ def _principal(given: Array) -> PerAgent:
     """Returns `[N]` with sum one: who gives much to those who give much."""
     taken = _off_diagonal(jnp.maximum(given, 0))
     rows = taken.sum(1)
-    taken = taken * jnp.minimum(1, trees.ratio(LONGEST * median_length(rows), rows))[:, None]
+    taken = taken * jnp.minimum(1, arithmetic.ratio(LONGEST * median_length(rows), rows))[:, None]
 
     def step(_: int, standing: PerAgent) -> PerAgent:
         found = arithmetic.dot(standing, taken)
         return jnp.where(
-            found.sum() > 0, standing / 2 + trees.ratio(found, found.sum()) / 2, standing
+            found.sum() > 0, standing / 2 + arithmetic.ratio(found, found.sum()) / 2, standing
         )
 
     return jax.lax.fori_loop(0, STEPS, step, jnp.full(len(given), 1 / len(given)))
@@ -213,14 +213,14 @@ def _principal(given: Array) -> PerAgent:
 
 def _reciprocity(given: PerAgent, beta: Scalar) -> Array:
     """Returns `[N, N]` the part of what agent j gives that agent i has earned."""
-    earned = jnp.minimum(1, trees.ratio(given[:, None], given)) ** (1 / STEEPNESS)
+    earned = jnp.minimum(1, arithmetic.ratio(given[:, None], given)) ** (1 / STEEPNESS)
     return (1 - beta) * earned**STRICT + beta * earned
 
 
 def _count_open(account: Array, gate: Array) -> Array:
     """Returns `[N, N]` how far agent i lets the upload of agent j in."""
     account, gate = (
-        trees.ratio(values, _off_diagonal(jnp.maximum(values, 0)).max(1, keepdims=True))
+        arithmetic.ratio(values, _off_diagonal(jnp.maximum(values, 0)).max(1, keepdims=True))
         for values in (account, gate)
     )
     return jnp.clip(account, 0, 1) ** 2 * jnp.clip(gate / GATE, 0, 1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fairjax import checks, contributions, rewards, trees
+from fairjax import arithmetic, checks, contributions, rewards, trees
 from fairjax.mechanisms.base import (
     Context,
     Mechanism,
@@ -123,6 +123,6 @@ def _aggregate(updates: Stacked, weights: PerAgent, gamma: Scalar) -> Params:
     """Returns the weighted sum of the updates rescaled to length gamma."""
 
     def aggregate(rows: Stacked, units: PerAgent, norms: PerAgent) -> Params:
-        return trees.weighted_sum(gamma * trees.ratio(weights, norms), rows)
+        return trees.weighted_sum(gamma * arithmetic.ratio(weights, norms), rows)
 
     return trees.in_safe_units(aggregate, updates)

@@ -13,7 +13,7 @@ reward               the (r_i / max_j r_j) D entries of u_G where |u_ik| |u_Gk| 
 import jax
 import jax.numpy as jnp
 
-from fairjax import checks, rewards, trees
+from fairjax import arithmetic, checks, rewards, trees
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered
 from fairjax.types import Array, Params, PerAgent, Scalar, Stacked
 
@@ -71,7 +71,7 @@ def fedfaim(*, threshold: Scalar = 0.01, temperature: Scalar = 0.1) -> Mechanism
         marginal = _marginal_losses(updates, present, context)
         passed = present & (marginal >= -threshold)
         weights = jnp.where(passed, jnp.exp(temperature * (marginal - marginal.max())), 0)
-        weights = trees.ratio(weights, weights.sum())
+        weights = arithmetic.ratio(weights, weights.sum())
         aggregate = trees.weighted_sum(weights, updates)
         # a_i |u_i| cos(u_i, u_G) = a_i <u_i, u_G> / |u_G|
         agreed = trees.inner_products(updates, trees.unit(aggregate))
@@ -80,9 +80,9 @@ def fedfaim(*, threshold: Scalar = 0.01, temperature: Scalar = 0.1) -> Mechanism
         earned = jnp.maximum(total, 0)
         passes, fails = passes + passed, fails + (present & ~passed)
         known = PASS * passes + FAIL * fails
-        trust = trees.ratio(PASS * passes - FAIL * fails, known)
+        trust = arithmetic.ratio(PASS * passes - FAIL * fails, known)
         # In logs, since the reputations of agents that failed often vanish.
-        logs = -jnp.exp(-STEEPNESS * trust) + jnp.log(trees.ratio(earned, earned.max()))
+        logs = -jnp.exp(-STEEPNESS * trust) + jnp.log(arithmetic.ratio(earned, earned.max()))
         fractions = _share_of_largest(jnp.where(present, logs, -jnp.inf))
         paid = _pay(updates, aggregate, fractions)
         importance = rewards.normalised(_share_of_largest(logs))
@@ -108,7 +108,7 @@ def _marginal_losses(updates: Stacked, present: PerAgent, context: Context) -> P
     num_agents = len(present)
 
     def loss_of(among: PerAgent) -> Scalar:
-        mean = trees.weighted_sum(trees.ratio(among, jnp.maximum(among.sum(), 1)), updates)
+        mean = trees.weighted_sum(arithmetic.ratio(among, jnp.maximum(among.sum(), 1)), updates)
         return loss(jax.tree.map(jnp.add, server, mean))
 
     there = present.astype(jnp.float32)
@@ -138,4 +138,4 @@ def _scale(tree: Params) -> Params:
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
     magnitudes = [jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(wide)]
     largest = jnp.stack(magnitudes).max()
-    return jax.tree.map(lambda leaf: trees.ratio(leaf, largest), wide)
+    return jax.tree.map(lambda leaf: arithmetic.ratio(leaf, largest), wide)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fairjax import checks, rewards, trees
+from fairjax import arithmetic, checks, rewards, trees
 from fairjax.mechanisms.alone import Measure, Performance, check_performance, performance_of
 from fairjax.mechanisms.base import Context, Mechanism, Outcome, remembered, unjudged
 from fairjax.types import Array, PerAgent, Scalar, Stacked
@@ -98,7 +98,7 @@ def fedsac(*, b: Scalar = 1.0, every: int = 10, performance: Performance = "held
 
             rises = lax.map(loss_without, jnp.arange(units.num)) - loss(model)
             rises = jnp.where(jnp.isfinite(rises), jnp.maximum(rises, 0), 0)
-            return (TOTAL * trees.ratio(rises, rises.sum())).astype(importance.dtype)
+            return (TOTAL * arithmetic.ratio(rises, rises.sum())).astype(importance.dtype)
 
         importance = lax.cond(context.round % every == 0, measure_units, lambda: importance)
         best = jnp.where(present, alone, -jnp.inf).max()

@@ -117,7 +117,7 @@ def proportional(
         )
         importance = rewards.importance(importance, judged, alpha, present=context.present)
         given = shares_of_present(importance, context)
-        shares = given * jnp.minimum(1, trees.ratio(given[:, None], given)) ** (1 / beta)
+        shares = given * jnp.minimum(1, arithmetic.ratio(given[:, None], given)) ** (1 / beta)
         shares = shares[_choose_share_rows(given, shares, uploads)]
         aggregate = trees.weighted_sum(given, uploads)
         paid = trees.weighted_sum(shares, uploads)
@@ -147,7 +147,7 @@ def _choose_share_rows(importance: PerAgent, shares: Array, uploads: Stacked) ->
     squares = (arithmetic.dot(shares, gram) * shares).sum(1)
     total = arithmetic.dot(arithmetic.dot(importance, gram), importance)
     lengths = jnp.sqrt(jnp.maximum(squares * total, 0))
-    cosines = trees.ratio(inner, lengths)
+    cosines = arithmetic.ratio(inner, lengths)
     distances = squares - 2 * inner
     as_good = (cosines[:, None] >= cosines - 1e-6) & (
         distances[:, None] <= distances + 1e-6 * total

@@ -14,7 +14,7 @@ than F_k, so 2 F_k / |dw_k|^2 is an upper bound. Adam's steps break it by far.
 
 import jax.numpy as jnp
 
-from fairjax import checks, trees
+from fairjax import arithmetic, checks, trees
 from fairjax.mechanisms.base import (
     Context,
     Mechanism,
@@ -80,11 +80,11 @@ def qffl(*, q: Scalar = 0.1, smoothness: str = "learning_rate") -> Mechanism:
             bound = jnp.fmin(bound, jnp.nanmedian(bounds))
         if jnp.ndim(bound):  # all sums have a factor L_k more; a common one cancels
             known = jnp.where(jnp.isfinite(bound), bound, 0)  # at a rate of 0 nobody moves
-            powers = powers * trees.ratio(known, known.max())
+            powers = powers * arithmetic.ratio(known, known.max())
         # A huge update has an infinite square, and 0 times infinity is NaN.
         squares = jnp.where(jnp.isfinite(squares), bound * squares, jnp.inf)
         longer = jnp.where(q * powers > 0, q * powers / losses * squares, 0)
-        weights = trees.ratio(powers, (longer + powers).sum())
+        weights = arithmetic.ratio(powers, (longer + powers).sum())
         aggregate = trees.weighted_sum(weights, updates)
         return pay_everybody(aggregate, num_agents), state
 
