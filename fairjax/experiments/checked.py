@@ -104,6 +104,11 @@ class Checked(Description):
         split = f"split {self.split}" if self.shards is None else self.label("split")
         return f"{self.label('dataset')}, {split}"
 
+    @property
+    def is_standalone(self) -> bool:
+        """Whether agents train alone. `standalone` as an object is stored as its name, too."""
+        return self.mechanism == standalone.__name__
+
     def make_server_optimizer(self) -> Any:
         """Returns the optax optimizer of the server, or None."""
         name = self.server_optimizer

@@ -104,7 +104,7 @@ def _name_runs(experiment: Experiment, names: Any) -> dict[str, Experiment]:
                 f"the names {', '.join(runs)}. Give a mapping from names of yours to them."
             )
     for name, run in runs.items():
-        alone = (name == "standalone", run.mechanism == "standalone")  # its folder has this name
+        alone = (name == "standalone", run.is_standalone)  # its folder has this name
         if not isinstance(name, str) or not NAME.fullmatch(name) or len(set(alone)) > 1:
             raise ValueError(
                 "`mechanisms` must have names of up to 100 letters, digits and spaces, where "

@@ -105,7 +105,7 @@ class Experiment(Setup):
     def _check_alone(self, given: Any) -> None:
         """Raises unless an experiment is this one without sharing; evaluations do not count."""
         wanted, found = self.alone(), given.alone()
-        if given.mechanism != "standalone" or found.resolved() != wanted.resolved():
+        if not given.is_standalone or found.resolved() != wanted.resolved():
             raise ValueError(
                 f"`standalone` must be the result of {wanted!r}, got that of {given!r}."
             )
@@ -130,7 +130,7 @@ class Experiment(Setup):
             except DamagedError as damage:
                 message = f"{damage} The run goes on from its last checkpoint."
                 warnings.warn(message, stacklevel=2)
-        if self.mechanism != "standalone":
+        if not self.is_standalone:
             self.warn_of_decay()
         with folder.locked():
             return self._go_on(folder, record, mesh, watch, tools, standalone, within)
@@ -183,7 +183,7 @@ class Experiment(Setup):
         if self.trains_adapters:  # a mechanism may refuse them; say so before agents train alone
             simulation.follows_length(federation, shards, test)
         alone = None if standalone is None else standalone.accuracies
-        if self.mechanism != "standalone" and alone is None:
+        if not self.is_standalone and alone is None:
             shared = None if self.record_updates else federation
             below = folder.below("standalone")
             # Keep nothing else of the run: its state would be N D numbers.

@@ -112,7 +112,7 @@ def _standalone_accuracies(out: Path, experiment: Setup, history: History) -> np
 
     The standalone run is in a subfolder of a run, or next to the runs of a comparison.
     """
-    if experiment.mechanism == "standalone":
+    if experiment.is_standalone:
         return history.accuracies[-1]
     for folder in (out / "standalone", out.parent / "standalone"):
         with contextlib.suppress(ValueError):

@@ -223,7 +223,7 @@ class Setup(Resolved):
             server_optimizer=full.make_server_optimizer(),
             participation=full.participation,
             agents_at_once=agents_at_once or full.agents_at_once,
-            behaviours=() if full.mechanism == "standalone" else dishonest,
+            behaviours=() if full.is_standalone else dishonest,
             mesh=mesh,
         )
 

@@ -175,7 +175,7 @@ def sweep(
     experiments = [
         dataclasses.replace(one, **more).resolved() for one in on for more in combinations
     ]
-    if standalone is None and experiment.mechanism != "standalone":
+    if standalone is None and not experiment.is_standalone:
         standalone = sweep(
             experiment.alone(),
             seeds=data_axes["seed"],
@@ -184,7 +184,7 @@ def sweep(
             points_at_once=points_at_once,
             watch=watch,
         )
-    if experiment.mechanism != "standalone":
+    if not experiment.is_standalone:
         experiment.warn_of_decay()
     alone = None if standalone is None else accuracies_alone(experiments, standalone)
     shards, test = load_shards(on)

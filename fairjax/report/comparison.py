@@ -44,7 +44,7 @@ def common_experiment(results: Mapping[str, Result]) -> Experiment:
     """Returns the experiment that all share, with the coefficients that any mechanism takes."""
     runs = [result.experiment for result in results.values()]
     # The standalone run is evaluated only at the end, so take the fields of another run.
-    sharing = [run for run in runs if run.mechanism != "standalone"] or runs
+    sharing = [run for run in runs if not run.is_standalone] or runs
     coefficients = {
         name: next((value for run in runs if (value := getattr(run, name)) is not None), None)
         for name in COEFFICIENTS

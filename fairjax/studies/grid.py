@@ -100,7 +100,7 @@ def _make_cell(setting: Setting, mechanism: str, splits: tuple[str, ...], quick:
 def _run(experiment: Experiment, splits: tuple[str, ...]) -> Rows:
     alone = sweep_alone(experiment.alone(), SEEDS, splits)
     result = alone
-    if experiment.mechanism != "standalone":
+    if not experiment.is_standalone:
         result = sweep(experiment, seeds=SEEDS, split=splits, standalone=alone)
     where = {
         "dataset": experiment.dataset,

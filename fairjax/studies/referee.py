@@ -97,7 +97,7 @@ def _make_cell(setting: Setting, name: str) -> Cell:
 def _run(setting: Setting, splits: tuple[str, ...], name: str, experiment: Experiment) -> Rows:
     seeds = tuple(setting.seeds)
     alone = None
-    if experiment.mechanism != "standalone":
+    if not experiment.is_standalone:
         alone = sweep_alone(experiment.alone(), seeds, splits)
     rows, found, start = [], [], time.monotonic()
     for one, some in _split_by_protocol(experiment, splits):
