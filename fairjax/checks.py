@@ -108,11 +108,17 @@ def rates(name: str, value: Any) -> None:
 
 def lengths(name: str, values: Any, num_rounds: int) -> None:
     """Raises unless `values` are one length per round, not negative and not all zero."""
-    rule = f"a length for each of {num_rounds} rounds, not negative and not all zero"
+    amounts(name, values, num_rounds, f"a length for each of {num_rounds} rounds")
+
+
+def amounts(name: str, values: Any, num: int, what: str) -> np.ndarray:
+    """Returns `[num]` finite numbers, not negative and not all zero, or raises; they are `what`."""
+    rule = f"{what}, not negative and not all zero"
     array = numbers(name, values, rule, num_axes=1)
-    if len(array) != num_rounds or not np.isfinite(array).all() or not array.any():
+    if len(array) != num or not np.isfinite(array).all() or not array.any():
         raise ValueError(f"`{name}` must hold {rule}, got {shown(values)}.")
     not_negative(name, array)
+    return array
 
 
 def finite(name: str, value: Any) -> None:

@@ -65,14 +65,11 @@ def class_weighted(train: Dataset, weights: Sequence[float] | None = None) -> Ta
       [0.462 1.386] balanced_accuracy
     """
     _check_classes("class_weighted", train)
+    num_classes: Any = train.num_classes
     if weights is None:
-        sizes = np.bincount(np.asarray(train.y), minlength=train.num_classes or 0)
+        sizes = np.bincount(np.asarray(train.y), minlength=num_classes)
         weights = (len(train) / (len(sizes) * np.maximum(sizes, 1))).tolist()
-    rule = f"weights of the {train.num_classes} classes, not negative and not all zero"
-    array = checks.numbers("weights", weights, rule, num_axes=1)
-    if len(array) != train.num_classes or not np.isfinite(array).all() or not array.any():
-        raise ValueError(f"`weights` must hold {rule}, got {checks.shown(weights)}.")
-    checks.not_negative("weights", array)
+    array = checks.amounts("weights", weights, num_classes, f"weights of the {num_classes} classes")
     with np.errstate(over="ignore"):
         of_class = array.astype(np.float32)
     checks.finite("weights", of_class)
