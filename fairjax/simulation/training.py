@@ -100,10 +100,13 @@ class LocalTraining(ByContents):
         If it trains adapters, these are its factors, see `fairjax.simulation.adapting`.
         """
         params, optimizer_state, statistics = own
-        first, started, learned = params, params, None
+        slopes, learned = functools.partial(self.slopes, params), None
         if self.ranked:
-            params, learned = self.ranked.begin(key, first, shard.agent, factors, frozen)
-            started = self.ranked.whole(first, params, shard.agent)
+            held = params
+            params, learned = self.ranked.begin(key, held, shard.agent, factors, frozen)
+            started = self.ranked.whole(held, params, shard.agent)
+            loss = functools.partial(self.adapted_loss, held, started, shard.agent)
+            slopes = jax.grad(loss, has_aux=True)
         if self.ranked or self.reset_optimizers:
             optimizer_state = with_own_keys(self.optimizer_at(0, 0).init(params), key)
         width = min(self.largest_batch, len(shard.rows))  # of arrays
@@ -129,17 +132,7 @@ class LocalTraining(ByContents):
                     taken = taken[places % jnp.maximum(present.sum(), 1)]
                 x, y = examples(shard.data, taken)
                 step_key = jax.random.fold_in(epoch_key, batch)
-                loss = functools.partial(self.adapted_loss, first, started, shard.agent)
-                gradient, statistics = jax.grad(loss if self.ranked else self.loss, has_aux=True)(
-                    params, x, y, present, step_key, statistics
-                )
-                if self.proximal and not self.ranked:
-                    gradient = jax.tree.map(
-                        lambda slope, now, before: slope + self.proximal * (now - before),
-                        gradient,
-                        params,
-                        first,
-                    )
+                gradient, statistics = slopes(params, x, y, present, step_key, statistics)
                 # Some optimizers look at all slopes together, others change what has none.
                 changes, state = optimizer.update(only(learned, gradient), state, params)
                 changes = only(learned, changes)
@@ -156,6 +149,21 @@ class LocalTraining(ByContents):
             return own
         nothing = self.ranked.draw(jax.random.key(0), own.params)
         return own._replace(params=nothing)
+
+    def slopes(self, first: Params, params: Params, *batch: Any) -> tuple[Params, Any]:
+        """Returns the gradient of `loss`, with FedProx's term, and the next statistics.
+
+        The term pulls towards `first`, the parameters at the round's start.
+        """
+        gradient, statistics = jax.grad(self.loss, has_aux=True)(params, *batch)
+        if self.proximal:
+            gradient = jax.tree.map(
+                lambda slope, now, before: slope + self.proximal * (now - before),
+                gradient,
+                params,
+                first,
+            )
+        return gradient, statistics
 
     def adapted_loss(
         self, held: Params, started: Params, agent: Scalar, variables: Params, *batch: Any
