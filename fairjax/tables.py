@@ -67,10 +67,9 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """Returns the table as Markdown."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.cells()]
-        first, rule, *rest = lines
-        texts = [f"| {' | '.join(first)} |", f"|{'|'.join(rule)}|"]
-        return "\n".join(texts + [f"| {' | '.join(row)} |" for row in rest])
+        first, *rest = (f"| {' | '.join(row)} |" for row in (self.columns, *self.cells()))
+        rule = f"|{'|'.join(['---'] * len(self.columns))}|"
+        return "\n".join([first, rule, *rest])
 
     def latex(self) -> str:
         r"""Returns the table as a LaTeX tabular, which needs `\usepackage{booktabs}`.
