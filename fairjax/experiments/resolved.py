@@ -32,12 +32,8 @@ class Resolved(Checked):
     @property
     def num_decays(self) -> int:
         """How often the learning rate decays in the whole run."""
-        most = max(
-            np.ravel(
-                _fill_open(self.local_epochs, run_lengths(self.model)["local_epochs"])
-            ).tolist()
-        )
-        return self.rounds * (most if self.decay_per == "epoch" else 1)
+        epochs = _fill_open(self.local_epochs, run_lengths(self.model)["local_epochs"])
+        return self.rounds * (int(np.max(epochs)) if self.decay_per == "epoch" else 1)
 
     def resolved(self) -> Self:
         """Returns the experiment with the values that its preset chooses for open fields.
