@@ -45,7 +45,7 @@ def write_run(result: Result, out: Path) -> Path:
     experiment = result.experiment
     sections = (
         _show_outcome(result),
-        _show_data(result, out),
+        Section("held", "Who held which data", draw_data(result, out)),
         _show_contributions(result, out),
         _show_rewards(result, out),
         _show_fairness(result, out),
@@ -94,10 +94,6 @@ def _show_outcome(result: Result) -> Section:
         texts = shown.text(final[place]), f"alone {shown.text(alone[place])}"
         entries[f"{end} final {shown.unit}"] = texts
     return Section("outcome", "Outcome", [page.facts(entries)])
-
-
-def _show_data(result: Result, out: Path) -> Section:
-    return Section("held", "Who held which data", draw_data(result, out))
 
 
 def _show_contributions(result: Result, out: Path) -> Section:
