@@ -81,7 +81,7 @@ def _measure_quality(experiment: Experiment, shards: Shards, key: Key) -> tuple[
         after, _ = federation.step(state, shards)
         rewards = jax.tree.map(jnp.subtract, after.agents, state.agents)
         aggregate = jax.tree.map(jnp.subtract, after.server, state.server)
-        length = jnp.sqrt(trees.squared_norms(trees.broadcast(1, aggregate)))
+        length = jnp.sqrt(trees.squared_norm(aggregate))
         missing = jax.tree.map(lambda whole, paid: whole[None] - paid, aggregate, rewards)
         lengths = jnp.sqrt(trees.squared_norms(rewards))
         cosines = trees.inner_products(rewards, aggregate) / (lengths * length)
