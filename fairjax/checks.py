@@ -42,32 +42,28 @@ def above(name: str, value: Any, bound: float, *, vanishing: bool = False) -> No
       bound: the bound that it must exceed.
       vanishing: whether it may be so small that float32 treats it as 0.
     """
-    if is_known(value):
-        _number(name, value, lambda x: x > bound, f"above {bound}")
-        if not bound and not vanishing and float(value) < LEAST:
-            raise ValueError(
-                f"`{name}` must be at least {LEAST}, since float32 treats less as 0, "
-                f"got {name}={value!r}."
-            )
+    _number(name, value, lambda x: x > bound, f"above {bound}")
+    if is_known(value) and not bound and not vanishing and float(value) < LEAST:
+        raise ValueError(
+            f"`{name}` must be at least {LEAST}, since float32 treats less as 0, "
+            f"got {name}={value!r}."
+        )
 
 
 def share(name: str, value: Any) -> None:
     """Raises unless `value` is a number in (0, 1] that float32 can hold, or is traced."""
-    if is_known(value):
-        _number(name, value, lambda x: 0 < x <= 1, "in (0, 1]")
-        above(name, value, 0)
+    _number(name, value, lambda x: 0 < x <= 1, "in (0, 1]")
+    above(name, value, 0)
 
 
 def between(name: str, value: Any, low: float, high: float) -> None:
     """Raises unless `value` is a number in [low, high], or is traced."""
-    if is_known(value):
-        _number(name, value, lambda x: low <= x <= high, f"in [{low}, {high}]")
+    _number(name, value, lambda x: low <= x <= high, f"in [{low}, {high}]")
 
 
 def at_least(name: str, value: Any, bound: float) -> None:
     """Raises unless `value` is a number not below `bound` that float32 holds, or is traced."""
-    if is_known(value):
-        _number(name, value, lambda x: x >= bound, f"at least {bound}")
+    _number(name, value, lambda x: x >= bound, f"at least {bound}")
 
 
 def count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
@@ -209,6 +205,9 @@ def kind(name: str, value: Any, wanted: type, made_by: str) -> None:
 
 
 def _number(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
+    """Raises unless `value` is a number for which `holds` is true, or is traced."""
+    if not is_known(value):
+        return
     # Do not pass lists to numpy, which raises its own error for ragged ones.
     known = np.isscalar(value) or hasattr(value, "dtype")
     known = known and not isinstance(value, np.ma.MaskedArray)
