@@ -45,17 +45,7 @@ class Checked(Description):
             if references.is_reference(value):
                 object.__setattr__(self, name, references.resolve(name, value))
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in EACH:
-                own = self.num_agents if self.shards is None else self.shards.num_agents
-                value = fields.of_agents(field.name, value, own)
-            if field.name == "ranks" and checks.is_listing(value):
-                value = list(value)
-            if field.name == "params" and value is not None:  # a tree, whose dicts count
-                value = objects.Contents(value)
-            value = fields.plain(value)
-            if field.name in FLOATS:
-                value = _as_float(value)
+            value = self._as_stored(field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
             check = field.metadata.get("check")
             if check is not None and not (value is None and field.default is None):
@@ -78,6 +68,22 @@ class Checked(Description):
         mechanism = self.make_mechanism()
         check_server_optimizer(self.make_server_optimizer(), mechanism)
         listed(dict(self.behaviours), self.num_agents)
+
+    def _as_stored(self, name: str, value: Any) -> Any:
+        """Returns the value of a field as Python numbers, texts and tuples, which have a hash."""
+        if name in EACH:
+            value = fields.of_agents(name, value, self._num_agents)
+        if name == "ranks" and checks.is_listing(value):
+            value = list(value)
+        if name == "params" and value is not None:  # a tree, whose dicts count
+            value = objects.Contents(value)
+        value = fields.plain(value)
+        return _as_float(value) if name in FLOATS else value
+
+    @property
+    def _num_agents(self) -> int:
+        """The number of agents, also before `shards` have replaced the field."""
+        return self.num_agents if self.shards is None else self.shards.num_agents
 
     def __repr__(self) -> str:
         """Returns the fields that differ from their defaults."""
@@ -135,8 +141,7 @@ class Checked(Description):
         """Raises unless ranks are one number for each agent; the largest is the default rank."""
         if self.ranks is None:
             return
-        num_agents = self.num_agents if self.shards is None else self.shards.num_agents
-        ranks = self.ranks
+        num_agents, ranks = self._num_agents, self.ranks
         if not isinstance(ranks, tuple) or len(ranks) != num_agents:
             raise ValueError(
                 f"`ranks` must be one number for each of the {num_agents} agents, "
