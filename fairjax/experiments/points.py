@@ -7,7 +7,7 @@ sets and over coefficients; points with the same data also share its shuffles.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,19 +67,9 @@ def play_points(
     """
     together = tuple(one.resolved() for one in together)
     resolved, name = on[0].resolved(), on[0].label("mechanism")
-    traced = ("learning_rate",) if together else TRACED
-    given = {field: getattr(resolved, field) for field in traced}
-    # A schedule is part of the program and cannot be traced.
-    given = {field: value for field, value in given.items() if isinstance(value, int | float)}
+    given = _list_numbers(resolved, ("learning_rate",) if together else TRACED)
     coefficients = [{**given, **one} for one in combinations]
-    # Replace traced values by constants, so that sweeps with other values reuse the program.
-    common = dataclasses.replace(
-        together[0] if together else resolved,
-        seed=0,
-        # First parameters are an argument of the program; a frozen network is a part of it.
-        params=None if resolved.lora_rank is None else resolved.params,
-        **{name: 0.5 for name in coefficients[0] if name not in MANIPULATION},
-    )
+    common = _without_values(together[0] if together else resolved, coefficients[0])
     first = trees.row(shards)
     federation = common.federation(first)
     federation.training.task.check_test("test", test)
@@ -119,6 +109,25 @@ def play_points(
     history = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return jax.tree.map(
         lambda leaf: leaf[: len(on), : len(coefficients)].reshape(-1, *leaf.shape[2:]), history
+    )
+
+
+def _list_numbers(experiment: Experiment, names: Iterable[str]) -> dict[str, float]:
+    """Returns fields that can be traced; a schedule cannot, since it is part of the program."""
+    given = {name: getattr(experiment, name) for name in names}
+    return {name: value for name, value in given.items() if isinstance(value, int | float)}
+
+
+def _without_values(experiment: Experiment, traced: Iterable[str]) -> Experiment:
+    """Returns an experiment with constants for traced fields, so that others reuse its program.
+
+    First parameters are an argument of the program, too; a frozen network is a part of it.
+    """
+    return dataclasses.replace(
+        experiment,
+        seed=0,
+        params=None if experiment.lora_rank is None else experiment.params,
+        **{name: 0.5 for name in traced if name not in MANIPULATION},
     )
 
 
