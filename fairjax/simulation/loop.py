@@ -33,6 +33,7 @@ from fairjax.simulation.progress import (
     Progress,
     check_paid,
     no_rows,
+    one_row,
     warn_of_honest,
 )
 from fairjax.simulation.states import MOST_ROUNDS, State
@@ -227,22 +228,12 @@ def play(
 
         trained = lax.cond(due(number - 1), evaluate_trained, lambda: unknown)
         paid = lax.cond(due(number), evaluate_paid, lambda: not_measured)
-        row = History(
-            accuracies=paid[task.main][:-1],
-            trained_accuracies=trained,
-            server_accuracies=paid[task.main][-1],
-            contributions=record.contributions,
-            importance=record.importance,
-            fractions=record.fractions,
-            participants=record.participants,
-            excluded=record.excluded,
-            metrics={name: values[:-1] for name, values in paid.items()},
-            servers=state.server if record_updates else None,
-            updates=lowrank.dense(record.uploads) if record_updates else None,
-            uploaded=record.uploaded,
-            received=record.received,
-            network=None if adapters is None else jnp.asarray(adapters.network, jnp.int32),
-        )
+        kept: dict[str, Any] = {}
+        if record_updates:
+            kept = {"servers": state.server, "updates": lowrank.dense(record.uploads)}
+        if adapters is not None:
+            kept["network"] = jnp.asarray(adapters.network, jnp.int32)
+        row = one_row(record, trained, paid, task.main)._replace(**kept)
         row = jax.tree.map(lambda values, like: values.astype(like.dtype), row, empty)
         counts = number < num_rounds
         events = trees.where(counts, events.after(record, state.round, honest), events)

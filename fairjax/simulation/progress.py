@@ -4,7 +4,7 @@ record_t -> row t of the History          record_t -> Events, carried from round
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -152,6 +152,30 @@ def no_rows(
         uploaded=numbers.astype(np.int32) if adapted else None,
         received=numbers.astype(np.int32) if adapted else None,
         network=np.zeros(0, np.int32) if adapted else None,
+    )
+
+
+def one_row(record: Record, trained: PerAgent, paid: Mapping[str, PerAgent], main: str) -> History:
+    """Returns the row of a round, without what is recorded on request.
+
+    Args:
+      record: what the round decided.
+      trained: `[N]` values of the main metric after the local epochs.
+      paid: `[N + 1]` metrics by name of the models that agents were paid, and of the server's.
+      main: the name of the main metric.
+    """
+    return History(
+        accuracies=paid[main][:-1],
+        trained_accuracies=trained,
+        server_accuracies=paid[main][-1],
+        contributions=record.contributions,
+        importance=record.importance,
+        fractions=record.fractions,
+        participants=record.participants,
+        excluded=record.excluded,
+        metrics={name: values[:-1] for name, values in paid.items()},
+        uploaded=record.uploaded,
+        received=record.received,
     )
 
 
