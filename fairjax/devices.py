@@ -180,8 +180,8 @@ def everywhere(mesh: Mesh | None, tree: Any) -> Any:
     return placed(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def placed(tree: Any, sharding: NamedSharding) -> Any:
-    """Returns a pytree with the given sharding, also within a compiled function."""
+def placed(tree: Any, sharding: Any) -> Any:
+    """Returns a pytree with a sharding, or with those of its parts, also in a compiled function."""
     if not checks.is_known(tree):
         return lax.with_sharding_constraint(tree, sharding)
     # Unlike `device_put`, this reaches the devices of other processes too.

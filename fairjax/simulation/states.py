@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fairjax import checks, devices, trees
 from fairjax.data import Shards
@@ -162,18 +162,14 @@ def placed(mesh: Mesh | None, state: State) -> State:
     if mesh is None:
         return state
     by_agent = devices.by_agent(mesh, trees.num_agents(state.agents))
-    held = None if state.memory is None else (state.memory.first, state.memory.rewards)
-    spread = (state.agents, state.optimizer, state.statistics, held)
-    agents, optimizer, statistics, held = devices.placed(spread, by_agent)
-    # Replicating the sharded leaves would gather them, so leave them out.
-    rest = state._replace(agents=None, optimizer=None, statistics=None)
+    everywhere: Any = NamedSharding(mesh, PartitionSpec())
+    memory = None
     if state.memory is not None:
-        rest = rest._replace(memory=state.memory._replace(first=None, rewards=None))
-    rest = devices.everywhere(mesh, rest)
-    memory = rest.memory
-    if memory is not None:
-        memory = memory._replace(first=held[0], rewards=held[1])
-    return rest._replace(agents=agents, optimizer=optimizer, statistics=statistics, memory=memory)
+        memory = Memory(by_agent, everywhere, by_agent, everywhere)
+    shardings = State(*[everywhere] * len(state))._replace(
+        agents=by_agent, optimizer=by_agent, statistics=by_agent, memory=memory
+    )
+    return devices.placed(state, shardings)
 
 
 def check_same_kind(state: State, like: State) -> None:
