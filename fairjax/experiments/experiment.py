@@ -147,16 +147,16 @@ class Experiment(Setup):
         except records.OtherExperimentError as error:
             raise ValueError(f"{error}{longer.hint(error.there, describe())}") from None
         if not record:  # nothing is kept
-            return {}
+            return record
         before = longer.rounds_before(record["experiment"], describe())
-        if before is not None:
-            if folder.resume:
-                longer.check_can_go_on(self, before)
-                folder.check_can_go_on()
-            longer_record = {**record, "experiment": describe()}
-            folder.lengthen(record, longer_record)
-            return longer_record
-        return record
+        if before is None:
+            return record
+        if folder.resume:
+            longer.check_can_go_on(self, before)
+            folder.check_can_go_on()
+        longer_record = {**record, "experiment": describe()}
+        folder.lengthen(record, longer_record)
+        return longer_record
 
     def _go_on(
         self,

@@ -129,7 +129,7 @@ class RunFolder:
           DamagedError: all checkpoints are damaged.
           ValueError: as in `folders.check_environment`.
         """
-        if self.path is not None and self.resume:
+        if self.path is not None:
             Checkpoints(self.path).check_readable()
             folders.check_environment(self.path)
 
