@@ -1,6 +1,6 @@
 """Data: data sets by name, and splits that deal them out to agents."""
 
-from fairjax.data.dataset import Dataset, hold_out
+from fairjax.data.dataset import MOST_SEED, Dataset, hold_out
 from fairjax.data.mixtures import dirichlet, mixtures
 from fairjax.data.shards import Shards, stacked
 from fairjax.data.sources import DATASETS, OURS, SENTENCES, load, register
@@ -10,6 +10,7 @@ from fairjax.data.tfds_images import DataUnavailableError
 
 __all__ = [
     "DATASETS",
+    "MOST_SEED",
     "OURS",
     "SENTENCES",
     "SPLITS",

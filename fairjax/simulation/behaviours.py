@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairjax import checks, trees
-from fairjax.data import Shards
+from fairjax.data import MOST_SEED, Shards
 from fairjax.simulation.dishonest_data import DATA
 from fairjax.simulation.dishonest_uploads import UPLOADS, Memory, Seen
 from fairjax.simulation.kinds import ANY
@@ -58,7 +58,7 @@ def assign(
       (Behaviour(agent=2, name='sign_flip', strength=1.0, which=None),)
     """
     drawn = listed(behaviours, num_agents)
-    checks.count("seed", seed, least=0, most=2**63 - 1)
+    checks.count("seed", seed, least=0, most=MOST_SEED)
     if not drawn:
         return ()
     places = np.random.default_rng(seed).permutation(num_agents)
@@ -176,7 +176,7 @@ def change_data(shards: Shards, behaviours: Sequence[Behaviour], seed: int = 0) 
       [[2, 1], [2, 2]]
     """
     checks.kind("shards", shards, Shards, "`fairjax.data.power_law(train, num_agents=5)`")
-    checks.count("seed", seed, least=0, most=2**63 - 1)
+    checks.count("seed", seed, least=0, most=MOST_SEED)
     check_agents(behaviours, shards.num_agents)
     changing = {one.agent: one for one in behaviours if one.name in DATA}
     rng = np.random.default_rng([seed, 1])
