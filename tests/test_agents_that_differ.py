@@ -285,3 +285,10 @@ def test_fedyogi_moves_no_parameter_without_an_aggregate():
         moments = first / (1 - 0.9**number), second / (1 - 0.99**number)
         expected = 0.01 * moments[0] / (np.sqrt(moments[1]) + 1e-3)
         np.testing.assert_allclose(steps, [0, expected], rtol=1e-5)
+
+
+def test_standalone_as_an_object_needs_no_server_optimizer_either():
+    shared = experiment(mechanism="fedavg", server_optimizer="fedadam")
+    for standalone in ("standalone", fj.mechanisms.standalone, fj.mechanisms.standalone()):
+        found = shared.with_mechanism(standalone)
+        assert (found.mechanism, found.server_optimizer) == ("standalone", None)

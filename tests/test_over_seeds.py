@@ -157,6 +157,8 @@ def test_seeds_of_a_command_line():
     for wrong in ("a", "1:b", "1,,2", "1:2:3"):
         with pytest.raises(ValueError, match="`seeds` must be as 0:5"):
             parse_seeds(wrong)
+    with pytest.raises(ValueError, match="`agents` must be at most 10,000 values, got '0:1000"):
+        parse_seeds("0:100000000000000000000", "agents")
 
 
 @pytest.mark.slow

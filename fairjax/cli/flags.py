@@ -24,6 +24,7 @@ import fairjax
 from fairjax import checks, data
 from fairjax.cli.terminal import output
 from fairjax.experiments import ONLY_PYTHON, Experiment, objects
+from fairjax.experiments.fields import MOST_VALUES
 
 DATASETS = {"dataset": tuple(data.DATASETS)}  # names in `fairjax list`; TFDS has more
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}
@@ -167,10 +168,17 @@ def parse_seeds(text: str, name: str = "seeds") -> Sequence[int] | None:
     """
     if not text:
         return None
-    with contextlib.suppress(ValueError):
-        first, colon, last = text.partition(":")
-        return range(int(first), int(last)) if colon else tuple(map(int, text.split(",")))
-    raise ValueError(f"`{name}` must be as 0:5 (0 to 4) or 0,3,7, got {text!r}.")
+    first, colon, last = text.partition(":")
+    try:
+        found = (int(first), int(last)) if colon else tuple(map(int, text.split(",")))
+    except ValueError:
+        wanted = f"`{name}` must be as 0:5 (0 to 4) or 0,3,7, got {text!r}."
+        raise ValueError(wanted) from None
+    if not colon:
+        return found
+    if found[1] - found[0] > MOST_VALUES:
+        raise ValueError(f"`{name}` must be at most {MOST_VALUES:,} values, got {text!r}.")
+    return range(*found)
 
 
 def _list_flag_fields() -> list[dataclasses.Field]:

@@ -50,8 +50,7 @@ class Checked(Description):
             check = field.metadata.get("check")
             if check is not None and not (value is None and field.default is None):
                 check(field.name, value)
-        made_by = factories.factory_of(self.mechanism)
-        if getattr(made_by, "func", made_by) is standalone:  # its name says: play no other beside
+        if factories.is_standalone(self.mechanism):  # its name says: play no other beside
             object.__setattr__(self, "mechanism", standalone.__name__)
         self._check_ranks()
         if isinstance(self.gamma, tuple):

@@ -12,7 +12,7 @@ from typing import Any
 
 from fairjax import checks
 from fairjax.experiments import objects, references
-from fairjax.mechanisms import REGISTRY, Mechanism
+from fairjax.mechanisms import REGISTRY, Mechanism, standalone
 
 ANY_NUMBER = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
@@ -26,6 +26,12 @@ def factory_of(mechanism: Any) -> Callable[..., Mechanism]:
     if isinstance(mechanism, Mechanism):
         return mechanism.factory or (lambda: mechanism)
     return REGISTRY[mechanism] if isinstance(mechanism, str) else mechanism
+
+
+def is_standalone(mechanism: Any) -> bool:
+    """Says whether a mechanism, given in any way, is the standalone run."""
+    made_by = factory_of(mechanism)
+    return getattr(made_by, "func", made_by) is standalone
 
 
 def takes(mechanism: Any) -> Mapping[str, inspect.Parameter]:

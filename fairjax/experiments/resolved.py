@@ -120,7 +120,7 @@ class Resolved(Checked):
         kept: dict[str, Any] = {
             name: getattr(self, name) if name in takes else None for name in COEFFICIENTS
         }
-        if mechanism == "standalone":  # it has no server
+        if factories.is_standalone(mechanism):  # it has no server
             kept |= {"server_optimizer": None, "server_learning_rate": None}
         return dataclasses.replace(self, mechanism=mechanism, options=(), **kept)
 
