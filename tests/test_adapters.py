@@ -450,11 +450,11 @@ def test_the_proximal_term_pulls_towards_the_start_of_the_round():
     fed, shards = adapted(fj.mechanisms.fedit())
     state = fed.init(jax.random.key(0), shards)
     for _ in range(8):
-        state, _ = fed.step(state, shards)
+        state, _ = jax.jit(fed.step)(state, shards)
 
     def moved(mu):
         one, _ = adapted(fj.mechanisms.fedit(), proximal=mu)
-        after, _ = one.step(state, shards)
+        after, _ = jax.jit(one.step)(state, shards)
         kernels = [after.server["Dense_0"]["kernel"], state.server["Dense_0"]["kernel"]]
         return float(jnp.linalg.norm(kernels[0] - kernels[1]))
 

@@ -58,15 +58,15 @@ def test_inner_products_are_those_of_the_products(shape):
     scale = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
     ways = (lowrank._gram_by_factors, lowrank._gram_by_products)
     for way in (*ways, lambda b, a: trees.gram(fj.LowRank(b, a))):
-        assert (np.abs(np.asarray(way(stack.b, stack.a)) - wanted) < 3e-6 * scale).all()
-    np.testing.assert_allclose(trees.squared_norms(stack), np.diag(wanted), rtol=3e-6)
+        assert (np.abs(np.asarray(jax.jit(way)(stack.b, stack.a)) - wanted) < 3e-6 * scale).all()
+    np.testing.assert_allclose(jax.jit(trees.squared_norms)(stack), np.diag(wanted), rtol=3e-6)
     weights = jnp.linspace(0.1, 1, shape[0])
-    total = trees.weighted_sum(weights, stack)
+    total = jax.jit(trees.weighted_sum)(weights, stack)
     assert total.rank == shape[0] * shape[3]
     summed = np.tensordot(np.asarray(weights, np.float64), products(stack), 1)
     np.testing.assert_allclose(total.dense(), summed, atol=1e-5 * np.abs(summed).max())
     for other in (total, total.dense()):
-        found = trees.inner_products(stack, other)
+        found = jax.jit(trees.inner_products)(stack, other)
         wanted_inner = rows(stack) @ summed.reshape(-1)
         limit = 1e-5 * np.sqrt(np.diag(wanted)) * np.linalg.norm(summed)
         assert (np.abs(np.asarray(found) - wanted_inner) < limit).all()
@@ -201,10 +201,10 @@ def test_products_of_agents_are_never_made():
 
 @pytest.mark.parametrize("low_rank", [True, False])
 def test_a_truncated_reward_has_exactly_its_largest_triples(low_rank):
-    aggregate = trees.weighted_sum(jnp.ones(6) / 6, mixed())
+    aggregate = jax.jit(trees.weighted_sum)(jnp.ones(6) / 6, mixed())
     aggregate = aggregate if low_rank else lowrank.dense(aggregate)
     fractions = jnp.array([0.0, 0.13, 0.5, 0.77, 1.0])
-    paid = products(fj.rewards.truncate(aggregate, fractions))
+    paid = products(jax.jit(fj.rewards.truncate)(aggregate, fractions))
     matrices, counts = [], []
     for name, leaf in products(aggregate).items():
         shape = leaf.shape
@@ -229,7 +229,7 @@ def test_a_truncated_reward_has_exactly_its_largest_triples(low_rank):
 
 
 def test_the_order_of_fractions_is_that_of_distance_and_cosine():
-    aggregate = trees.weighted_sum(jnp.ones(6) / 6, mixed(4))
+    aggregate = jax.jit(trees.weighted_sum)(jnp.ones(6) / 6, mixed(4))
     whole = rows(jax.tree.map(lambda leaf: leaf[None], aggregate))[0]
     paid = rows(fj.rewards.truncate(aggregate, jnp.linspace(0, 1, 12)))
     distances = np.linalg.norm(paid - whole, axis=1)

@@ -193,8 +193,12 @@ def test_a_switched_mechanism_acts_as_the_one_of_its_number(name):
     )  # fmt: skip
     alone = REGISTRY[name]()
     both = switched(1, [fj.mechanisms.fair_yet_equal(), alone])
-    outcome, states = both.update(updates, seen.begin(both, 3, context.server), context)
-    wanted, state = alone.update(updates, seen.begin(alone, 3, context.server), context)
+    (outcome, states), (wanted, state) = (
+        jax.jit(lambda *given, update=one.update: update(*given, context))(
+            updates, seen.begin(one, 3, context.server)
+        )
+        for one in (both, alone)
+    )
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, (outcome, states[1]), (wanted, state))
     assert both.plan(states, context).participants.shape == (3,)

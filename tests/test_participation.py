@@ -122,9 +122,8 @@ def test_a_first_round_is_that_of_the_present_agents_alone(name):
             held_out_loss=lambda params: -sum(leaf.sum() for leaf in jax.tree.leaves(params)),
             example_losses=seen.example_losses, units=seen.units(server),
         )  # fmt: skip
-        return mechanism.update(
-            mine, seen.begin(mechanism, len(rows), server, (jnp.asarray(rows) + 1) / 10), context
-        )[0]
+        state = seen.begin(mechanism, len(rows), server, (jnp.asarray(rows) + 1) / 10)
+        return jax.jit(lambda *given: mechanism.update(*given, context)[0])(mine, state)
 
     alone = play(np.flatnonzero(present), None)
     among = play(np.arange(5), jnp.array(present))
@@ -144,7 +143,7 @@ def test_agents_of_fedavg_that_return_train_the_server_s_model():
     )  # fmt: skip
     state = federation.init(jax.random.key(0), shards)
     for agent in (0, 1):
-        state, record = federation.step(state, shards)
+        state, record = jax.jit(federation.step)(state, shards)
         jax.tree.map(
             lambda paid, server, agent=agent: np.testing.assert_allclose(paid[agent], server, 1e-6),
             state.agents, state.server,
@@ -268,7 +267,8 @@ def test_an_absent_agent_receives_nothing_from_a_plan():
         participation=there,
     )  # fmt: skip
     state = fed.init(jax.random.key(0), shards, num_rounds=2)
-    after = fed.step(fed.step(state, shards)[0], shards)[0]
+    step = jax.jit(fed.step)
+    after = step(step(state, shards)[0], shards)[0]
     for first, last in zip(*map(jax.tree.leaves, (state.agents, after.agents)), strict=True):
         np.testing.assert_array_equal(first[2], last[2])
         assert not np.array_equal(first[0], last[0])
