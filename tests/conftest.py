@@ -57,11 +57,12 @@ def pytest_configure(config):
         os.environ["FAIRJAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="fairjax-tests-")
     # Processes that a test starts find programs there, too.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["FAIRJAX_TEST_CACHE"]
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     config.pluginmanager.register(Everywhere())
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_compilation_cache_dir", os.environ["FAIRJAX_TEST_CACHE"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # Small programs, too: they recur from file to file, and both workers need them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 class Everywhere:

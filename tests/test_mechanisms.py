@@ -161,7 +161,10 @@ def test_the_median_is_of_the_lengths_of_uploads_that_are_not_zero(name):
     scale = 1e-4
     lengths = scale * jnp.array([8.0, 1.0, 0.0, 3.0, jnp.nan])
     rows = fj.trees.scaled(lengths, fj.trees.with_length(updates(), 1.0))
-    found, expected = (play(name, rows, gamma=gamma) for gamma in ("median", 3 * scale))
+    found, expected = (
+        REGISTRY[name](gamma=gamma).update(rows, REGISTRY[name]().init(N), context())[0]
+        for gamma in ("median", 3 * scale)
+    )
     for one, other in zip(flat(found.rewards), flat(expected.rewards), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6 * scale)
     with pytest.raises(ValueError, match="`updates` must be the uploads"):
