@@ -54,7 +54,8 @@ NOTEBOOK = "notebooks/03_your_model_and_data.ipynb"  # the only one that runs by
 def pytest_configure(config):
     # Workers of one session inherit the folder from the process that started them.
     if "FAIRJAX_TEST_CACHE" not in os.environ:
-        os.environ["FAIRJAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="fairjax-tests-")
+        config.programs = tempfile.mkdtemp(prefix="fairjax-tests-")
+        os.environ["FAIRJAX_TEST_CACHE"] = config.programs
     # Processes that a test starts find programs there, too.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["FAIRJAX_TEST_CACHE"]
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -96,8 +97,8 @@ class Everywhere:
 def pytest_unconfigure(config):
     import shutil
 
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ["FAIRJAX_TEST_CACHE"], ignore_errors=True)
+    if hasattr(config, "programs"):  # not given by whoever runs several sessions
+        shutil.rmtree(config.programs, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):

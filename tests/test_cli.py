@@ -79,7 +79,6 @@ def test_the_same_command_finds_its_directory_again(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_flag_that_occurs_twice_adds_to_what_it_gave(tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     flags = ["--behaviours", "idle=1", "--behaviours", "sign_flip=1"]

@@ -371,4 +371,4 @@ def test_a_resumed_run_measures_as_many_agents_at_once_as_the_first_sitting(tmp_
     seen.clear()
     jax.clear_caches()
     experiment.run(tmp_path / "run")
-    assert set(seen) <= {3}
+    assert set(seen) == {3}

@@ -23,8 +23,7 @@ from rich.text import Text
 import fairjax
 from fairjax import checks, data
 from fairjax.cli.terminal import output
-from fairjax.experiments import ONLY_PYTHON, Experiment, objects
-from fairjax.experiments.fields import MOST_VALUES
+from fairjax.experiments import MOST_VALUES, ONLY_PYTHON, Experiment, objects
 
 DATASETS = {"dataset": tuple(data.DATASETS)}  # names in `fairjax list`; TFDS has more
 PAIRS = {"options": "NAME=VALUE", "behaviours": "NAME=NUMBER[:STRENGTH]"}

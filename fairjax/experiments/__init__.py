@@ -26,6 +26,7 @@ from fairjax.experiments.bar import ProgressBar
 from fairjax.experiments.comparison import compare, load_comparison
 from fairjax.experiments.description import COEFFICIENTS, EACH, ONLY_PYTHON
 from fairjax.experiments.experiment import Experiment, load_run
+from fairjax.experiments.fields import MOST_VALUES
 from fairjax.experiments.optimizers import OPTIMIZERS
 from fairjax.experiments.over_seeds import Comparison
 from fairjax.experiments.presets import PRESETS
@@ -35,7 +36,8 @@ from fairjax.experiments.sweeps import WORDS, Sweep, sweep
 from fairjax.experiments.trials import MANIPULATIONS, Trial
 
 __all__ = [
-    "COEFFICIENTS", "EACH", "MANIPULATIONS", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS", "WORDS",
+    "COEFFICIENTS", "EACH", "MANIPULATIONS", "MOST_VALUES", "ONLY_PYTHON", "OPTIMIZERS", "PRESETS",
+    "WORDS",
     "Audit", "Comparison", "Experiment", "ProgressBar", "Result", "Sweep", "Trial", "audit",
     "compare", "factories", "folders", "load_comparison", "load_run", "objects", "records",
     "references", "run", "sweep",
