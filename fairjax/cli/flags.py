@@ -262,8 +262,10 @@ def _flags_of(command: Callable) -> list[str]:
     names = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name == "described":
-            groups = dataclasses.fields(parameter.annotation.__origin__)
-            names += [field.name for one in groups for field in dataclasses.fields(one.type)]
+            groups: Any = [
+                group.type for group in dataclasses.fields(parameter.annotation.__origin__)
+            ]
+            names += [field.name for group in groups for field in dataclasses.fields(group)]
         else:
             names.append(name)
     return [f"--{name.replace('_', '-')}" for name in names]
