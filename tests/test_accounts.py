@@ -7,6 +7,7 @@ import pytest
 
 import fairjax as fj
 from fairjax.mechanisms import Context
+from fairjax.mechanisms.accounts import _mix, _observe, _verified_products
 
 N, D = 5, 40
 SIZES = np.arange(1, N + 1) * 10
@@ -200,3 +201,50 @@ def test_a_state_that_depends_on_parameters_needs_them():
     with pytest.raises(ValueError, match=r"`params` must be an agent's first parameters"):
         fj.mechanisms.accounts().init(3)
     assert (fj.mechanisms.cgsv().init(3, jnp.zeros(4)) == 0).all()
+
+
+def test_pairs_of_an_absent_agent_keep_their_accounts():
+    met = jnp.array([[True, True, False], [True, True, False], [False, False, False]])
+    old = jnp.arange(9.0).reshape(3, 3)
+    mixed = _mix(old, 10.0, 0.5, met)
+    np.testing.assert_array_equal(mixed, [[5, 5.5, 2], [6.5, 7, 5], [6, 7, 8]])
+    held = fj.mechanisms.accounts().init(3, jnp.zeros(2))
+    held = held._replace(agreement=old, weight=old + 1, unit=jnp.asarray(0.5))
+    # The median of lengths is twice that of the first round: squares count four times.
+    after = _observe(held, jnp.array([1.0, 1.0, 0.0]), jnp.full((3, 3), 0.25), met)
+    added = jnp.where(met, 0.99 * old + 1, old)
+    np.testing.assert_allclose(after.agreement, added, rtol=1e-6)
+    added = jnp.where(met, 0.99 * (old + 1) + 4, old + 1)
+    np.testing.assert_allclose(after.weight, added, rtol=1e-6)
+    assert after.unit == 0.5
+
+
+def test_an_agent_that_missed_a_round_has_the_standing_of_its_uploads():
+    """All agents upload as much, and agree as well, so that all stand alike when all are back."""
+    mechanism = fj.mechanisms.accounts()
+    uploads = 0.7 * jnp.eye(1, 5) + 0.3 * jnp.eye(4, 5, 1)
+    state, update = mechanism.init(4, jnp.zeros(5)), jax.jit(mechanism.update)
+    for present in ([1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]):
+        given = jnp.asarray(present)[:, None] * uploads
+        context = Context(shard_sizes=jnp.ones(4), present=jnp.asarray(present, bool))
+        outcome, state = update(given, state, context)
+        np.testing.assert_allclose(outcome.importance, 0.25, rtol=1e-4)
+    # At the floor of 1/1000 nobody would be paid uploads of others; here 249 of 250 parts are.
+    np.testing.assert_allclose(outcome.rewards, jnp.tile(uploads.mean(0), (4, 1)), atol=3e-3)
+
+
+def test_lengths_are_supported_by_the_reliability_of_those_that_have_one():
+    """Three agents agree by .25, so their reliability is .5; with the others nobody agrees."""
+    held = fj.mechanisms.accounts().init(6, jnp.zeros(2))
+    friends = jnp.arange(6) < 3
+    agreement = 0.25 * (friends & friends[:, None])
+    held = held._replace(agreement=agreement, weight=jnp.ones((6, 6)), unit=jnp.asarray(1.0))
+    lengths = jnp.array([1.5, 1.0, 0.5, 1.0, 1.0, 1.0])  # 1.2 times their median is supported
+    found = _verified_products(held, lengths, jnp.ones((6, 6)))
+    expected = np.array([1.2, 1.0, 0.5, 0, 0, 0])
+    np.testing.assert_allclose(found, np.outer(expected, expected), atol=1e-5)
+    # A reliability of one would support any length: it ends at .99.
+    held = held._replace(agreement=jnp.ones((6, 6)))
+    found = _verified_products(held, lengths, jnp.ones((6, 6)))
+    expected = np.minimum(lengths, 1.2)
+    np.testing.assert_allclose(found, np.outer(expected, expected), rtol=1e-5)

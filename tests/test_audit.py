@@ -197,3 +197,40 @@ def test_two_for_one_is_left_out_where_a_mechanism_holds_numbers_of_agents(own):
     shards, _ = experiment.make_shards()
     assert trials.why_not("sybil", experiment, [shards])
     assert not trials.why_not("sybil", experiment.with_mechanism("cgsv"), [shards])
+
+
+def test_where_nobody_loses_there_is_no_harm():
+    audit = made_up()
+    better = audit.trials[0]._replace(accuracies=audit.honest.accuracies + 0.125)
+    assert dataclasses.replace(audit, trials=(better,)).worst_harm == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "ends"), [("accuracy", [0.5, 0.4, 0.3]), ("log_loss", [0.5, 0.4, 0.2])]
+)
+def test_a_sybil_ends_with_the_better_model_and_the_importance_of_both(monkeypatch, metric, ends):
+    one = dataclasses.replace(BASE, metric=metric)
+    shards, test = one.make_shards()
+    found = np.array([[[0.5, 0.4, 0.3, 0.2]]]), np.array([[[0.125, 0.25, 0.5, 0.125]]])
+    monkeypatch.setattr(trials.Plays, "_play", lambda *_: found)
+    (trial,) = trials.Plays([one], [2], [shards], test, None).split_in_two()
+    np.testing.assert_array_equal(trial.accuracies, [ends])
+    np.testing.assert_array_equal(trial.importance, [[0.125, 0.25, 0.625]])
+
+
+def test_halves_are_every_second_example_and_held_out_data_stay():
+    shards, _ = BASE.make_shards()
+    halved, own = trials._halve(shards, 1), shards.rows(1)
+    assert halved.validation is shards.validation
+    np.testing.assert_array_equal(halved.rows(1), own[::2])
+    np.testing.assert_array_equal(halved.rows(3), own[1::2])
+    np.testing.assert_array_equal(halved.rows(2), shards.rows(2))
+
+
+def test_data_of_every_seed_are_changed_by_that_seed(monkeypatch):
+    on = [dataclasses.replace(BASE, seed=seed) for seed in (0, 3)]
+    shards, seeds = [one.make_shards()[0] for one in on], []
+    monkeypatch.setattr(trials, "change_data", lambda own, _, seed: seeds.append(seed) or own)
+    monkeypatch.setattr(trials.Plays, "_play", lambda *_: (np.zeros((2, 1, 3)),) * 2)
+    assert len(list(trials.Plays(on, [0, 2], shards, None, None).change_data("label_noise"))) == 2
+    assert seeds == [0, 3, 0, 3]

@@ -1,5 +1,7 @@
 """What dishonest agents do, who they are, and whether they are found."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,7 @@ def test_dishonest_uploads_are_what_their_names_say():
     assert np.abs(noise).max() <= 0.5
     assert np.unique(noise).size == noise.size
     np.testing.assert_array_equal(uploads("free_rider_stale", 0.0, 3)[0][0], updates(1)["a"][0])
+    np.testing.assert_array_equal(uploads("free_rider_stale", 0.0, 1)[0][0], updates(1)["a"][0])
     np.testing.assert_array_equal(uploads("free_rider_stale", 0.0)[0][0], updates()["a"][0])
     np.testing.assert_array_equal(uploads("free_rider_oracle", 0.0)[0][0], 7)
     np.testing.assert_array_equal(uploads("free_rider_copy", 0.0)[0][0], 5)
@@ -234,3 +237,19 @@ def test_broken_uploads_are_excluded_and_standalone_models_are_not_harmed():
     dishonest = np.array(result.behaviours) == "broken_nan"
     np.testing.assert_array_equal(result.history.excluded, np.stack([dishonest] * 2))
     assert np.isfinite(result.standalone_accuracies).all()
+
+
+def test_every_agent_and_every_leaf_has_noise_of_its_own():
+    zeros = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((2, 3))}
+    memory = Memory(zeros, jax.tree.map(lambda leaf: leaf[0], zeros), zeros)
+    chosen = [Behaviour(0, "free_rider_noise", 1.0), Behaviour(1, "free_rider_noise", 1.0)]
+    found = simulation.change_uploads(jax.random.key(0), zeros, memory, 0, chosen)
+    assert np.unique(np.stack([found["a"], found["b"]])).size == 12
+
+
+def test_held_out_data_stay_where_agents_change_theirs():
+    data = fj.data.Dataset(x=np.zeros((4, 2)), y=[0, 1, 0, 1], num_classes=2)
+    shards = fj.data.Shards.from_indices(data, [[0, 1], [2]])
+    held_out = dataclasses.replace(shards, validation=data)
+    changed = simulation.change_data(held_out, [Behaviour(0, "label_flip")])
+    assert changed.validation is data

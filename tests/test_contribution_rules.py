@@ -126,3 +126,21 @@ def test_a_utility_that_is_not_finite_anywhere_is_named_with_its_coalition(call,
 def test_a_utility_returns_a_real_scalar(utility):
     with pytest.raises(ValueError, match="`utility` must"):
         contributions.model_utilities(utility, np.zeros(2), np.eye(2))
+
+
+def test_each_agent_is_at_the_front_once_in_as_many_permutations():
+    found = contributions.gtg_shapley(
+        KEY, lambda params: (params > 0).any() * 1.0, jnp.zeros(4), jnp.eye(4), num_permutations=4
+    )
+    np.testing.assert_allclose(found, 0.25, rtol=1e-6)
+
+
+def test_without_a_tolerance_every_model_is_scored():
+    """One agent reaches what all reach, and two nothing: the third one earns it again."""
+
+    def odd(params):
+        return (params > 0).sum() % 2 * 1.0
+
+    given = {"num_permutations": 1, "tolerance": 0.0}
+    found = contributions.gtg_shapley(KEY, odd, jnp.zeros(3), jnp.eye(3), **given)
+    assert sorted(found.tolist()) == [-1, 1, 1]

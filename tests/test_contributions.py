@@ -445,3 +445,31 @@ def test_sparse_and_masked_arrays_are_refused():
     for wrong in (sparse, {"w": sparse}, np.ma.masked_array(np.eye(3), np.eye(3) > 0)):
         with pytest.raises(ValueError, match="must hold whole arrays, got (BCOO|MaskedArray)"):
             contributions.cosine(wrong)
+
+
+def test_a_permutation_is_paired_with_its_reverse_and_the_error_is_over_pairs():
+    """Three agents have three pairs of permutations, one for each agent in the middle."""
+    updates = np.array([[3.0, 0.0], [1.0, 2.0], [-1.0, 1.0]])
+    worth = twin.coalition_cosines(updates)
+
+    def gains(order):
+        found, before = np.zeros(3), 0.0
+        for place, agent in enumerate(order):
+            after = worth[tuple(sorted(order[: place + 1]))]
+            found[agent], before = after - before, after
+        return found
+
+    orders = ([1, 0, 2], [0, 1, 2], [0, 2, 1])
+    pairs = np.array([(gains(order) + gains(order[::-1])) / 2 for order in orders])
+    errors = set()
+    for seed in range(6):
+        found = contributions.sampled_cosine_shapley(
+            jax.random.key(seed), updates, num_permutations=4
+        )
+        means = {(i, j): (pairs[i] + pairs[j]) / 2 for i in range(3) for j in range(i, 3)}
+        (drawn,) = [ij for ij, mean in means.items() if np.allclose(found.values, mean, atol=1e-5)]
+        apart = np.abs(pairs[drawn[0]] - pairs[drawn[1]])
+        # The standard deviation of two is their distance over the root of two.
+        np.testing.assert_allclose(found.standard_errors, apart / 2, atol=1e-5)
+        errors.add(drawn[0] == drawn[1])
+    assert errors == {True, False}

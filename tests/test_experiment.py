@@ -426,3 +426,29 @@ def test_data_of_a_name_are_made_once_until_their_folder_changes(monkeypatch):
     monkeypatch.setitem(fj.data.DATASETS, "own", data.sources.Source("", lambda *_: blobs))
     own = fj.Experiment(dataset="own", num_agents=2)
     assert own.kept_shards() is not own.kept_shards()  # its loader may read something else now
+
+
+def ended(behaviours=("honest",) * 4, **fields):
+    """A result of four agents, as if a run had ended so."""
+    none = np.zeros((1, 4))
+    history = fj.simulation.History(*[none] * 7)
+    history = history._replace(accuracies=np.array([[0.5, 0.5, 0.25, 1.0]]))
+    experiment = dataclasses.replace(SMALL, num_agents=4, **fields)
+    alone = np.array([0.25, 1.0, 0.5, 0.75])
+    return fj.Result(experiment, history, None, np.ones(4), alone, behaviours)
+
+
+def test_fairness_among_honest_agents_is_that_of_their_own_accuracies():
+    result = ended(("honest", "idle", "idle", "honest"))
+    assert result.honest_fairness == pytest.approx(1)
+    assert result.fairness < 0.5
+
+
+def test_who_gains_in_accuracy_loses_in_an_error():
+    for metric, losses, mean in (
+        ("accuracy", [0, 0.5, 0.25, 0], -0.0625),
+        ("log_loss", [0.25, 0, 0, 0.25], 0.0625),
+    ):
+        result = ended(metric=metric)
+        np.testing.assert_array_equal(result.shortfall, losses)
+        assert result.collaboration_gain[0] == mean

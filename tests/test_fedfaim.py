@@ -123,3 +123,18 @@ def test_equal_uploads_pass_the_strictest_threshold(seed):
     _, (_, passes, fails) = mechanism.update(rows, mechanism.init(5), context)
     assert passes.tolist() == [1] * 5
     assert not fails.any()
+
+
+def test_an_absent_agent_fails_no_test_and_sets_no_scale():
+    """Agent 0 earned most so far; in its absence agent 1 has the best reputation of all."""
+    mechanism = fj.mechanisms.fedfaim()
+    state = (jnp.array([9.0, 2.0, 1.0]), jnp.ones(3), jnp.zeros(3))
+    context = Context(
+        shard_sizes=jnp.ones(3), present=jnp.array([False, True, True]), server=jnp.zeros(2),
+        held_out_loss=lambda params: 1 - params.sum(),
+    )  # fmt: skip
+    updates = jnp.array([[0.0, 0.0], [0.2, 0.2], [0.2, 0.2]])
+    outcome, (_, passes, fails) = mechanism.update(updates, state, context)
+    assert (passes.tolist(), fails.tolist()) == ([1, 2, 2], [0, 0, 0])
+    assert outcome.fractions.tolist()[:2] == [0, 1]
+    assert 0 < outcome.fractions[2] < 1

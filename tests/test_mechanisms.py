@@ -16,9 +16,12 @@ from scipy import stats
 import fairjax as fj
 from fairjax import trees
 from fairjax.mechanisms import REGISTRY, Context, Outcome, base
+from fairjax.mechanisms.alone import performance_of
 from fairjax.mechanisms.base import checked_answer
 from fairjax.mechanisms.fair_yet_equal import _add_round, _p_value
 from fairjax.mechanisms.iafl import _round_up
+from fairjax.mechanisms.lengths import length_at
+from fairjax.mechanisms.reputable import drop_low
 from fairjax.mechanisms.tensors import largest_of_tensors
 
 N = 5
@@ -793,3 +796,194 @@ def test_iafl_counts_whole_shares_of_many_agents_exactly(largest):
     fractions = jnp.asarray(sizes, jnp.float32) / largest
     np.testing.assert_array_equal(_round_up(fractions * largest), exact)
     np.testing.assert_array_equal(_round_up(jnp.array([0.0, 2e-6, 2.5, 3.0])), [0, 1, 3, 3])
+
+
+def test_cffl_by_hand_over_two_rounds():
+    """Reputation is .8 of what it was and .2 of the share of scores, steeper in later rounds."""
+    scores = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
+    reputation = np.zeros(3)
+    found = play_cffl(scores.tolist(), [None, None], threshold=0)
+    for number, (share, (mine, outcome)) in enumerate(zip(scores, found, strict=True)):
+        mixed = 0.8 * reputation + 0.2 * share
+        reputation = np.sinh(5 * (1 + number / 2) * mixed)
+        reputation /= reputation.sum()
+        np.testing.assert_allclose(mine, reputation, rtol=1e-4)
+        np.testing.assert_allclose(outcome.fractions, reputation / reputation.max(), rtol=1e-4)
+    # Agent 0 is paid two entries of three: what it did not receive of its own, it keeps.
+    fraction = found[0][1].fractions[1]
+    assert np.floor(fraction * 3) == 1
+    np.testing.assert_allclose(found[0][1].rewards[1], [0.6, 0.3, 0], rtol=1e-6)
+
+
+def test_cgsv_judges_by_the_mean_field_among_those_present():
+    rows = jnp.array([[3.0, 1.0], [0.0, 0.0], [1.0, 2.0], [0.0, 0.0]])
+    present = jnp.array([True, False, True, False])
+    context = Context(shard_sizes=jnp.array([10, 20, 30, 40]), present=present)
+    mechanism = REGISTRY["cgsv"](contribution="mean_field")
+    judged = mechanism.update(rows, mechanism.init(4), context)[0].contributions
+    units = rows[::2] / jnp.linalg.norm(rows[::2], axis=1, keepdims=True)
+    expected = twin.mean_field(units, [0.25, 0.75])
+    np.testing.assert_allclose(judged, [expected[0], 0, expected[1], 0], atol=1e-6)
+
+
+def test_the_released_program_hardly_rescales_an_update_that_is_next_to_nothing():
+    """It divides by the length plus 1e-7: here half of the update times 1e7."""
+    updates, context = jnp.array([[3e-20, 4e-20]]), Context(shard_sizes=jnp.array([10]))
+    outcome, _ = REGISTRY["cgsv_released"](gamma=0.5).update(updates, jnp.zeros(1), context)
+    np.testing.assert_allclose(outcome.aggregate, [1.5e-13, 2e-13], rtol=1e-5)
+
+
+def test_a_length_ends_where_the_run_ends():
+    for number, expected in ((0, 1.0), (5, 0.75), (10, 0.5), (14, 0.5)):
+        context = Context(shard_sizes=jnp.ones(1), round=number, num_rounds=10)
+        assert length_at("cosine:1:0.5", context) == pytest.approx(expected, abs=1e-6)
+
+
+def exploration(num_agents, **fields):
+    """A state of `fair_yet_equal`, and its factory's mechanism."""
+    mechanism = REGISTRY["fair_yet_equal"](share=0.5)
+    return mechanism, mechanism.init(num_agents)._replace(**fields)
+
+
+def test_exploration_ends_after_a_third_of_the_rounds_and_its_numbers_stand_still():
+    _, state = exploration(2)
+    known = Context(shard_sizes=jnp.ones(2), num_rounds=6)
+    settled = []
+    for number in range(3):
+        before, state = state, _add_round(state, jnp.array([0.5, number]), known, 1.0)
+        settled.append(bool(state.settled))
+    assert settled == [False, True, True]
+    jax.tree.map(np.testing.assert_array_equal, state, before)
+    assert state.total.tolist() == [1, 1]
+
+
+def test_a_share_of_those_present_is_drawn():
+    mechanism, state = exploration(6, settled=jnp.asarray(True))
+    present = jnp.array([True, True, False, False, False, False])
+    context = Context(
+        shard_sizes=jnp.ones(6), key=jax.random.key(0), present=present,
+        agents=jnp.zeros((6, 2)), server=jnp.zeros(2),
+    )  # fmt: skip
+    assert mechanism.plan(state, context).participants.sum() == 1
+
+
+def test_who_was_never_there_counts_as_the_mean_of_those_present():
+    """Agent 1 was there in the round before; agents 2 and 3 have not been there so far."""
+    state = {"num_rounds": jnp.asarray(1), "total": jnp.array([0.5, 0.25, 0.0, 0.0])}
+    mechanism, state = exploration(4, seen=jnp.array([True, True, False, False]), **state)
+    context = Context(
+        shard_sizes=jnp.ones(4), key=jax.random.key(0), num_rounds=9,
+        present=jnp.array([True, False, True, False]),
+    )  # fmt: skip
+    updates = jnp.array([[1.0, 0], [0, 0], [0, 1], [0, 0]])
+    outcome, after = mechanism.update(updates, state, context)
+    cosine = np.sqrt(0.5)  # of either with the sum of both
+    expected = [cosine, 0.25, cosine, cosine]
+    np.testing.assert_allclose(outcome.contributions, expected, rtol=1e-6)
+    np.testing.assert_allclose(after.total, np.add(state.total, expected), rtol=1e-6)
+    assert after.seen.tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("rounds", [17, 40])
+def test_hotellings_p_is_that_of_the_distribution_f(rounds):
+    rng, num = np.random.default_rng(3), 2
+    psi = rng.normal(size=(rounds, num))
+    mean, squares = psi.mean(0), (psi - psi.mean(0)).T @ (psi - psi.mean(0))
+    _, state = exploration(
+        num, num_rounds=jnp.asarray(rounds), total=jnp.asarray(psi.sum(0)),
+        squares=jnp.asarray(squares), recent=jnp.asarray(psi[-15:]),
+    )  # fmt: skip
+    change = mean - psi[:-15].mean(0)
+    statistic = rounds * change @ np.linalg.solve(np.cov(psi.T), change)
+    ratio = (rounds - num) / (num * (rounds - 1)) * statistic
+    expected = stats.f.sf(ratio, num, rounds - num) if rounds > 16 else 0
+    assert _p_value(state) == pytest.approx(expected, rel=1e-3)
+
+
+def test_iafl_draws_only_from_those_present_and_counts_only_them():
+    present = jnp.arange(12) % 6 == 0  # agents 0 and 6
+    sizes = jnp.where(present, 10, 1000)
+    context = Context(shard_sizes=sizes, present=present, key=jax.random.key(0))
+    outcome, _ = REGISTRY["iafl"]().update(jnp.eye(12), (), context)
+    both = np.asarray(present) / 2
+    np.testing.assert_allclose(outcome.rewards[0], both)
+    np.testing.assert_allclose(outcome.rewards[6], both)
+
+
+def test_iafl_equalises_by_kappa_and_rounds_no_whole_number_up():
+    """Who reaches (7/12)^2 of the best receives 7 of 12 updates, in float32 7.0000005 of them."""
+    mechanism = REGISTRY["iafl"](kappa=0.5, performance=[(7 / 12) ** 2] * 12 + [1.0])
+    context = Context(shard_sizes=jnp.ones(13), key=jax.random.key(0))
+    outcome, _ = mechanism.update(jnp.eye(13), mechanism.init(13), context)
+    np.testing.assert_allclose(outcome.fractions, [7 / 12] * 12 + [1], rtol=1e-6)
+    assert (outcome.rewards > 0).sum(1).tolist() == [8] * 12 + [13]  # and its own
+
+
+def test_a_bounded_qffl_has_the_median_of_the_smoothness_of_agents():
+    updates, losses = np.array([[1.0, 0.0], [0.0, 2.0], [2.0, 2.0]]), np.array([1.0, 0.5, 3.0])
+    smoothness = np.median(2 * losses / np.square(updates).sum(1))
+    for rate, bound in ((0.1, smoothness), (10.0, 0.1)):  # never above that of the learning rate
+        context = Context(
+            shard_sizes=jnp.ones(3), learning_rate=rate, losses=lambda: jnp.asarray(losses)
+        )
+        mechanism = REGISTRY["qffl"](q=1.5, smoothness="bounded")
+        outcome, _ = mechanism.update(jnp.asarray(updates), (), context)
+        g = -bound * updates
+        lengths = 1.5 * losses**0.5 * np.square(g).sum(1) + bound * losses**1.5
+        np.testing.assert_allclose(outcome.aggregate, -(losses**1.5 @ g) / lengths.sum(), rtol=1e-5)
+
+
+def test_rr_drops_nobody_before_the_warmup_ends_and_then_pays_nothing():
+    """With alpha = 1 reputation stays as it is: agent 2 has less than a third of a third."""
+    updates = {"many": jnp.array([[1.0, 3.0], [1.0, 1.0], [1.0, 2.0]]), "one": jnp.ones(3)}
+    mechanism = REGISTRY["rr"](alpha=1.0, warmup=4, gamma=9.0)
+    for number, leaves in ((3, False), (4, True)):
+        context = Context(shard_sizes=jnp.ones(3), round=number, num_rounds=9)
+        state = jnp.array([0.5, 0.45, 0.05]), jnp.ones(3, bool)
+        outcome, (after, reputable) = mechanism.update(updates, state, context)
+        assert reputable.tolist() == [True, True, not leaves]
+        assert bool(after[2] == 0) == leaves
+        paid = jax.tree.map(jnp.subtract, outcome.rewards, updates)
+        np.testing.assert_allclose(paid["many"][0], [0, 2.05], atol=1e-6)
+        np.testing.assert_allclose(paid["many"][2], [0, 0 if leaves else 2.05], atol=1e-6)
+        np.testing.assert_allclose(paid["one"], [1, 1, 0 if leaves else 1], atol=1e-6)
+
+
+def test_the_threshold_is_a_share_of_the_mean_of_those_that_are_left():
+    """Of three that are left, a third of their mean is 1/9; agent 3 has left before."""
+    after, reputable = jnp.array([0.5, 0.4, 0.1, 0.0]), jnp.array([True, True, True, False])
+    found, left = drop_low(after, reputable, None, 1 / 3)
+    assert left.tolist() == [True, True, False, False]
+    np.testing.assert_allclose(found, [5 / 9, 4 / 9, 0, 0], rtol=1e-6)
+    kept, left = drop_low(after, reputable, None, 0.29)
+    assert left.tolist() == reputable.tolist()
+    np.testing.assert_allclose(kept, after, rtol=1e-6)
+
+
+def test_an_agent_that_was_judged_below_nothing_joins_rr_with_nothing():
+    updates = jnp.array([[4.0, 0.0], [2.0, 0.0], [-1.0, 0.0]])
+    context = Context(shard_sizes=jnp.ones(3), present=jnp.ones(3, bool))
+    state = jnp.array([1 / 3, 0, 0]), jnp.ones(3, bool)
+    mechanism = REGISTRY["rr"](alpha=0.5, gamma=9.0)
+    outcome, (after, _) = mechanism.update(updates, state, context)
+    np.testing.assert_allclose(outcome.contributions, [1, 1, -1], rtol=1e-6)
+    # The first parts of (1, 1, 0) are halves: memory (2, 3, 0) / 5, and half of (1, 1, -1).
+    np.testing.assert_allclose(after, [0.7 / 1.5, 0.8 / 1.5, 0], atol=1e-5)
+
+
+def test_who_joins_is_weighted_by_its_share_of_data():
+    context = Context(shard_sizes=jnp.array([10, 30, 60]), present=jnp.array([True, True, False]))
+    found = base.first_round_shares(jnp.array([0.2, 0.0, 0.5]), context)
+    np.testing.assert_allclose(found, [0.4, 0.6, 0], rtol=1e-6)
+
+
+def test_who_reaches_nothing_that_is_defined_alone_counts_as_the_worst():
+    reached = jnp.array([0.5, jnp.nan, 0.25])
+    found = performance_of("held_out", 3, lambda on: reached)
+    np.testing.assert_array_equal(found, [0.5, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedit", "ffa_lora", "flora", "qffl", "zero_padding"])
+def test_one_common_model_is_paid_to_all_in_full(name):
+    outcome = play(name, updates())
+    np.testing.assert_array_equal(outcome.fractions, 1)

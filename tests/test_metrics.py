@@ -123,3 +123,7 @@ def test_numbers_with_a_mask_are_refused():
         metrics.fairness(masked, [0.5, 0.6, 0.7])
     with pytest.raises(ValueError, match="`participation`"):
         Experiment(num_agents=3, participation=np.ma.masked_array([[1, 1, 1]], [[0, 0, 1]]))
+
+
+def test_fewer_than_four_agents_have_no_interval():
+    assert np.isnan(metrics.fairness_interval([0.1, 0.2, 0.4], ACCURACIES)).all()

@@ -13,7 +13,14 @@ import seen
 import fairjax as fj
 from fairjax import devices, trees
 from fairjax.mechanisms import REGISTRY, Context, Plan
-from fairjax.simulation import Behaviour, Memory, Rounds, change_uploads, check_participation
+from fairjax.simulation import (
+    Behaviour,
+    History,
+    Memory,
+    Rounds,
+    change_uploads,
+    check_participation,
+)
 from fairjax.simulation.participation import draw_present
 
 EXPERIMENT = fj.Experiment(dataset="blobs", num_agents=5, rounds=4, model="logistic")
@@ -55,11 +62,12 @@ def test_all_agents_of_every_round_are_a_run_without_participation(everybody):
     assert same(with_all.state.agents, without.state.agents)
 
 
-@pytest.mark.parametrize(("asked", "number"), [(2, 2), (0.4, 2), (0.01, 1)])
+@pytest.mark.parametrize(("asked", "number"), [(2, 2), (0.4, 2), (0.35, 2), (0.01, 1)])
 def test_so_many_agents_take_part_and_the_key_draws_others(asked, number):
     rows = [draw_present(asked, jax.random.key(key), 0, 4, 5) for key in range(9)]
     assert {int(row.sum()) for row in rows} == {number}
     assert len({tuple(row.tolist()) for row in rows}) > 1
+    assert draw_present(asked, jax.random.key(0), 3, 4, 5).sum() == number  # the last round
     assert draw_present(asked, jax.random.key(0), 4, 4, 5).all()  # the round after the last
 
 
@@ -184,6 +192,7 @@ def test_dishonest_agents_that_are_absent_at_first(behaviour):
     memory = memory.with_first(updates, 7, present)
     uploads = change_uploads(jax.random.key(0), updates, memory, 7, agents, present)
     assert memory.joined.all()
+    np.testing.assert_array_equal(memory.first[:3], 0)  # those that had joined keep their first
     np.testing.assert_array_equal(uploads[3], updates[3])  # its first update, or that of a leader
 
 
@@ -272,3 +281,20 @@ def test_an_absent_agent_receives_nothing_from_a_plan():
     for first, last in zip(*map(jax.tree.leaves, (state.agents, after.agents)), strict=True):
         np.testing.assert_array_equal(first[2], last[2])
         assert not np.array_equal(first[0], last[0])
+
+
+def test_rewards_of_absent_agents_are_remembered():
+    memory = Memory(jnp.zeros((3, 2)), jnp.zeros(2), jnp.array([[1.0, 1], [2, 2], [3, 3]]))
+    after = memory.after(jnp.ones(2), jnp.full((3, 2), 9.0), jnp.array([True, False, True]))
+    np.testing.assert_array_equal(after.rewards[:, 0], [9, 2, 9])
+    np.testing.assert_array_equal(after.aggregate, [1, 1])
+
+
+def test_the_latest_numbers_are_those_of_the_last_round_with_the_agent():
+    nan = np.nan
+    values = np.array([[1.0, 2.0, nan], [3.0, nan, nan], [nan, 4.0, nan], [5.0, nan, nan]])
+    none = np.zeros_like(values)
+    empty = History(*[none] * len(History._fields))._replace(metrics=None)
+    history = empty._replace(contributions=values, participants=~np.isnan(values))
+    result = fj.Result(EXPERIMENT, history, None, np.ones(3), np.ones(3), ("honest",) * 3)
+    np.testing.assert_array_equal(result.latest("contributions"), [5, 4, nan])

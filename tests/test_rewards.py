@@ -268,3 +268,23 @@ def test_fractions_of_tied_agents_have_the_derivatives_of_their_own_importance(j
     found = jacobian(rewards.reward_fractions)(importance)[:3, :3]
     slope = (1 - np.tanh(0.1) ** 2) / np.tanh(0.7)
     np.testing.assert_allclose(found, slope * np.eye(3), rtol=1e-5, atol=1e-6)
+
+
+def test_importance_of_those_present_by_hand():
+    """A third is for each agent that has joined; those that join begin at their part of it."""
+    # Agents 1 and 2 are new. Memory (1/3, 1/2, 0) / (5/6), and half of (.5, .5, -.5) is added.
+    joining = rewards.importance([1 / 3, 0, 0], [0.5, 0.5, -0.5], 0.5, 0.0, np.ones(3, bool))
+    np.testing.assert_allclose(joining, [0.45, 0.55, 0], rtol=1e-6, atol=1e-7)
+    # Agent 1 is new and agent 2 absent. Memory (3, 2) / 5, then (.55, .325) of the share 2/3.
+    present = np.array([True, True, False])
+    absent = rewards.importance([1 / 3, 0, 0], [0.5, 0.25, 0.0], 0.5, 0.0, present)
+    np.testing.assert_allclose(absent, [0.55 / 1.3125, 0.325 / 1.3125, 0], rtol=1e-6)
+    # Agent 2 keeps its importance, and the others share .5, what they held.
+    kept = rewards.importance([0.3, 0.2, 0.5], [0.2, 0.8, 0.9], 0.5, 0.0, present)
+    np.testing.assert_allclose(kept, [0.2, 0.3, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+def test_a_fraction_of_one_keeps_more_entries_than_float32_counts(xp):
+    size = 2**24 + 3  # in float32 it is rounded up by one
+    assert masks.count_kept(xp.ones(1, xp.float32), size).tolist() == [size]

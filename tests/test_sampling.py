@@ -146,3 +146,18 @@ def test_a_mechanism_judges_forty_agents_by_it_with_the_rounds_key():
     np.testing.assert_array_equal(first, same)
     assert (first != other).any()
     np.testing.assert_allclose(first, other, atol=2e-3)
+
+
+def test_an_error_is_that_of_the_mean_of_what_the_permutations_say(monkeypatch):
+    """Two permutations say numbers far apart; agent 2 has no upload and no part in them."""
+    said = np.array([[3.0, 1.0, 8.0, 2.0], [1.0, 5.0, 9.0, 0.0]])
+    monkeypatch.setattr(sampling, "MAX_LISTED_AGENTS", 2)
+    monkeypatch.setattr(sampling, "_fit_control", lambda *_: jnp.zeros((2, 2)))
+    monkeypatch.setattr(sampling, "_contrast_windows", lambda *_: jnp.asarray(said))
+    updates = jnp.asarray(np.eye(4)).at[2].set(0)
+    found = sampling.estimate.__wrapped__(jax.random.key(0), updates, jnp.ones(4), 2)
+    apart = said[:, [0, 1, 3]] - said[:, [0, 1, 3]].mean(1, keepdims=True)  # their sum is known
+    expected = np.abs(apart[0] - apart[1]) / np.sqrt(2) / np.sqrt(2) / 4
+    np.testing.assert_allclose(found.standard_errors, np.insert(expected, 2, 0), rtol=1e-5)
+    assert found.values[2] == 0
+    assert found.values.sum() == pytest.approx(1, abs=1e-6)

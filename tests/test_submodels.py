@@ -299,3 +299,18 @@ def test_unknown_lengths_and_missing_data_are_refused():
     held_out = dataclasses.replace(shards, validation=test)
     with pytest.raises(ValueError, match="`num_rounds` must be given"):
         fed.init(jax.random.key(0), held_out)
+
+
+@pytest.mark.parametrize(("number", "sizes"), [(99, [4, 6]), (100, [2, 6])])
+def test_fedrac_asks_less_of_a_submodel_from_its_hundred_and_first_round_on(number, sizes):
+    """Its target is .43 of the accuracy of all units from then on, and .86 before."""
+    units = fj.rewards.Units(6, jnp.arange(6), jnp.full(6, -1))
+    mechanism = fj.mechanisms.fedrac(b=0.0, block=2, performance=[1e-9, 1.0])
+    state = mechanism.init(2, units=units)
+    accuracies = jnp.array([0.0, 0.3, 0.6, 1.0])  # of none, two, four and all units
+    context = Context(
+        shard_sizes=jnp.ones(2), round=number, server=jnp.ones(6), agents=jnp.ones((2, 6)),
+        units=units, utility=lambda params: accuracies[(params > 0).sum() // 2],
+    )  # fmt: skip
+    outcome, _ = mechanism.update(jnp.zeros((2, 6)), state, context)
+    np.testing.assert_allclose(outcome.fractions, np.array(sizes) / 6, rtol=1e-6)
