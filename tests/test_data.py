@@ -521,3 +521,9 @@ def test_numbers_to_predict_are_floats():
         Dataset(x, [0.5, np.nan, 2])
     with pytest.raises(ValueError, match=r"the agents' `y` of shape \(2,\), got \(\)"):
         labels.check_alike("test", Dataset(x, [0.5, 1, 2]))
+
+
+def test_given_padding_is_replaced_by_an_agents_own_first_row():
+    data = Dataset(x=np.eye(4), y=[0, 1, 0, 1], num_classes=2)
+    shards = Shards(data, np.array([[1, 0, 0], [2, 3, 0], [3, 2, 1]]), np.array([1, 2, 3]))
+    assert shards.indices.tolist() == [[1, 1, 1], [2, 3, 2], [3, 2, 1]]

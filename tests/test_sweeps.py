@@ -250,3 +250,18 @@ def test_what_a_comparison_returns_is_not_what_the_next_one_reads():
     np.testing.assert_array_equal(again.shard_sizes, sizes)
     with pytest.raises(ValueError, match="read-only"):
         sweeps.load_shards(list(again.experiments))[0].data.x[:] = 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_keys_of_any_kind_draw_the_same_for_an_agent_whoever_is_beside_it(kind):
+    one = fj.Experiment(num_agents=3, rounds=2, model="logistic", batch_size=4, optimizer="sgd")
+    jax.config.update("jax_default_prng_impl", kind)
+    try:
+        alone = dataclasses.replace(one, seed=1).run()
+        beside = fj.sweep(one, seeds=[0, 1])[1]
+        together = dataclasses.replace(one, seed=1, agents_at_once=3).run()
+    finally:
+        jax.config.update("jax_default_prng_impl", "threefry2x32")
+    for found in (beside, together):
+        np.testing.assert_allclose(found.history.importance, alone.history.importance, atol=1e-5)

@@ -531,3 +531,21 @@ def test_a_loss_that_mixes_examples_is_warned_of_where_records_are_kept(tmp_path
     )
     with pytest.warns(UserWarning, match="depends on the other examples of its batch: it is"):
         one.run(tmp_path)
+
+
+def test_a_model_that_answers_once_for_all_examples_is_refused():
+    digits, _ = fj.data.load("digits")
+
+    def init(key):
+        return {"kernel": jnp.zeros((64, 10))}
+
+    def apply(params, x, key=None):
+        return (x.reshape(len(x), -1) @ params["kernel"]).mean(0, keepdims=True)
+
+    shards = fj.data.uniform(digits, num_agents=2, samples_per_agent=4)
+    fed = fj.federation(
+        model=fj.models.Model(init, apply), mechanism=fj.mechanisms.fedavg(),
+        optimizer=optax.sgd(0.1), local_epochs=1, batch_size=4,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"one for each of B=2 examples, got float32\[1, 10\]"):
+        fed.init(jax.random.key(0), shards)

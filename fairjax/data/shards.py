@@ -60,7 +60,9 @@ class Shards:
         if is_known(self.indices) and is_known(self.sizes):
             indices, sizes = as_array("`indices`", self.indices), as_array("`sizes`", self.sizes)
             _check_indices(indices, sizes, len(self.data))
-            object.__setattr__(self, "indices", _as_int32(self.indices, indices))
+            padded = _pad_with_own(indices, sizes)
+            given = self.indices if (padded == indices).all() else padded
+            object.__setattr__(self, "indices", _as_int32(given, padded))
             object.__setattr__(self, "sizes", _as_int32(self.sizes, sizes))
 
     def __repr__(self) -> str:
@@ -182,6 +184,12 @@ def _check_indices(indices: np.ndarray, sizes: np.ndarray, num_rows: int) -> Non
             f"`sizes` must be in [1, {indices.shape[1]}], the number of columns of `indices`, got "
             f"{sizes[wrong][0]} of agent {wrong.argmax()}."
         )
+
+
+def _pad_with_own(indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Returns indices whose padding repeats an agent's own first row: others' may hold NaN."""
+    own = np.arange(indices.shape[1]) < sizes[:, None]
+    return np.where(own, indices, indices[:, :1])
 
 
 def _as_int32(value: Any, array: np.ndarray) -> Any:

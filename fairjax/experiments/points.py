@@ -152,16 +152,16 @@ def _warn_of_batches(federation: Federation, examples: Dataset, longest: np.ndar
 def _stack_runs(on: Sequence[Experiment], shards: Shards, federation: Federation) -> dict[str, Any]:
     """Returns what differs between the data sets of a sweep, leaves `[S, ...]`."""
     # First parameters are drawn outside of the program, as a single run draws them.
-    params = []
-    for place, one in enumerate(on):
+    params, keys = [], [simulation.as_key(jax.random.key(one.seed)) for one in on]
+    for place, (one, key) in enumerate(zip(on, keys, strict=True)):
         own = jax.tree.map(lambda leaf, place=place: leaf[place], shards)
-        given, key = one.first_params(own), jax.random.key(one.seed)
+        given = one.first_params(own)
         model = federation.training.model
         params.append(simulation.first_params(key, model, own.data) if given is None else given)
     return {
         "shards": shards,
         "params": jax.tree.map(lambda *leaves: np.stack(leaves), *params),
-        "key": np.stack([jax.random.key_data(jax.random.key(one.seed)) for one in on]),
+        "key": np.stack([jax.random.key_data(key) for key in keys]),
         "places": np.array([[who.agent for who in one.assigned_behaviours()] for one in on]),
     }
 
@@ -212,7 +212,7 @@ def _play(
         if together:
             mechanism = switched(number, [one.make_mechanism() for one in together])
             federation = dataclasses.replace(federation, mechanism=mechanism)
-        key = jax.random.wrap_key_data(run["key"])
+        key = jax.random.wrap_key_data(run["key"], impl=simulation.THREEFRY)
         state = federation.init(key, shards, run["params"], num_rounds, test)
         (state, events), rows = simulation.play(
             federation,

@@ -32,7 +32,13 @@ from fairjax.simulation.behaviours import (
 )
 from fairjax.simulation.evaluation import measure, outputs, utility
 from fairjax.simulation.federations import Federation
-from fairjax.simulation.first import first_params, first_statistics, given_params
+from fairjax.simulation.first import (
+    THREEFRY,
+    as_key,
+    first_params,
+    first_statistics,
+    given_params,
+)
 from fairjax.simulation.looking import check_held_out, follows_length
 from fairjax.simulation.loop import PROGRAMS, Rounds, history, play
 from fairjax.simulation.making import federation
@@ -51,11 +57,11 @@ from fairjax.simulation.round import judge
 from fairjax.simulation.states import Record, State
 
 __all__ = [
-    "COUNTS", "DATA", "HONEST", "PROGRAMS", "UPLOADS", "Behaviour", "Events", "Federation",
-    "History", "Memory", "Progress", "Record", "Rounds", "State", "assign", "behaviours",
-    "bytes_needed", "bytes_per_agent", "change_data", "change_uploads", "check_fits",
-    "check_held_out", "check_paid", "check_participation", "check_server_optimizer",
-    "federation", "first_params", "first_statistics", "follows_length", "given_params",
-    "history", "judge", "listed", "measure", "names", "no_rows", "outputs", "play",
-    "spare_maps", "utility", "warn_of_honest",
+    "COUNTS", "DATA", "HONEST", "PROGRAMS", "THREEFRY", "UPLOADS", "Behaviour", "Events",
+    "Federation", "History", "Memory", "Progress", "Record", "Rounds", "State", "as_key", "assign",
+    "behaviours", "bytes_needed", "bytes_per_agent", "change_data", "change_uploads", "check_fits",
+    "check_held_out", "check_paid", "check_participation", "check_server_optimizer", "federation",
+    "first_params", "first_statistics", "follows_length", "given_params", "history", "judge",
+    "listed", "measure", "names", "no_rows", "outputs", "play", "spare_maps", "utility",
+    "warn_of_honest",
 ]  # fmt: skip

@@ -17,11 +17,20 @@ from fairjax.mechanisms import Mechanism
 from fairjax.models import Model, initial, initial_params
 from fairjax.types import Key, Params, Stacked
 
+THREEFRY = "threefry2x32"
+
 
 def as_key(key: Any) -> Key:
-    """Returns one PRNG key, made by `jax.random.key` or by `jax.random.PRNGKey`."""
+    """Returns one threefry key of a key that `jax.random.key` or `jax.random.PRNGKey` made.
+
+    What other kinds draw under `vmap` depends on who is drawn together, so they draw the data of a
+    threefry key.
+    """
     checks.key("key", key)
-    return jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
+    key = jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
+    if jax.random.key_impl(key) == THREEFRY:
+        return key
+    return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=THREEFRY)
 
 
 def first_params(key: Key, model: Model, data: Dataset) -> Params:

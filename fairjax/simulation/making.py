@@ -60,7 +60,9 @@ def federation(
       schedule_counts: what a schedule within `optimizer` counts, for example in
         `optax.sgd(optax.cosine_decay_schedule(0.1, 100))`: "steps" counts each agent's own
         local steps, so an agent with more data counts faster; "rounds" counts rounds (or local
-        epochs, as `decay_per` says), the same for all agents. None: steps, with a warning.
+        epochs, as `decay_per` says), the same for all agents. None: steps, with a warning. A
+        schedule that an optimizer calls with a count of its own, as `optax.contrib.prodigy` does,
+        is not seen: it counts steps.
       proximal: FedProx's mu, at least 0: mu / 2 |w - w_0|^2 is added to the loss, where w_0 are
         the parameters at the round's start (Li et al., MLSys 2020).
       reset_optimizers: every round begins with a fresh state of every agent's optimizer.

@@ -208,11 +208,12 @@ def _check_schedule(learning_rate: Callable[[Scalar], Any]) -> None:
 
 def _check_factory(optimizer: Any, optimizer_at: Callable[[Scalar, Scalar], Any]) -> None:
     """Raises unless a function makes an optimizer from a learning rate, known or traced."""
-    made: Any = None
+    wrong: str | None = None  # the optimizer itself may hold the traced rate
 
     def make(count: Scalar) -> None:
-        nonlocal made
+        nonlocal wrong
         made = optimizer_at(count, 0)
+        wrong = None if isinstance(made, optax.GradientTransformation) else f"{made!r:.100}"
 
     try:
         jax.eval_shape(make, jax.ShapeDtypeStruct((), jnp.int32))
@@ -222,8 +223,8 @@ def _check_factory(optimizer: Any, optimizer_at: Callable[[Scalar, Scalar], Any]
             f"round is compiled, to an optax optimizer, got {optimizer!r:.100}. It says: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not isinstance(made, optax.GradientTransformation):
+    if wrong is not None:
         raise ValueError(
             "`optimizer` must be a function from a learning rate to an optax optimizer, such as "
-            f"optax.sgd, got {optimizer!r:.100}, which returns {made!r:.100}."
+            f"optax.sgd, got {optimizer!r:.100}, which returns {wrong}."
         )

@@ -153,6 +153,11 @@ class Task(ByContents):
                 kind = "numbers" if name in NUMBERS else "classes, or labels [n, K] of 0 and 1"
                 raise ValueError(f"The metric {name!r} needs {kind} as `y`, got {data}.")
         outputs = jax.eval_shape(apply, params, data.x[:2], statistics)
+        if outputs.shape[0] != len(data.x[:2]):
+            raise ValueError(
+                f"`model.apply` must return outputs [B, ...], one for each of B={len(data.x[:2])} "
+                f"examples, got {outputs.dtype}{[*outputs.shape]}."
+            )
         y = jax.ShapeDtypeStruct((outputs.shape[0], *data.y.shape[1:]), data.y.dtype)
         given = f"outputs of shape {outputs.shape} and y of shape {y.shape}"
         rules = {"loss": (self.loss, y.shape[:1], "a floating number for each example")}
