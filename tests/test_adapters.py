@@ -14,6 +14,7 @@ import fairjax as fj
 from fairjax import lowrank, trees
 from fairjax.cli import main
 from fairjax.mechanisms import Plan
+from fairjax.simulation.adapting import Ranked
 from fairjax.simulation.training import Own, Shard
 from fairjax.studies import STUDIES
 
@@ -526,3 +527,40 @@ def test_a_norm_of_all_slopes_leaves_out_those_that_an_agent_does_not_train():
         after = fed.training(state.key, Own(held, ()), shard, 0, factors)
         change = jax.tree.map(jnp.subtract, after.params, first)
         np.testing.assert_allclose(optax.tree.norm(change), 0.01, rtol=1e-3)
+
+
+def square_adapters(alpha=None):
+    """Parameters with two square matrices, and their adapters of rank 4."""
+    params = {"one": jnp.ones((4, 4)), "two": jnp.ones((4, 4))}
+    model = fj.models.Model(init=lambda key: params, apply=lambda params, x, key=None: x)
+    return params, fj.models.lora(model, params, rank=4, alpha=alpha, targets=".").adapters
+
+
+def test_products_are_scaled_by_alpha_over_the_rank_of_the_agent():
+    for alpha, scales in ((6.0, [1.5, 2, 3, 6]), (None, [2, 2, 2, 2])):
+        ranked = Ranked(square_adapters(alpha)[1], (4, 3, 2, 1))
+        assert [float(ranked.scale(agent)) for agent in range(4)] == scales
+
+
+def test_every_target_has_factors_of_its_own():
+    params, adapters = square_adapters()
+    drawn = adapters.draw(jax.random.key(0), params, 4, 3)
+    assert not (drawn["one"].b == drawn["two"].b)[:, :3].any()
+
+
+def test_an_agent_begins_with_the_product_of_the_factors_that_it_is_given():
+    params, adapters = square_adapters(alpha=6.0)
+    factor = jnp.arange(16.0).reshape(4, 4).at[:, 2:].set(0)  # agent 1 has two columns
+    given = dict.fromkeys(params, fj.LowRank(b=factor, a=factor.T))
+    ranked = Ranked(adapters, (4, 2))
+    variables, _ = ranked.begin(jax.random.key(0), params, 1, given, False)
+    whole = ranked.whole(params, variables, 1)
+    np.testing.assert_allclose(whole["two"], 1 + factor @ factor.T, rtol=1e-6)
+
+
+def test_a_product_is_uploaded_as_a_matrix_where_that_is_less():
+    _, adapters = square_adapters()
+    update = {"one": fj.LowRank(b=jnp.zeros((2, 4, 4)), a=jnp.zeros((2, 4, 4)))}
+    ranked = Ranked(adapters, (4, 1))
+    assert ranked.num_uploaded(update, False).tolist() == [16, 8]
+    assert ranked.num_uploaded(update, True).tolist() == [16, 4]

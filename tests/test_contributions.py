@@ -10,6 +10,7 @@ import pytest
 import twin
 
 from fairjax import contributions, lowrank, rewards, rowwise, trees
+from fairjax.contributions.gram import Products
 
 MEASURES = {
     "cosine": contributions.cosine,
@@ -473,3 +474,12 @@ def test_a_permutation_is_paired_with_its_reverse_and_the_error_is_over_pairs():
         np.testing.assert_allclose(found.standard_errors, apart / 2, atol=1e-5)
         errors.add(drawn[0] == drawn[1])
     assert errors == {True, False}
+
+
+def test_a_rounding_error_of_a_coalition_grows_with_the_number_of_agents():
+    """Of agents 0 and 1 a square of 2e-6 is left: less than 4 N eps times theirs, 2.9e-6."""
+    gram = jnp.eye(3).at[0, 1].set(-1 + 1e-6).at[1, 0].set(-1 + 1e-6)
+    game = Products(jnp.ones(3), jnp.ones(3), jnp.full(3, 0.5), jnp.asarray(1.0), gram)
+    members = jnp.array([[1, 1, 0], [1, 0, 1]])
+    found = contributions.coalition_cosines(game, members)
+    np.testing.assert_allclose(found, [0, np.sqrt(0.5)], rtol=1e-6)
