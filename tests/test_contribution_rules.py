@@ -1,5 +1,7 @@
 """Functions of contributions check their rules, and errors name the argument."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,9 +131,11 @@ def test_a_utility_returns_a_real_scalar(utility):
 
 
 def test_each_agent_is_at_the_front_once_in_as_many_permutations():
-    found = contributions.gtg_shapley(
-        KEY, lambda params: (params > 0).any() * 1.0, jnp.zeros(4), jnp.eye(4), num_permutations=4
-    )
+    def first_wins(params):
+        return (params > 0).any() * 1.0
+
+    value = functools.partial(contributions.gtg_shapley, num_permutations=4)
+    found = jax.jit(lambda key: value(key, first_wins, jnp.zeros(4), jnp.eye(4)))(KEY)
     np.testing.assert_allclose(found, 0.25, rtol=1e-6)
 
 
@@ -141,6 +145,6 @@ def test_without_a_tolerance_every_model_is_scored():
     def odd(params):
         return (params > 0).sum() % 2 * 1.0
 
-    given = {"num_permutations": 1, "tolerance": 0.0}
-    found = contributions.gtg_shapley(KEY, odd, jnp.zeros(3), jnp.eye(3), **given)
+    value = functools.partial(contributions.gtg_shapley, num_permutations=1, tolerance=0.0)
+    found = jax.jit(lambda key: value(key, odd, jnp.zeros(3), jnp.eye(3)))(KEY)
     assert sorted(found.tolist()) == [-1, 1, 1]

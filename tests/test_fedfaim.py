@@ -134,7 +134,8 @@ def test_an_absent_agent_fails_no_test_and_sets_no_scale():
         held_out_loss=lambda params: 1 - params.sum(),
     )  # fmt: skip
     updates = jnp.array([[0.0, 0.0], [0.2, 0.2], [0.2, 0.2]])
-    outcome, (_, passes, fails) = mechanism.update(updates, state, context)
+    update = jax.jit(lambda rows: mechanism.update(rows, state, context))
+    outcome, (_, passes, fails) = update(updates)
     assert (passes.tolist(), fails.tolist()) == ([1, 2, 2], [0, 0, 0])
     assert outcome.fractions.tolist()[:2] == [0, 1]
     assert 0 < outcome.fractions[2] < 1

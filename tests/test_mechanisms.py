@@ -820,7 +820,8 @@ def test_cgsv_judges_by_the_mean_field_among_those_present():
     present = jnp.array([True, False, True, False])
     context = Context(shard_sizes=jnp.array([10, 20, 30, 40]), present=present)
     mechanism = REGISTRY["cgsv"](contribution="mean_field")
-    judged = mechanism.update(rows, mechanism.init(4), context)[0].contributions
+    update = jax.jit(lambda rows: mechanism.update(rows, mechanism.init(4), context))
+    judged = update(rows)[0].contributions
     units = rows[::2] / jnp.linalg.norm(rows[::2], axis=1, keepdims=True)
     expected = twin.mean_field(units, [0.25, 0.75])
     np.testing.assert_allclose(judged, [expected[0], 0, expected[1], 0], atol=1e-6)
@@ -848,9 +849,9 @@ def exploration(num_agents, **fields):
 def test_exploration_ends_after_a_third_of_the_rounds_and_its_numbers_stand_still():
     _, state = exploration(2)
     known = Context(shard_sizes=jnp.ones(2), num_rounds=6)
-    settled = []
+    add_round, settled = jax.jit(lambda state, psi: _add_round(state, psi, known, 1.0)), []
     for number in range(3):
-        before, state = state, _add_round(state, jnp.array([0.5, number]), known, 1.0)
+        before, state = state, add_round(state, jnp.array([0.5, number]))
         settled.append(bool(state.settled))
     assert settled == [False, True, True]
     jax.tree.map(np.testing.assert_array_equal, state, before)
