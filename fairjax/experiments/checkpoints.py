@@ -113,12 +113,12 @@ class Checkpoints:
     def final(self, like: Progress, num_rounds: int, other: Sequence[str]) -> Progress | None:
         """Returns the progress saved after a number of rounds, or None if there is none.
 
-        A checkpoint that cannot be read gives a warning and None. The warning names `other`
-        settings of JAX that it was saved with.
+        A checkpoint that cannot be read gives a warning and None. So does one that was saved with
+        `other` settings of JAX, since it would go on differently; the warning names them.
         """
         if num_rounds not in self.rounds():
             return None
-        progress = self._restore(num_rounds, like)
+        progress = None if other else self._restore(num_rounds, like)
         if progress is None:
             needed = "Start over with `resume=False` to have it again."
             if other:
