@@ -219,6 +219,7 @@ def test_pairs_of_an_absent_agent_keep_their_accounts():
     assert after.unit == 0.5
 
 
+@pytest.mark.slow
 def test_an_agent_that_missed_a_round_has_the_standing_of_its_uploads():
     """All agents upload as much, and agree as well, so that all stand alike when all are back."""
     mechanism = fj.mechanisms.accounts()
@@ -233,6 +234,7 @@ def test_an_agent_that_missed_a_round_has_the_standing_of_its_uploads():
     np.testing.assert_allclose(outcome.rewards, jnp.tile(uploads.mean(0), (4, 1)), atol=3e-3)
 
 
+@pytest.mark.slow
 def test_lengths_are_supported_by_the_reliability_of_those_that_have_one():
     """Three agents agree by .25, so their reliability is .5; with the others nobody agrees."""
     held = fj.mechanisms.accounts().init(6, jnp.zeros(2))

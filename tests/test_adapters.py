@@ -177,6 +177,7 @@ OPTIMIZERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_columns_beyond_an_agents_rank_stay_zero(data, network, optimizer):
     ranks = (4, 3, 2, 1)
@@ -214,6 +215,7 @@ def test_agents_hold_the_sum_of_what_they_were_paid(data, network):
         np.testing.assert_allclose(state.agents["Dense_0"]["kernel"][agent], total, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_averaged_factors_go_on_from_round_to_round(data, network):
     fed = federation(network, "fedit", optimizer=optax.sgd(0.3))
     state = fed.init(jax.random.key(0), data[0])
@@ -258,6 +260,7 @@ def test_ranks_that_a_mechanism_refuses_are_refused_before_agents_train_alone(ca
     assert "JAX" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_frozen_factor_is_the_same_for_all_and_ever(data, network):
     fed = federation(network, "ffa_lora", ranks=(4, 3, 2, 1))
     state = fed.init(jax.random.key(0), data[0])

@@ -118,6 +118,7 @@ def test_a_federation_needs_a_number_for_each_agent():
         fj.run(jax.random.key(0), fed, shards, test, num_rounds=1)
 
 
+@pytest.mark.slow
 def test_a_federation_takes_learning_rates_of_agents():
     shards, test = experiment().make_shards()
     fed = fj.federation(

@@ -126,6 +126,7 @@ def test_a_reader_that_leaves_ends_a_table_as_a_pipe_does():
         assert process.wait(timeout=120) == 141
 
 
+@pytest.mark.slow
 def test_options_reach_the_mechanism(tmp_path):
     main(["run", *SMALL, "--options", "mask=leaf", "contribution=shapley", "--out", str(tmp_path)])
     options = dict(fj.load_run(tmp_path).experiment.options)

@@ -71,6 +71,7 @@ def test_a_key_is_a_key(key):
             call()
 
 
+@pytest.mark.slow
 def test_agents_take_turns_at_the_front_from_any_one_on():
     def first_wins(params):
         return (params > 0).any() * 1.0

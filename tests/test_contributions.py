@@ -448,6 +448,7 @@ def test_sparse_and_masked_arrays_are_refused():
             contributions.cosine(wrong)
 
 
+@pytest.mark.slow
 def test_a_permutation_is_paired_with_its_reverse_and_the_error_is_over_pairs():
     """Three agents have three pairs of permutations, one for each agent in the middle."""
     updates = np.array([[3.0, 0.0], [1.0, 2.0], [-1.0, 1.0]])

@@ -243,6 +243,7 @@ def test_a_run_stays_in_its_directory_where_the_working_directory_changes(tmp_pa
     assert fj.load_run(tmp_path / "out").state is not None
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_began_meanwhile_is_left_alone(tmp_path):
     mine = RunFolder(tmp_path, True)
     record = mine.claim(SHORT.description)

@@ -327,6 +327,7 @@ def test_a_mechanism_may_change_the_containers_that_it_is_given():
         OWN.with_mechanism(averaging(add)).run()
 
 
+@pytest.mark.slow
 def test_a_mechanisms_mistake_leaves_no_folder(tmp_path):
     wrong = averaging(lambda updates, state, context: jnp.zeros(7))
     with pytest.raises(ValueError, match="must return a state of the kind that `init` gives"):

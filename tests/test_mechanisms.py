@@ -798,6 +798,7 @@ def test_iafl_counts_whole_shares_of_many_agents_exactly(largest):
     np.testing.assert_array_equal(_round_up(jnp.array([0.0, 2e-6, 2.5, 3.0])), [0, 1, 3, 3])
 
 
+@pytest.mark.slow
 def test_cffl_by_hand_over_two_rounds():
     """Reputation is .8 of what it was and .2 of the share of scores, steeper in later rounds."""
     scores = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
@@ -815,6 +816,7 @@ def test_cffl_by_hand_over_two_rounds():
     np.testing.assert_allclose(found[0][1].rewards[1], [0.6, 0.3, 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cgsv_judges_by_the_mean_field_among_those_present():
     rows = jnp.array([[3.0, 1.0], [0.0, 0.0], [1.0, 2.0], [0.0, 0.0]])
     present = jnp.array([True, False, True, False])
@@ -827,6 +829,7 @@ def test_cgsv_judges_by_the_mean_field_among_those_present():
     np.testing.assert_allclose(judged, [expected[0], 0, expected[1], 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_released_program_hardly_rescales_an_update_that_is_next_to_nothing():
     """It divides by the length plus 1e-7: here half of the update times 1e7."""
     updates, context = jnp.array([[3e-20, 4e-20]]), Context(shard_sizes=jnp.array([10]))
@@ -846,6 +849,7 @@ def exploration(num_agents, **fields):
     return mechanism, mechanism.init(num_agents)._replace(**fields)
 
 
+@pytest.mark.slow
 def test_exploration_ends_after_a_third_of_the_rounds_and_its_numbers_stand_still():
     _, state = exploration(2)
     known = Context(shard_sizes=jnp.ones(2), num_rounds=6)
@@ -868,6 +872,7 @@ def test_a_share_of_those_present_is_drawn():
     assert mechanism.plan(state, context).participants.sum() == 1
 
 
+@pytest.mark.slow
 def test_who_was_never_there_counts_as_the_mean_of_those_present():
     """Agent 1 was there in the round before; agents 2 and 3 have not been there so far."""
     state = {"num_rounds": jnp.asarray(1), "total": jnp.array([0.5, 0.25, 0.0, 0.0])}
@@ -901,6 +906,7 @@ def test_hotellings_p_is_that_of_the_distribution_f(rounds):
     assert _p_value(state) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_iafl_draws_only_from_those_present_and_counts_only_them():
     present = jnp.arange(12) % 6 == 0  # agents 0 and 6
     sizes = jnp.where(present, 10, 1000)
@@ -911,6 +917,7 @@ def test_iafl_draws_only_from_those_present_and_counts_only_them():
     np.testing.assert_allclose(outcome.rewards[6], both)
 
 
+@pytest.mark.slow
 def test_iafl_equalises_by_kappa_and_rounds_no_whole_number_up():
     """Who reaches (7/12)^2 of the best receives 7 of 12 updates, in float32 7.0000005 of them."""
     mechanism = REGISTRY["iafl"](kappa=0.5, performance=[(7 / 12) ** 2] * 12 + [1.0])
@@ -934,6 +941,7 @@ def test_a_bounded_qffl_has_the_median_of_the_smoothness_of_agents():
         np.testing.assert_allclose(outcome.aggregate, -(losses**1.5 @ g) / lengths.sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rr_drops_nobody_before_the_warmup_ends_and_then_pays_nothing():
     """With alpha = 1 reputation stays as it is: agent 2 has less than a third of a third."""
     updates = {"many": jnp.array([[1.0, 3.0], [1.0, 1.0], [1.0, 2.0]]), "one": jnp.ones(3)}

@@ -193,6 +193,7 @@ def test_a_factory_of_optimizers_that_is_none_is_named(optimizer, message):
         by_rounds(optimizer, lambda count: 0.1 * count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", [False, True])
 def test_agents_draw_noise_of_their_own(reset):
     train, test = fj.data.load("digits")
@@ -220,6 +221,7 @@ def test_keys_of_both_kinds_are_found_whatever_their_names():
     assert not holds_keys({"count": 0, "rate": 0.1})
 
 
+@pytest.mark.slow
 def test_a_server_optimizer_draws_other_noise_in_every_run():
     train, test = fj.data.load("digits")
     shards = fj.data.uniform(train, num_agents=2, seed=0)

@@ -348,6 +348,7 @@ def test_records_are_json_that_anybody_reads(finished):
     assert len(summary["accuracies"]) == 3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_measures_as_many_agents_at_once_as_the_first_sitting(tmp_path, monkeypatch):
     # As on an accelerator, where the number is picked for the device.
     monkeypatch.setattr("fairjax.simulation.federations.pick_agents_at_once", lambda *given: 3)

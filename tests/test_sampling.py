@@ -148,6 +148,7 @@ def test_a_mechanism_judges_forty_agents_by_it_with_the_rounds_key():
     np.testing.assert_allclose(first, other, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_an_error_is_that_of_the_mean_of_what_the_permutations_say(monkeypatch):
     """Two permutations say numbers far apart; agent 2 has no upload and no part in them."""
     said = np.array([[3.0, 1.0, 8.0, 2.0], [1.0, 5.0, 9.0, 3.0]])

@@ -547,6 +547,7 @@ def test_a_mechanism_that_answers_whole_numbers_is_named(digits):
         fj.run(jax.random.key(0), federation, shards, test, num_rounds=1)
 
 
+@pytest.mark.slow
 def test_a_run_and_a_sweep_work_where_jax_looks_for_nan():
     one = fj.Experiment(dataset="blobs", num_agents=2, rounds=2, model="logistic", eval_every=2)
     with jax.debug_nans(True):
