@@ -1,5 +1,6 @@
 """fairjax: fair collaborative learning in JAX."""
 
+import contextlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
@@ -62,5 +63,6 @@ def __getattr__(name: str) -> Any:
     if name in LATER:
         return importlib.import_module(f"fairjax.{name}")
     if name == "__version__":
-        return importlib.metadata.version("fairjax")
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # not installed
+            return importlib.metadata.version("fairjax")
     raise AttributeError(f"module 'fairjax' has no attribute {name!r}")

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import fairjax as fj
+from fairjax.simulation import as_key
 from fairjax.simulation.optimizers import (
     by_rounds,
     check_optimizer,
@@ -239,3 +240,15 @@ def test_a_server_optimizer_draws_other_noise_in_every_run():
     ]
     for one, other in zip(*map(jax.tree.leaves, servers), strict=True):
         assert not np.allclose(one, other)
+
+
+@pytest.mark.slow
+def test_noise_of_optimizers_does_not_depend_on_who_is_drawn_together_either():
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = {"key": jax.random.key(1, impl="rbg")}
+    own = jax.vmap(lambda key: with_own_keys(state, key))(keys)["key"]
+    alone = with_own_keys(state, keys[1])["key"]
+    assert jax.random.key_impl(alone) == "threefry2x32"
+    assert own[1] == alone
+    of_rbg = jax.random.split(jax.random.key(2, impl="rbg"), 3)
+    assert jax.vmap(as_key)(of_rbg)[1] == as_key(of_rbg[1])

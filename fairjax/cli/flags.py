@@ -266,7 +266,7 @@ def _flags_of(command: Callable) -> list[str]:
                 group.type for group in dataclasses.fields(parameter.annotation.__origin__)
             ]
             names += [field.name for group in groups for field in dataclasses.fields(group)]
-        else:
+        elif tyro.conf.Positional not in getattr(parameter.annotation, "__metadata__", ()):
             names.append(name)
     return [f"--{name.replace('_', '-')}" for name in names]
 

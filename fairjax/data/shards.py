@@ -60,9 +60,12 @@ class Shards:
         if is_known(self.indices) and is_known(self.sizes):
             indices, sizes = as_array("`indices`", self.indices), as_array("`sizes`", self.sizes)
             _check_indices(indices, sizes, len(self.data))
-            padded = _pad_with_own(indices, sizes)
-            given = self.indices if (padded == indices).all() else padded
-            object.__setattr__(self, "indices", _as_int32(given, padded))
+            padded: Any = _pad_with_own(indices, sizes)
+            if (padded == indices).all():
+                padded = _as_int32(self.indices, padded)
+            elif isinstance(self.indices, jax.Array):
+                padded = jax.device_put(padded, self.indices.sharding)
+            object.__setattr__(self, "indices", _as_int32(padded, np.asarray(padded)))
             object.__setattr__(self, "sizes", _as_int32(self.sizes, sizes))
 
     def __repr__(self) -> str:

@@ -158,7 +158,7 @@ def audit(
         the experiment has dishonest agents, or a manipulation does not fit it: label_flip and
         label_noise need classes, label_flip_1_7 eight of them, feature_noise floats or tokens;
         sybil needs two examples of every agent, a mechanism that takes one more agent, and
-        neither numbers of single agents nor given `params`.
+        neither numbers of single agents nor given `params`, but below adapters.
 
     Examples:
       >>> experiment = Experiment(num_agents=2, rounds=1, model="logistic", mechanism="fedavg")

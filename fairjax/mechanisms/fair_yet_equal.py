@@ -116,7 +116,8 @@ def fair_yet_equal(
     ) -> tuple[Outcome, Exploration]:
         chosen = participants(state, context)
         updates = trees.zero_broken(updates)
-        weights = rewards.normalised(jnp.asarray(context.shard_sizes, jnp.float32), chosen)
+        sizes = jnp.asarray(context.shard_sizes, jnp.result_type(float))
+        weights = rewards.normalised(sizes, chosen)
         aggregate = trees.weighted_sum(weights, updates)
         judged = contributions.measure("cosine", updates, weights)
         paid = trees.scaled(chosen.astype(jnp.float32), trees.broadcast(len(judged), aggregate))

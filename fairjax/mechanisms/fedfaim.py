@@ -102,7 +102,7 @@ def _share_of_largest(logs: PerAgent) -> PerAgent:
 def _marginal_losses(updates: Stacked, present: PerAgent, context: Context) -> PerAgent:
     """Returns `[N]` how much the held-out loss rises without each agent; 0 for absent ones.
 
-    A difference that is no more than a rounding error is 0, so equal uploads are judged equally.
+    A difference below 8 times the relative rounding error of the loss is 0.
     """
     loss, server = context.require("held_out_loss", "fedfaim"), context.require("server", "fedfaim")
     num_agents = len(present)

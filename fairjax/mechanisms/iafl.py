@@ -86,7 +86,8 @@ def iafl(*, kappa: Scalar = 0.0, performance: Performance = "size") -> Mechanism
 def _round_up(values: Array) -> Array:
     """Returns the next whole numbers; a rounding error does not raise a whole number."""
     whole = jnp.round(values)
-    return jnp.where(jnp.abs(values - whole) <= 1e-6 * values, whole, jnp.ceil(values))
+    rounding = 2 * jnp.finfo(values.dtype).eps * values
+    return jnp.where(jnp.abs(values - whole) <= rounding, whole, jnp.ceil(values))
 
 
 def _draw_updates(key: jax.Array, others: PerAgent, present: PerAgent) -> jax.Array:

@@ -21,16 +21,24 @@ THREEFRY = "threefry2x32"
 
 
 def as_key(key: Any) -> Key:
-    """Returns one threefry key of a key that `jax.random.key` or `jax.random.PRNGKey` made.
-
-    What other kinds draw under `vmap` depends on who is drawn together, so they draw the data of a
-    threefry key.
-    """
+    """Returns one threefry key of a key that `jax.random.key` or `jax.random.PRNGKey` made."""
     checks.key("key", key)
-    key = jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
+    return as_threefry(jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key)
+
+
+def as_threefry(key: Key) -> Key:
+    """Returns a threefry key of one key of any kind.
+
+    What other kinds draw under `vmap` depends on who is drawn together, so their data, without a
+    draw, make a threefry key.
+    """
     if jax.random.key_impl(key) == THREEFRY:
         return key
-    return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=THREEFRY)
+    words = jax.random.key_data(key).ravel()
+    made = jax.random.wrap_key_data(words[:2], impl=THREEFRY)
+    for word in words[2:]:
+        made = jax.random.fold_in(made, word)
+    return made
 
 
 def first_params(key: Key, model: Model, data: Dataset) -> Params:

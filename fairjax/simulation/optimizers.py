@@ -17,6 +17,7 @@ import optax
 from fairjax import checks
 from fairjax.mechanisms import Mechanism
 from fairjax.simulation import each
+from fairjax.simulation.first import as_threefry
 from fairjax.types import Key, Params, Scalar
 
 COUNTS = ("steps", "rounds")
@@ -156,9 +157,14 @@ def with_own_keys(state: Any, key: Key) -> Any:
     if not holds_keys(state):
         return state
     number = jax.random.bits(key)
-    return jax.tree.map(
-        lambda leaf: jax.random.fold_in(leaf, number) if _is_key(leaf) else leaf, state
-    )
+
+    def own(leaf: Any) -> Any:
+        if not _is_key(leaf):
+            return leaf
+        is_new = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.fold_in(as_threefry(leaf) if is_new else leaf, number)
+
+    return jax.tree.map(own, state)
 
 
 def _is_key(leaf: Any) -> bool:
