@@ -266,7 +266,7 @@ def test_a_sweep_has_the_sentences_in_the_tokens_of_minilm(tmp_path, monkeypatch
         lora_rank=1,
         num_agents=2,
         rounds=1,
-        mechanism="flora",
+        mechanism="standalone",
     )
     swept = fj.sweep(experiment, seeds=[0])
     run = dataclasses.replace(experiment, seed=0).run()
