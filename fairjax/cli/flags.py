@@ -169,15 +169,13 @@ def parse_seeds(text: str, name: str = "seeds") -> Sequence[int] | None:
         return None
     first, colon, last = text.partition(":")
     try:
-        found = (int(first), int(last)) if colon else tuple(map(int, text.split(",")))
+        given = (int(first), int(last)) if colon else tuple(map(int, text.split(",")))
     except ValueError:
         wanted = f"`{name}` must be as 0:5 (0 to 4) or 0,3,7, got {text!r}."
         raise ValueError(wanted) from None
-    if not colon:
-        return found
-    if found[1] - found[0] > MOST_VALUES:
+    if colon and given[1] - given[0] > MOST_VALUES:
         raise ValueError(f"`{name}` must be at most {MOST_VALUES:,} values, got {text!r}.")
-    return range(*found)
+    return range(*given) if colon else given
 
 
 def _list_flag_fields() -> list[dataclasses.Field]:

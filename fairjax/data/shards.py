@@ -60,12 +60,11 @@ class Shards:
         if is_known(self.indices) and is_known(self.sizes):
             indices, sizes = as_array("`indices`", self.indices), as_array("`sizes`", self.sizes)
             _check_indices(indices, sizes, len(self.data))
-            padded: Any = _pad_with_own(indices, sizes)
-            if (padded == indices).all():
-                padded = _as_int32(self.indices, padded)
-            elif isinstance(self.indices, jax.Array):
-                padded = jax.device_put(padded, self.indices.sharding)
-            object.__setattr__(self, "indices", _as_int32(padded, np.asarray(padded)))
+            given, padded = self.indices, _pad_with_own(indices, sizes)
+            if (padded != indices).any():
+                on_device = isinstance(given, jax.Array)
+                given = jax.device_put(padded, given.sharding) if on_device else padded
+            object.__setattr__(self, "indices", _as_int32(given, padded))
             object.__setattr__(self, "sizes", _as_int32(self.sizes, sizes))
 
     def __repr__(self) -> str:
