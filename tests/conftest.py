@@ -48,8 +48,13 @@ COMPILED_QUICKLY = (
 ONE_IN = {
     "tests/test_blocks.py": 1, "tests/test_docs.py": 1, "tests/test_fuzz.py": 10,
     "tests/test_mechanisms.py::test_the_median": 1, "tests/test_sampling.py": 1,
-    "tests/test_statistics.py": 1, "tests/test_wrong_kinds.py": 6,
+    "tests/test_wrong_kinds.py": 6,
 }  # fmt: skip
+# They train MiniLM for a minute; other tests do the same with small networks.
+ONLY_IN_ALL = (
+    "tests/test_minilm.py::test_adapters_on_minilm",
+    "tests/test_minilm.py::test_a_sweep",
+)
 NOTEBOOK = "notebooks/03_your_model_and_data.ipynb"  # the only one that runs by default
 
 
@@ -116,6 +121,7 @@ def pytest_collection_modifyitems(config, items):
         every = next((ONE_IN[path] for path in ONE_IN if test.startswith(path)), len(items))
         again = item.get_closest_marker("slow") and cases[test] % every
         other = test.startswith("notebooks/") and not test.startswith(NOTEBOOK)
+        other = other or test.startswith(ONLY_IN_ALL)
         (left if again or other else kept).append(item)
         cases[test] += bool(item.get_closest_marker("slow"))
     config.hook.pytest_deselected(items=left)
