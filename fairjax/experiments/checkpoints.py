@@ -113,16 +113,16 @@ class Checkpoints:
     def final(self, like: Progress, num_rounds: int, other: Sequence[str]) -> Progress | None:
         """Returns the progress saved after a number of rounds, or None if there is none.
 
-        A checkpoint that cannot be read gives a warning and None. So does one that was saved with
-        `other` settings of JAX, since it would go on differently; the warning names them.
+        A checkpoint that cannot be read gives a warning and None, and so does one of `other`
+        settings of JAX, which are named, if keys made here are of another kind than its own.
         """
         if num_rounds not in self.rounds():
             return None
-        progress = None if other else self._restore(num_rounds, like)
+        kinds = {jax.random.key_impl(key) for key in (jax.random.key(0), like.state.key)}
+        progress = None if other and len(kinds) > 1 else self._restore(num_rounds, like)
         if progress is None:
-            needed = "Start over with `resume=False` to have it again."
-            if other:
-                needed = f"To read it, set {', '.join(other)}."
+            set_them = f"To read it, set {', '.join(other)}."
+            needed = set_them if other else "Start over with `resume=False` to have it again."
             warnings.warn(
                 f"The final state in {self._folder} cannot be read, so the result's `state` is "
                 f"None. {needed}",
