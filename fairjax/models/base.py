@@ -40,8 +40,8 @@ class Model(_Functions):
     `x` is a batch `[B, ...]` of examples as the data set stores them, outputs are logits
     `[B, C]` of classes, or what the task's loss takes. A key given to `apply` means training:
     dropout is on. `head` names the entry of `params` that is the output layer, for mechanisms
-    that use it. The outputs of an example must not depend on other examples, which is not checked:
-    batches have any size, and may be padded.
+    that use it. Unless the network has statistics, and is in training, the outputs of an example
+    must not depend on other examples. This is not checked; batches have any size, and padding.
 
     `statistics(key)` returns state besides parameters, such as the running means of BatchNorm.
     `apply` then takes it as its fourth argument, and in training returns outputs and the next
