@@ -63,7 +63,7 @@ def print_table(
 def print_lines(lines: Mapping[str, str]) -> None:
     """Prints names and the line that explains each, aligned."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(min_width=2 + max(map(len, lines)), no_wrap=True)
+    table.add_column(no_wrap=True)
     for name, line in lines.items():
         table.add_row(Text(f"  {name}"), Text(line))
     output().print(table)
