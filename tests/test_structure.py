@@ -94,6 +94,10 @@ def test_a_file_is_short(path):
     assert len(path.read_text().splitlines()) <= 300
 
 
+def test_type_checkers_of_users_read_the_annotations():
+    assert (PACKAGE / "py.typed").exists()
+
+
 def test_the_public_surface_is_what_it_says():
     assert fj.__all__ == sorted(fj.__all__)
     assert set(fj.__all__) == {
