@@ -8,6 +8,7 @@ A list of pytrees can mean agents or layers. If both are possible, an error is r
 """
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -103,8 +104,8 @@ def as_stacked(name: str, tree: Any, entries: str = "agents") -> Stacked:
     shapes = f"{[array.shape for array in arrays]!r:.200}"
     if len(sizes) != 1 or not all(array.ndim for array in arrays):
         raise ValueError(
-            f"`{name}` must be an array [N, ...] or a pytree of them with one N, "
-            f"got leaves of shapes {shapes}."
+            f"`{name}` must be an array [N, ...], a pytree of them with one N, or a list of "
+            f"{entries} that have the same names and shapes, got leaves of shapes {shapes}."
         )
     if sizes[0] == 0 or sum(array.size for array in arrays) == 0:
         raise ValueError(
@@ -179,6 +180,11 @@ def _as_array(name: str, value: Any) -> Array | np.ndarray:
     if isinstance(value, jax.Array):
         _check_mesh(name, value)
         return value
+    if isinstance(value, Mapping) and not isinstance(value, dict):  # numpy would take its names
+        raise ValueError(
+            f"`{name}` must hold arrays of numbers in dicts, got {type(value).__name__}: pass "
+            "`dict(...)` of it."
+        )
     if _is_sparse(value) or isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"`{name}` must hold whole arrays, got {type(value).__name__}.")
     try:

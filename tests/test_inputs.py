@@ -186,6 +186,21 @@ def test_what_is_no_array_of_numbers_is_named(value, name, call):
         call(value)
 
 
+def test_a_file_of_arrays_is_to_be_read_into_a_dict(tmp_path):
+    np.savez(tmp_path / "agent.npz", **agents()[0])
+    with np.load(tmp_path / "agent.npz") as file:
+        with pytest.raises(ValueError, match=r"`updates` must hold .* got NpzFile: pass `dict"):
+            contributions.cosine([file, file])
+        contributions.cosine([dict(file), dict(file)])
+
+
+def test_agents_that_differ_in_a_name_or_a_shape_are_refused_in_words():
+    one, other = agents(2)
+    for odd in ({"kernel": other["kernel"]}, other | {"bias": np.zeros(1)}):
+        with pytest.raises(ValueError, match="a list of agents that have the same names and sha"):
+            contributions.cosine([one, odd])
+
+
 @pytest.mark.parametrize("updates", [np.ones((2, 3), bool), np.ones((0, 3)), [], None])
 def test_updates_that_are_no_uploads_are_named(updates):
     with pytest.raises(ValueError, match="`updates` must"):
