@@ -500,6 +500,10 @@ def test_names_of_classes_are_kept_with_their_order():
     for wrong in ({"a", "b", "c"}, ["a", None, "c"], ["a", np.nan, "c"]):
         with pytest.raises(ValueError, match="`class_names` must hold at least two different"):
             Dataset(x, [1, 0, 1], class_names=wrong)
+    with pytest.raises(ValueError, match="must be given where `y` lacks some of them, got y with"):
+        Dataset(x, ["dog"] * 3, num_classes=2)
+    with pytest.raises(ValueError, match="such as those of the training data, if `y` lacks some"):
+        Dataset(x, ["dog", "cat", "cat"], num_classes=3)
     named = Dataset(x, [2, 0, 1], class_names=["a", "b", "c"])
     assert named.num_classes == 3
     with pytest.raises(ValueError, match=r"`y` must hold names of .*'cat'.*got 'cow'"):

@@ -73,7 +73,7 @@ class Dataset:
       vocabulary_size: the number of tokens, at least 2, if `x` holds tokens: whole
         numbers in [0, vocabulary_size), 0 for padding. None: `x` holds no tokens.
       class_names: `[C]` names of classes, in the order of their numbers. None: the sorted names
-        in `y`, if it holds names.
+        in `y`, if it holds names; then all of them must occur.
 
     Raises:
       ValueError: there are no examples, `x` and `y` differ in length, `x` is not
@@ -106,7 +106,8 @@ class Dataset:
             if self.num_classes not in (None, len(self.class_names)):
                 raise ValueError(
                     f"`num_classes` must be the number of `class_names`, {len(self.class_names)}, "
-                    f"or be left out, got num_classes={checks.shown(self.num_classes)}."
+                    f"or be left out, got num_classes={checks.shown(self.num_classes)}. Give "
+                    "`class_names`, such as those of the training data, if `y` lacks some."
                 )
             object.__setattr__(self, "num_classes", len(self.class_names))
         if self.num_classes is not None:

@@ -55,8 +55,13 @@ def are_names(y: Any) -> bool:
 
 
 def found(y: Any) -> tuple[str, ...]:
-    """Returns the sorted names of classes that occur."""
-    return names(sorted({_as_text(one, "y") for one in np.asarray(y).flat}))
+    """Returns the sorted names of classes that occur, at least two."""
+    texts = sorted({_as_text(one, "y") for one in np.asarray(y).flat})
+    if len(texts) < 2:
+        raise ValueError(
+            f"`class_names` must be given where `y` lacks some of them, got y with only {texts}."
+        )
+    return names(texts)
 
 
 def _as_text(value: Any, name: str) -> str:
