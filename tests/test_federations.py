@@ -256,6 +256,13 @@ def test_what_a_run_does_not_take_is_named(data, wrong, message):
         fj.run(jax.random.key(0), **{**given, **wrong})
 
 
+def test_a_run_within_a_compiled_function_is_refused_with_what_to_call(data):
+    shards, test = data
+    one = federation(shards)
+    with pytest.raises(ValueError, match=r"`key` and `params` must be .* scan `federation.step`"):
+        jax.jit(lambda key: fj.run(key, one, shards, test, num_rounds=1))(jax.random.key(0))
+
+
 def test_what_a_step_does_not_take_is_named(data):
     shards, test = data
     one = federation(shards)

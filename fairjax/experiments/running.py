@@ -63,8 +63,8 @@ def run(
 
     Raises:
       ValueError: an argument has the wrong kind or is out of range, model, shards and
-        test data do not fit each other, `out` belongs to another run, or the mechanism breaks
-        its protocol.
+        test data do not fit each other, `out` belongs to another run, the mechanism breaks
+        its protocol, or `key` or `params` is traced, as under `jax.jit`.
 
     Examples:
       >>> import optax
@@ -88,6 +88,11 @@ def run(
         key, federation, shards, test, num_rounds, params, eval_every, record_updates, state
     )
     rounds.check()
+    if not checks.is_known((key, params)):
+        raise ValueError(
+            "`key` and `params` must be known: `run` compiles its rounds itself. Under "
+            "`jax.jit`, `vmap` or `grad`, call `federation.init` and scan `federation.step`."
+        )
     record = folder.claim(lambda: _describe(rounds))
     name, settings = federation.mechanism.name, record.get("experiment", {})
     main, before = federation.training.task.main, rounds.last_round - num_rounds
