@@ -214,6 +214,14 @@ def test_holding_out_keeps_every_example_once_and_the_mixture(fraction, seed):
     assert np.abs(np.bincount(held.y, minlength=4) - quotas).max() <= 1
 
 
+def test_every_example_of_a_class_is_held_out_equally_often():
+    held = [data.hold_out(examples(20, 2), 0.2, seed)[1].x[:, 0] for seed in range(600)]
+    times = np.unique(np.concatenate(held), return_counts=True)[1]
+    # Binomial, 600 draws with probability .2: mean 120, standard deviation 9.8.
+    assert len(times) == 20
+    assert np.abs(times - 120).max() < 40
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, np.nan])
 def test_a_fraction_outside_its_range_is_refused(fraction):
     with pytest.raises(ValueError, match="`fraction`"):
@@ -361,6 +369,17 @@ def test_no_example_is_dealt_twice(name, num_agents, seed):
     assert len(rows) == (100 // num_agents * num_agents if name == "uniform" else 100)
 
 
+@WITHOUT_REPLACEMENT
+def test_every_example_is_dealt_equally_often(name):
+    split, train = data.SPLITS[name], examples(20, 2)
+    dealt = [
+        all_rows(split(train, num_agents=2, samples_per_agent=2, seed=seed)) for seed in range(600)
+    ]
+    times = np.bincount(np.concatenate(dealt), minlength=20)
+    # Binomial, 600 draws of 4 of 20: mean 120, standard deviation 9.8.
+    assert np.abs(times - 120).max() < 40
+
+
 @SPLITS
 @SEEDS
 def test_samples_per_agent_fixes_the_total(split, seed):
@@ -453,6 +472,11 @@ def test_class_imbalance_may_ask_for_more_than_there_is():
     np.testing.assert_array_equal(shards.sizes, 500)
 
 
+def test_class_imbalance_draws_with_replacement():
+    rows = data.class_imbalance(examples(), num_agents=1, samples_per_agent=10).rows(0)
+    assert set(rows) < set(range(0, 100, 10))  # of ten draws of ten, all differ once in 2,756
+
+
 def test_class_imbalance_names_the_class_that_is_absent():
     train = Dataset(np.ones((4, 2)), [0, 1, 3, 3], 4)
     with pytest.raises(ValueError, match="none of class 2"):
@@ -473,6 +497,14 @@ def test_a_dirichlet_split_gives_a_class_to_one_agent_or_to_all_alike():
     assert (rough.max(0) >= 990).all()
     even = data.dirichlet(train, num_agents=5, concentration=1e6).class_counts()
     assert np.abs(even - 200).max() <= 5
+
+
+@pytest.mark.parametrize("a", [0.5, 2.0])
+def test_shares_of_a_class_have_the_moments_of_a_dirichlet_distribution(a):
+    counts = data.dirichlet(examples(50_000, 500), num_agents=4, concentration=a).class_counts()
+    shares = counts / counts.sum(0)
+    np.testing.assert_allclose(shares.mean(1), 1 / 4, atol=0.03)
+    assert shares.var(1).mean() == pytest.approx(1 / 4 * 3 / 4 / (4 * a + 1), rel=0.1)
 
 
 @pytest.mark.parametrize(

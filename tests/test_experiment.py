@@ -430,9 +430,12 @@ def test_data_of_a_name_are_made_once_until_their_folder_changes(monkeypatch):
 
 def ended(behaviours=("honest",) * 4, **fields):
     """A result of four agents, as if a run had ended so."""
-    none = np.zeros((1, 4))
-    history = fj.simulation.History(*[none] * 7)
-    history = history._replace(accuracies=np.array([[0.5, 0.5, 0.25, 1.0]]))
+    history = fj.simulation.History(*[np.zeros((2, 4))] * 7)
+    rows = np.array([[1.0, 0.0, 1.0, 0.5], [0.5, 0.5, 0.25, 1.0]])  # the last is the end
+    history = history._replace(
+        accuracies=rows, trained_accuracies=-rows, importance=rows,
+        excluded=rows == 1, metrics={"accuracy": rows, "auc": rows / 2},
+    )  # fmt: skip
     experiment = dataclasses.replace(SMALL, num_agents=4, **fields)
     alone = np.array([0.25, 1.0, 0.5, 0.75])
     return fj.Result(experiment, history, None, np.ones(4), alone, behaviours)
@@ -452,3 +455,31 @@ def test_who_gains_in_accuracy_loses_in_an_error():
         result = ended(metric=metric)
         np.testing.assert_array_equal(result.shortfall, losses)
         assert result.collaboration_gain[0] == mean
+
+
+def test_figures_are_of_the_last_round():
+    found = ended(("honest", "idle", "honest", "honest")).figures()
+    # Gains are .25, -.5, -.25 and .25. Honest agents' importance is .5, .25 and 1, the other's .5.
+    fairness = 0.09375 / np.sqrt(0.3125 * 0.296875)
+    assert found == pytest.approx(
+        {
+            "fairness": fairness, "fairness_trained": -fairness, "rank_fairness": 1 / 30**0.5,
+            "best_%": 100, "mean_%": 56.25, "worst_%": 25,
+            "gain_%": -6.25, "gain_spread_%": 100 * np.sqrt(0.109375 - 0.0625**2),
+            "shortfall_%": 50, "mean_auc": 0.28125, "detection_auc": 0.5,
+        }
+    )  # fmt: skip
+    lower = ended(metric="log_loss").figures()
+    ends = {"best_log_loss": 0.25, "worst_log_loss": 1, "gain_log_loss": 0.0625}
+    assert {name: lower[name] for name in ends} == ends
+    assert lower["shortfall_log_loss"] == 0.25
+    assert lower["mean_accuracy_%"] == 56.25
+    assert "detection_auc" not in lower
+
+
+def test_a_summary_counts_the_rounds_of_every_agent():
+    summary = ended().summary()
+    assert summary["rounds_present"] == [2, 2, 2, 2]
+    assert summary["rounds_excluded"] == [1, 0, 1, 1]
+    assert summary["accuracies"] == [0.5, 0.5, 0.25, 1.0]
+    assert summary["shortfall"] == [0, 0.5, 0.25, 0]

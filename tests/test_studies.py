@@ -18,11 +18,14 @@ from fairjax.studies import (
     STUDIES,
     Cell,
     Study,
+    adapters,
     altruism,
     approximation,
     conduct,
+    free_riders,
     protocol,
     referee,
+    reward_quality,
     when_fair,
 )
 from fairjax.tables import Spread, Table, spreads
@@ -310,3 +313,69 @@ def test_a_bar_of_accuracies_is_drawn_whole():
     np.testing.assert_allclose(bar.get_xdata(), [50 - 40 * 2**0.5, 50 + 40 * 2**0.5])
     assert mean.get_xdata() == [50]
     plt.close(figure)
+
+
+def ended():
+    """A result of four agents, two of them idle, and eight rounds, of which three are evaluated."""
+    alone, rounds = np.array([0.25, 0.5, 0.75, 1.0]), np.arange(1.0, 9)[:, None]
+    accuracies = np.full((8, 4), np.nan)
+    accuracies[[2, 4, 7]] = [[0.3, 0.5, 0.7, 0.9], [0.95] * 4, [0.5, 0.75, 0.5, 0.875]]
+    contributions = -10 * np.tile(alone, (8, 1))
+    contributions[-2:] = alone + np.outer([1, -1], [1, -1, -1, 1])
+    received = np.where(rounds == 1, [80, 80, 0, 0], 0)
+    history = fj.History(
+        accuracies, accuracies, server_accuracies=rounds[:, 0] / 10, contributions=contributions,
+        importance=np.where(rounds < 8, alone, [0.4, 0.3, 0.2, 0.1]),
+        fractions=np.where(rounds < 8, alone, alone[::-1]), excluded=np.zeros((8, 4), bool),
+        uploaded=rounds * [10, 20, 30, 40], received=received, network=np.full(8, 1000),
+    )  # fmt: skip
+    experiment = fj.Experiment(num_agents=4, rounds=8)
+    return fj.Result(experiment, history, None, np.ones(4), alone, ("honest", "idle") * 2)
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        (
+            when_fair._measure_links,  # contributions of the last two rounds, of eight
+            {
+                "contribution": 1, "fraction": -1,
+                "fairness": np.corrcoef([1, 2, 3, 4], [4, 6, 4, 7])[0, 1],
+                "best_%": 87.5, "mean_%": 65.625, "spread_%": 37.5, "gain_%": 3.125,
+                "shortfall_%": 25,
+            },
+        ),
+        (
+            free_riders._measure_detection,
+            {
+                "detection_auc": 3 / 4, "honest_%": 50, "dishonest_%": 81.25,
+                "dishonest_fraction": 0.5 / 0.625,
+            },
+        ),
+        (referee._choose_round, {"fairness_at_best": 1, "best_%_at_best": 95}),
+    ],
+)  # fmt: skip
+def test_what_studies_measure_of_a_result(measure, expected):
+    assert measure(ended()) == pytest.approx(expected)
+
+
+def test_what_adapters_send_is_a_mean_over_rounds_and_agents():
+    result = ended()
+    found = adapters._figures(result, (1, 3, 8), paid=True)
+    shown = {"sent_%": 11.25, "received_%": 0.5, "round 1": 10, "round 3": 30, "round 8": 80}
+    assert {name: found[name] for name in shown} == pytest.approx(shown)
+    whole = fj.Result(**{**vars(result), "history": result.history._replace(network=None)})
+    for paid, received in ((True, np.nan), (False, 100)):
+        found = adapters._figures(whole, (8,), paid=paid)
+        assert [found["sent_%"], found["received_%"]] == pytest.approx([100, received], nan_ok=True)
+
+
+@pytest.mark.slow
+def test_a_part_of_the_aggregate_is_as_far_from_it_as_its_length_says():
+    experiment = fj.Experiment(num_agents=3, rounds=2, model="logistic", samples_per_agent=20)
+    shards, _ = experiment.make_shards()
+    measure = jax.jit(reward_quality._measure_quality, static_argnums=0)
+    distances, cosines = measure(experiment, shards, jax.random.key(0))
+    np.testing.assert_allclose(distances**2 + cosines**2, 1, atol=1e-4)
+    np.testing.assert_allclose(distances.min(1), 0, atol=1e-3)  # the most important agent's
+    assert (distances.max(1) > 0.01).all()
