@@ -90,6 +90,12 @@ def test_numbers_on_the_page_are_those_of_the_records(run):
         last = {name: history[name][-1] for name in ("contributions", "importance", "fractions")}
         final, trained = history["accuracies"][-1], history["trained_accuracies"][-1]
         excluded = history["excluded"].sum(0)
+        server = history["server_accuracies"][-1]
+    everybody_alone = np.float32(summary["standalone_accuracies"])
+    for name, end in (("best", np.max), ("mean", np.mean), ("worst", np.min)):
+        figures = f"{percent(end(final))}alone {percent(end(everybody_alone))}"
+        assert f"{name} final %{figures}" in page.text
+    assert f"The server's own model ends at {percent(server)}%." in page.text
     for agent in range(4):
         assert page.rows("held")[agent][:2] == [str(agent), str(summary["shard_sizes"][agent])]
         assert page.rows("held")[agent][3] == summary["behaviours"][agent]

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 import fairjax as fj
 from fairjax import simulation
-from fairjax.simulation import either, loop, memory
+from fairjax.simulation import either, evaluation, loop, memory
 
 SIZES = (1, 4, 5, 9)
 
@@ -79,6 +79,58 @@ def test_last_batch_means_one_step_per_local_epoch():
     np.testing.assert_array_equal(seen["steps"], 3)
     remainders = [3 * ((size - 1) % 4 + 1) for size in SIZES]
     np.testing.assert_array_equal(seen["kernel"][..., 0].sum(1), remainders)
+
+
+@pytest.mark.slow
+def test_every_local_epoch_has_an_order_of_its_own():
+    data, _ = counting_data()
+    shards = fj.data.Shards.from_indices(data, [np.arange(9), np.arange(10, 19)])
+
+    def update(gradient, state, params=None):
+        epoch, step = state // 9, state % 9
+        seen = (step + 1) * 10.0**epoch * (gradient["kernel"] != 0)
+        return {"kernel": seen, "steps": jnp.zeros(())}, state + 1
+
+    optimizer = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+    federation = fj.federation(
+        model=linear_model(data), mechanism=fj.mechanisms.standalone(), optimizer=optimizer,
+        local_epochs=2, batch_size=1, reset_optimizers=True,
+    )  # fmt: skip
+    state, orders = federation.init(jax.random.key(0), shards), []
+    for _ in range(2):
+        state, record = jax.jit(federation.step)(state, shards)
+        for agent in range(2):
+            seen = np.asarray(record.updates["kernel"])[agent, shards.rows(agent), 0].round()
+            orders += [tuple(seen % 10), tuple(seen // 10)]  # the step that saw each example
+    assert all(sorted(order) == list(range(1, 10)) for order in orders)
+    assert len(set(orders)) == 8
+
+
+@pytest.mark.slow
+def test_every_local_step_has_a_key_of_its_own():
+    data = fj.data.Dataset(x=np.eye(19), y=[0] * 19, num_classes=2)
+    shards = fj.data.Shards.from_indices(data, np.split(np.arange(19), np.cumsum(SIZES)[:-1]))
+
+    def apply(params, x, key=None):
+        drawn = 1.0 if key is None else jax.random.uniform(key)
+        return drawn * params["kernel"].sum() * jnp.ones((len(x), 2)) * jnp.array([1.0, 0.0])
+
+    def update(gradient, state, params=None):
+        drawn = 2 * jnp.abs(gradient["kernel"])  # all logits stay near zero
+        return {"kernel": 1e-4 * jnp.where(jnp.arange(6) == state, drawn, 0)}, state + 1
+
+    federation = fj.federation(
+        model=fj.models.Model(lambda key: {"kernel": jnp.zeros(6)}, apply),
+        mechanism=fj.mechanisms.standalone(), local_epochs=2, batch_size=3, reset_optimizers=True,
+        optimizer=optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update),
+    )  # fmt: skip
+    state, drawn = federation.init(jax.random.key(0), shards), []
+    for _ in range(2):
+        state, record = jax.jit(federation.step)(state, shards)
+        drawn += np.asarray(record.updates["kernel"]).ravel().tolist()
+    drawn = [one for one in drawn if one]
+    assert len(drawn) == 2 * 2 * (1 + 2 + 2 + 3)  # rounds, epochs, and steps of the four agents
+    assert len({round(one, 9) for one in drawn}) == len(drawn)
 
 
 def test_a_local_step_is_the_gradient_of_the_mean_cross_entropy():
@@ -173,6 +225,36 @@ def test_history_equals_rounds_played_one_by_one(digits):
             found = evaluate(state.agents, test)
             np.testing.assert_allclose(history.accuracies[row], found, atol=1e-6)
             np.testing.assert_allclose(history.importance[row], record.importance, atol=1e-6)
+
+
+def test_a_mean_loss_is_over_an_agents_own_examples_whatever_the_batches():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 2)), rng.integers(2, size=300)
+    data = fj.data.Dataset(x=x, y=y, num_classes=2)
+    rows = [[7], np.arange(130), np.arange(50, 300)]
+    shards = fj.data.Shards.from_indices(data, rows)
+    kernels = rng.normal(size=(3, 2, 2))
+    params = {"kernel": jnp.asarray(kernels, jnp.float32), "steps": jnp.zeros(3)}
+    training = fj.federation(
+        model=linear_model(data), mechanism=fj.mechanisms.fedavg(), optimizer=optax.sgd(0.1)
+    ).training
+    wanted = []
+    for own, kernel in zip(rows, kernels, strict=True):
+        logits = x[own] @ kernel
+        totals = np.log(np.exp(logits).sum(1))
+        wanted.append((totals - logits[np.arange(len(own)), y[own]]).mean())
+    for present in (None, np.array([True, False, True])):
+        found = evaluation.mean_losses(training, params, None, shards, present, 2)
+        expected = wanted if present is None else wanted * present
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_statistics_of_the_server_are_a_mean_by_examples_of_those_who_trained():
+    data, shards = counting_data()  # of 1, 4, 5 and 9 examples
+    statistics = {"mean": jnp.array([1.0, 2.0, 3.0, 4.0])}
+    for joined, mean in (([1, 0, 1, 0], 16 / 6), ([1, 1, 1, 1], 60 / 19), ([0] * 4, 60 / 19)):
+        found = evaluation.mean_statistics(statistics, jnp.array(joined, bool), shards)
+        np.testing.assert_allclose(found["mean"], mean, rtol=1e-6)
 
 
 def test_accuracy_is_the_share_of_correct_answers_whatever_the_batches(digits, monkeypatch):

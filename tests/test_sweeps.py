@@ -142,6 +142,32 @@ def test_a_bad_axis_is_named_before_anything_runs(arguments, message):
         fj.sweep(arguments.pop("experiment", SMALL), **arguments)
 
 
+def test_points_have_the_sizes_and_the_standalone_run_of_their_own_data(monkeypatch):
+    sizes = {"uniform": [20, 20, 20], "power_law": [2, 20, 38]}
+    fields = list(itertools.product(("uniform", "power_law"), (0, 1), (0.1, 0.2)))
+    runs = [
+        dataclasses.replace(SMALL, split=split, seed=seed, learning_rate=rate).alone().resolved()
+        for split, seed, rate in fields
+    ]
+    ends = np.arange(8.0)[:, None, None] * [[0.0], [0.0], [1.0]] * np.ones(3)  # [P, T, N]
+    history = SimpleNamespace(accuracies=ends)
+    alone = fj.Sweep(tuple(runs), ("split", "learning_rate", "seed"), history, None, None)
+    monkeypatch.setattr(sweeps, "play_points", lambda *_: SimpleNamespace(accuracies=None))
+    found = fj.sweep(
+        SMALL,
+        split=list(sizes),
+        seeds=[1, 0],
+        learning_rate=[0.2, 0.1],
+        beta=[1, 2],
+        standalone=alone,
+    )
+    assert len(found) == 16
+    for point, one in enumerate(found.experiments):
+        assert found.shard_sizes[point].tolist() == sizes[one.split]
+        place = fields.index((one.split, one.seed, one.learning_rate))
+        assert found.standalone_accuracies[point].tolist() == [place] * 3
+
+
 def test_a_known_standalone_sweep_must_be_of_the_same_experiment(monkeypatch):
     monkeypatch.setattr(sweeps, "play_points", None)  # nothing is played
     alone = fj.Sweep(
