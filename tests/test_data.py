@@ -317,6 +317,12 @@ def test_transformations_of_shards_are_not_checked():
     assert names == [".x", ".y", ".indices", ".sizes"]
 
 
+def test_stacked_shards_keep_their_own_held_out_data():
+    held = [examples().take(rows) for rows in ([1, 2], [8, 9])]
+    both = data.stacked([by_hand(validation=one) for one in held])
+    np.testing.assert_array_equal(both.validation.y, [[1, 2], [8, 9]])
+
+
 @pytest.mark.parametrize(
     ("shards", "message"),
     [

@@ -64,6 +64,13 @@ def test_an_undefined_fairness_is_nan_and_says_why(values, reason):
     assert np.isnan(metrics.fairness_interval(values, values)).all()
 
 
+def test_one_answer_in_a_hundred_thousand_is_a_difference():
+    values = np.array([0.9, 0.90001, 0.90003])
+    assert metrics.why_undefined(values, values) == ""
+    assert metrics.fairness(values, values) == pytest.approx(1)
+    assert metrics.rank_fairness(values, values) == 1
+
+
 @pytest.mark.parametrize("honest", [[True] * 3, [False] * 3])
 def test_detection_is_nan_where_there_is_nobody_to_detect(honest):
     assert np.isnan(metrics.detection_auc(ACCURACIES, honest))

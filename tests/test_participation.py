@@ -12,7 +12,7 @@ import seen
 
 import fairjax as fj
 from fairjax import devices, trees
-from fairjax.mechanisms import REGISTRY, Context, Plan
+from fairjax.mechanisms import REGISTRY, Context, Outcome, Plan
 from fairjax.simulation import (
     Behaviour,
     History,
@@ -22,6 +22,7 @@ from fairjax.simulation import (
     check_participation,
 )
 from fairjax.simulation.participation import draw_present
+from fairjax.simulation.round import Trained, pay
 
 EXPERIMENT = fj.Experiment(dataset="blobs", num_agents=5, rounds=4, model="logistic")
 LATE = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 0, 1, 1, 1], [1, 1, 1, 1, 1]], bool)
@@ -298,3 +299,15 @@ def test_the_latest_numbers_are_those_of_the_last_round_with_the_agent():
     history = empty._replace(contributions=values, participants=~np.isnan(values))
     result = fj.Result(EXPERIMENT, history, None, np.ones(3), np.ones(3), ("honest",) * 3)
     np.testing.assert_array_equal(result.latest("contributions"), [5, 4, nan])
+
+
+def test_only_those_present_are_paid():
+    held = {"w": jnp.array([[1.0], [2.0], [3.0]])}
+    trained = Trained(held, held, held, (), None, jnp.ones(3, bool), jnp.zeros(3, bool))
+    five = {"w": jnp.full((3, 1), 5.0)}
+    outcome = Outcome({"w": jnp.array([7.0])}, five, *[jnp.ones(3)] * 3)
+    for present, ends in ((None, [6, 7, 8]), (jnp.array([True, False, True]), [6, 2, 8])):
+        paid = pay(trained, {"w": jnp.array([10.0])}, outcome, present)
+        assert paid.agents["w"].ravel().tolist() == ends
+        assert paid.server["w"].tolist() == [17]
+        assert not paid.broken

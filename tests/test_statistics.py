@@ -190,6 +190,31 @@ def test_statistics_of_a_model_of_ones_own():
         fj.models.Model(init, apply, "head", {})
 
 
+def test_a_partial_batch_is_filled_up_with_its_own_examples_in_turn():
+    sizes = [1, 4, 6, 7]  # in batches of four
+    data = fj.data.Dataset(np.eye(18), [0] * 18, num_classes=2)
+    shards = fj.data.Shards.from_indices(data, np.split(np.arange(18), np.cumsum(sizes)[:-1]))
+
+    def apply(params, x, key=None, statistics=None):
+        outputs = x @ params["head"]
+        return outputs if key is None else (outputs, {"seen": statistics["seen"] + x.sum(0)})
+
+    federation = fj.federation(
+        model=fj.models.Model(
+            lambda key: {"head": jnp.zeros((18, 2))}, apply, "head",
+            lambda key: {"seen": jnp.zeros(18)},
+        ),
+        mechanism=fj.mechanisms.standalone(), optimizer=optax.sgd(0.1), batch_size=4,
+    )  # fmt: skip
+    state, _ = jax.jit(federation.step)(federation.init(jax.random.key(0), shards), shards)
+    seen = np.asarray(state.statistics["seen"])
+    own = [seen[agent, shards.rows(agent)] for agent in range(4)]
+    assert [sorted(times.tolist()) for times in own] == [
+        [4], [1, 1, 1, 1], [1, 1, 1, 1, 2, 2], [1, 1, 1, 1, 1, 1, 2],
+    ]  # fmt: skip
+    assert [times.sum() for times in own] == seen.sum(1).tolist()  # nobody sees another's
+
+
 @pytest.mark.slow
 def test_a_sweep_warns_where_its_batches_are_not_those_of_a_run_alone():
     one = fj.Experiment(
