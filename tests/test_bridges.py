@@ -15,7 +15,7 @@ import twin
 
 import fairjax as fj
 from fairjax import trees
-from fairjax.bridges import dlpack
+from fairjax.bridges import dlpack, judging
 from fairjax.mechanisms.base import Context
 
 NODES = (11, 12, 13)
@@ -92,6 +92,28 @@ def replies(flower, messages, updates, without=()):
         for node, message in messages.items()
         if node not in without
     ]
+
+
+def test_a_round_of_remote_agents_by_hand():
+    def update(updates, state, context):
+        total = updates["w"].sum(0)
+        seen = context.round * jnp.ones(3), context.shard_sizes, context.num_rounds * jnp.ones(3)
+        rewards = {"w": jnp.array([[1.0], [2.0], [4.0]])}
+        return fj.mechanisms.Outcome({"w": total}, rewards, *seen), state
+
+    mechanism = fj.mechanisms.Mechanism(lambda num_agents: (), update)
+    state = judging.first_state({"w": np.float32([10])}, mechanism, 3)
+    state = state._replace(num_examples=np.float32([3, 2, 5]))
+    trained = {"w": np.float32([[13], [np.nan], [10]])}  # the last did not reply
+    present = np.array([True, True, False])
+    state, judged = judging.play(mechanism, state, trained, present, 2, 7)
+    np.testing.assert_array_equal(judged.rounds, 2)
+    np.testing.assert_array_equal(judged.contributions, [1, 1, np.nan])  # rounds count from 0
+    np.testing.assert_array_equal(judged.importance, [3, 2, 5])
+    np.testing.assert_array_equal(judged.fractions, [7, 7, np.nan])
+    np.testing.assert_array_equal(judged.excluded, [False, True, True])
+    np.testing.assert_array_equal(state.agents["w"], [[11], [12], [10]])
+    np.testing.assert_array_equal(state.server["w"], [13])
 
 
 def test_remote_agents_are_judged_and_paid_by_the_mechanism(flower):

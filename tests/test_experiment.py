@@ -343,12 +343,27 @@ def test_recorded_uploads_are_kept_loaded_and_valued(tmp_path):
     assert float(values.sum()) == pytest.approx(float(utility(last) - utility(ends[0])), abs=1e-5)
 
 
+def test_the_seed_draws_the_tenth_that_is_held_out_and_agents_have_the_rest():
+    whole, _ = data.load("digits")
+    made = [dataclasses.replace(SMALL, seed=seed).make_shards()[0] for seed in (0, 1)]
+    for one in made:
+        assert len(one.validation) == 144
+        together = np.concatenate([one.data.x, one.validation.x]).reshape(1437, -1)
+        np.testing.assert_array_equal(
+            np.unique(together, axis=0), np.unique(whole.x.reshape(1437, -1), axis=0)
+        )
+    assert not np.array_equal(made[0].validation.x, made[1].validation.x)
+
+
 def test_evaluation_on_a_subset_is_of_the_same_examples_for_every_seed():
     tests = [
         dataclasses.replace(SMALL, eval_examples=50, seed=seed).make_shards()[1] for seed in (0, 1)
     ]
     assert len(tests[0]) == 50
     np.testing.assert_array_equal(tests[0].x, tests[1].x)
+    rows = [int((data.load("digits")[1].x == x).all((1, 2, 3)).argmax()) for x in tests[0].x]
+    assert len(set(rows)) == 50
+    assert 130 < np.mean(rows) < 230  # drawn from all 360: mean 179.5, standard deviation 14
     with pytest.raises(ValueError, match="`eval_examples` must be at most the 360 test examples"):
         dataclasses.replace(SMALL, eval_examples=361).make_shards()
 

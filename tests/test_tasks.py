@@ -273,6 +273,17 @@ def test_weights_of_classes():
     np.testing.assert_allclose(losses, np.log(2) * np.array([0, 3]), rtol=1e-6)
 
 
+def test_losses_of_several_columns_are_means_over_them():
+    numbers = fj.data.Dataset(np.zeros((2, 1)), [[0.0, 1.0], [2.0, 3.0]])
+    found = fj.tasks.regression(numbers).loss(jnp.array([[1.0, 4.0], [2.0, 1.0]]), numbers.y)
+    np.testing.assert_allclose(found, [(1 + 9) / 2, 4 / 2])
+    labels = fj.data.Dataset(np.zeros((2, 1)), [[0.0, 1.0], [1.0, 1.0]])
+    found = fj.tasks.multi_label(labels).loss(jnp.array([[0.0, 0.0], [2.0, 0.0]]), labels.y)
+    np.testing.assert_allclose(
+        found, [np.log(2), (np.log1p(np.exp(-2)) + np.log(2)) / 2], rtol=1e-6
+    )
+
+
 def pinball(outputs, y):
     errors = y - outputs.squeeze(-1)
     return jnp.maximum(0.9 * errors, -0.1 * errors)
