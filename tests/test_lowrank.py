@@ -346,3 +346,12 @@ def test_one_agent_alone_is_the_same_under_all_three():
     for name in ("flora", "fedit", "zero_padding"):
         outcome, _ = getattr(fj.mechanisms, name)().update(stack, (), context)
         np.testing.assert_allclose(outcome.aggregate.dense(), products(stack)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["b", "a"])
+def test_a_product_is_small_if_no_entry_can_exceed_the_bound(side):
+    """Entries of 3 and 4 at rank 2: every entry of the product is 24; the other one's is 24 / 4."""
+    factors = {"b": jnp.full((2, 5, 2), 3.0), "a": jnp.full((2, 2, 6), 4.0)}
+    factors[side] = factors[side] * jnp.array([1.0, 0.25])[:, None, None]
+    for most, found in ((24, [True, True]), (23, [False, True]), (5, [False, False])):
+        assert lowrank.small(lowrank.LowRank(**factors), most).tolist() == found
