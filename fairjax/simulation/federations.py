@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fairjax import checks, rowwise, trees
+from fairjax import checks, trees
 from fairjax.data import Dataset, Shards
 from fairjax.fingerprint import ByContents
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_plan, standalone
@@ -29,7 +29,7 @@ from fairjax.simulation.memory import pick_agents_at_once
 from fairjax.simulation.participation import Participation, draw_present
 from fairjax.simulation.round import Paid, Trained, Uploads, judge, pay, serve, train, upload
 from fairjax.simulation.states import Record, State, check_same_kind, first_state, placed
-from fairjax.simulation.training import LocalTraining, Own
+from fairjax.simulation.training import LocalTraining
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
 
@@ -163,34 +163,15 @@ class Federation(ByContents):
         )
         context = self.context(state, shards, mechanism_key, present)
         plan = self.plan(state, context)
+        at_once = self.agents_at_once(shards)
         trained = train(
-            self.training,
-            train_key,
-            plan,
-            Own(state.agents, state.optimizer, state.statistics),
-            shards,
-            state.round,
-            agents_at_once=self.agents_at_once(shards),
-            mesh=self.mesh,
+            self.training, train_key, state, plan, shards, agents_at_once=at_once, mesh=self.mesh
         )
-        uploads = upload(
-            upload_key,
-            trained,
-            state.server,
-            self.behaviours,
-            state.memory,
-            state.round,
-            plan.participants,
-        )
+        uploads = upload(upload_key, state, trained, self.behaviours, plan.participants)
         context, joined = self._after_training(context, state, plan, trained, shards)
         outcome, mechanism = judge(self.mechanism, uploads.updates, state.mechanism, context)
-        following = state.server_optimizer
-        if self.server_optimizer is not None:
-            outcome, following = serve(self.server_optimizer, outcome, state.server, following)
-        paid = pay(trained, state.server, outcome, present)
-        if plan.start is not None:
-            spoilt = rowwise.finite_rows(state.agents) & ~rowwise.finite_rows(plan.start)
-            paid = paid._replace(broken=paid.broken | spoilt.any())
+        outcome, server_optimizer = serve(self.server_optimizer, state, outcome)
+        paid = pay(state, plan, trained, outcome, present)
         memory = uploads.memory
         after = state._replace(
             round=state.round + 1,
@@ -199,7 +180,7 @@ class Federation(ByContents):
             optimizer=trained.optimizer,
             mechanism=mechanism,
             memory=None if memory is None else memory.after(*outcome[:2], present),
-            server_optimizer=following,
+            server_optimizer=server_optimizer,
             statistics=trained.statistics,
             joined=joined,
         )

@@ -19,6 +19,7 @@ from fairjax import lowrank, rowwise, trees
 from fairjax.data import Shards
 from fairjax.mechanisms import Context, Mechanism, Outcome, Plan, checked_answer
 from fairjax.simulation.behaviours import Behaviour, Memory, change_uploads
+from fairjax.simulation.states import State
 from fairjax.simulation.training import LocalTraining, Own, train_agents
 from fairjax.types import Key, Params, PerAgent, Scalar, Stacked
 
@@ -65,7 +66,7 @@ class Paid(NamedTuple):
     Attributes:
       agents: the agents' parameters, leaves `[N, ...]`.
       server: the server's parameters.
-      broken: a boolean: the mechanism paid NaN or infinity.
+      broken: a boolean: the mechanism paid NaN or infinity, or planned such a start.
     """
 
     agents: Stacked
@@ -76,23 +77,21 @@ class Paid(NamedTuple):
 def train(
     training: LocalTraining,
     key: Key,
+    state: State,
     plan: Plan,
-    own: Own,
     shards: Shards,
-    round: Scalar,
     *,
     agents_at_once: int,
     mesh: Mesh | None = None,
 ) -> Trained:
     """Returns the result of all agents' local training on their shards."""
-    start = own.params if plan.start is None else plan.start
-    keys = jax.random.split(key, shards.num_agents)
+    start = state.agents if plan.start is None else plan.start
     trained = train_agents(
         training,
-        keys,
-        own._replace(params=start),
+        jax.random.split(key, shards.num_agents),
+        Own(start, state.optimizer, state.statistics),
         shards,
-        round,
+        state.round,
         plan,
         agents_at_once=agents_at_once,
         mesh=mesh,
@@ -106,40 +105,37 @@ def train(
     finite = rowwise.finite_rows(updates)
     unchanged = rowwise.zero_rows(updates)
     # An agent whose training diverged starts the next round with the same state.
-    optimizer, statistics = trees.where(finite, trained[1:], own[1:])
+    before = (state.optimizer, state.statistics)
+    optimizer, statistics = trees.where(finite, (trained.optimizer, trained.statistics), before)
     took_part = True if plan.participants is None else plan.participants
     return Trained(start, params, updates, optimizer, statistics, finite, unchanged & took_part)
 
 
 def upload(
     key: Key,
+    state: State,
     trained: Trained,
-    server: Params,
     behaviours: Sequence[Behaviour],
-    memory: Memory | None,
-    round: Scalar,
-    participants: PerAgent | None = None,
+    participants: PerAgent | None,
 ) -> Uploads:
     """Returns what agents upload, and which uploads are usable.
 
     Args:
       key: PRNG key.
+      state: the state before the round.
       trained: the result of local training.
-      server: the server's parameters.
       behaviours: the behaviours of dishonest agents.
-      memory: what dishonest agents remember, if there are any.
-      round: number of the round, from 0.
       participants: `[N]` booleans; other agents upload zeros. None: all take part.
     """
-    updates = uploads = trained.updates
+    uploads, memory = trained.updates, state.memory
     if memory is not None:  # behaviours change entries
-        updates = lowrank.dense(updates)
-        memory = memory.with_first(updates, round, participants)
-        uploads = change_uploads(key, updates, memory, round, behaviours, participants)
+        updates = lowrank.dense(uploads)
+        memory = memory.with_first(updates, state.round, participants)
+        uploads = change_uploads(key, updates, memory, state.round, behaviours, participants)
     zeros = jax.tree.map(jnp.zeros_like, uploads)
     if participants is not None:
         uploads = trees.where(participants, uploads, zeros)
-    usable = rowwise.addable_rows(uploads, (trained.start, server))
+    usable = rowwise.addable_rows(uploads, (trained.start, state.server))
     return Uploads(trees.where(usable, uploads, zeros), usable, memory)
 
 
@@ -161,27 +157,29 @@ def judge(
     return outcome, state
 
 
-def serve(optimizer: Any, outcome: Outcome, server: Params, state: Any) -> tuple[Outcome, Any]:
+def serve(optimizer: Any, state: State, outcome: Outcome) -> tuple[Outcome, Any]:
     """Returns the outcome with the step of a server optimizer as everybody's reward.
 
     Args:
-      optimizer: an optax optimizer, for which the aggregate, negated, is the gradient.
-      outcome: what the mechanism decided; it pays everybody the aggregate.
-      server: the server's parameters.
-      state: the optimizer's state.
+      optimizer: an optax optimizer, for which the aggregate, negated, is the gradient; None: the
+        outcome stays.
+      state: the state before the round.
+      outcome: what the mechanism decided; with an optimizer, it pays everybody the aggregate.
 
     Returns:
       The outcome and the optimizer's next state.
     """
+    if optimizer is None:
+        return outcome, state.server_optimizer
     gradient = jax.tree.map(jnp.negative, lowrank.dense(outcome.aggregate))
-    changes, state = optimizer.update(gradient, state, server)
-    changes = jax.tree.map(lambda change, own: change.astype(own.dtype), changes, server)
+    changes, following = optimizer.update(gradient, state.server_optimizer, state.server)
+    changes = jax.tree.map(lambda change, own: change.astype(own.dtype), changes, state.server)
     paid = trees.broadcast(len(outcome.fractions), changes)
-    return outcome._replace(aggregate=changes, rewards=paid), state
+    return outcome._replace(aggregate=changes, rewards=paid), following
 
 
 def pay(
-    trained: Trained, server: Params, outcome: Outcome, present: PerAgent | None = None
+    state: State, plan: Plan, trained: Trained, outcome: Outcome, present: PerAgent | None
 ) -> Paid:
     """Returns the parameters of agents and server after the mechanism's pay.
 
@@ -191,9 +189,13 @@ def pay(
     agents = jax.tree.map(jnp.add, trained.start, rewards)
     if present is not None:
         agents = trees.where(present, agents, trained.start)
-    server = jax.tree.map(jnp.add, server, aggregate)
+    server = jax.tree.map(jnp.add, state.server, aggregate)
     # Ignore agents whose training already diverged: other parameters that are not finite come
     # from the mechanism.
     agents_fine = rowwise.finite_rows(agents) | ~trained.finite
     server_fine = rowwise.finite_rows(trees.broadcast(1, server)) | ~trained.finite.all()
-    return Paid(agents, server, ~(agents_fine.all() & server_fine.all()))
+    broken = ~(agents_fine.all() & server_fine.all())
+    if plan.start is not None:
+        spoilt = rowwise.finite_rows(state.agents) & ~rowwise.finite_rows(plan.start)
+        broken = broken | spoilt.any()
+    return Paid(agents, server, broken)
