@@ -74,9 +74,12 @@ FAIRJAX = Settings(
     optimizer="adam", learning_rate=1e-3, learning_rate_decay=None, alpha=0.5, gamma=None
 )
 PROGRAM = Settings()
+OF_DATA = ("model", "samples_per_agent", "eval_every")
 
 
-def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Settings:
+def settings(
+    dataset: str, preset: str, num_rounds: int, num_decays: int, fine_tuned: bool = False
+) -> Settings:
     """Returns values for the open fields of an experiment.
 
     Args:
@@ -84,6 +87,8 @@ def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Set
       preset: a name in `PRESETS`.
       num_rounds: T, the number of rounds in the whole run.
       num_decays: how often the learning rate decays in the whole run.
+      fine_tuned: whether `tuning` has further values. The paper fine-tunes no network, so only what
+        it chose for the data counts.
 
     Examples:
       >>> chosen = settings("digits", "fairjax", num_rounds=80, num_decays=80)
@@ -94,7 +99,9 @@ def settings(dataset: str, preset: str, num_rounds: int, num_decays: int) -> Set
     """
     chosen, source = PROGRAM if preset == "paper" else FAIRJAX, DATASETS.get(dataset)
     if source is not None and source.paper is not None:
-        chosen = PROGRAM._replace(**source.paper)
+        paper = PROGRAM._replace(**source.paper)
+        of_data = {name: getattr(paper, name) for name in OF_DATA}
+        chosen = chosen._replace(**of_data) if fine_tuned else paper
     if chosen.learning_rate_decay is None:
         chosen = chosen._replace(learning_rate_decay=LAST_RATE ** (1 / num_decays))
     if chosen.gamma is None:

@@ -41,39 +41,30 @@ class Resolved(Checked):
         Fields that are still None mean what their help says of None.
         """
         name = self.dataset if isinstance(self.dataset, str) else ""
-        run = (self.preset, self.rounds, self.num_decays)
-        chosen = settings(name, *run)._asdict()
         tuned = tuning(self.model, self.trains_adapters)
-        if tuned is not None:  # the paper fine-tunes no network
-            kept = ("model", "samples_per_agent", "eval_every")
-            chosen = {**settings("", *run)._asdict(), **{field: chosen[field] for field in kept}}
-        cosine = f"cosine:{str(chosen['gamma']).removeprefix('cosine:')}"
-        chosen |= tuned or {}
+        preset = settings(name, self.preset, self.rounds, self.num_decays, tuned is not None)
+        values = {**preset._asdict(), **(tuned or {})}
         if not isinstance(self.dataset, str) and self.dataset[0].vocabulary_size is not None:
-            chosen["model"] = "text_cnn"
-        takes = factories.takes(self.mechanism)
-        # Objects, and what users registered, have their own coefficients or learning rate.
+            values["model"] = "text_cnn"
+        # Objects, and what users registered, have their own coefficients, learning rate or sizes.
         is_ours = isinstance(self.mechanism, str) and self.mechanism in OURS
-        kept = () if is_ours else COEFFICIENTS
+        unused = {*COEFFICIENTS}.difference(factories.takes(self.mechanism) if is_ours else ())
         if isinstance(self.optimizer, optax.GradientTransformation):
-            kept = (*kept, "learning_rate", "learning_rate_decay")
-        each = {**run_lengths(self.model), **chosen}
+            unused |= {"learning_rate", "learning_rate_decay"}
+        if self.shards is not None:
+            unused.add("samples_per_agent")
         chosen = {
             name: value
-            for name, value in chosen.items()
-            if getattr(self, name) is None
-            and name not in kept
-            and (name not in COEFFICIENTS or name in takes)
+            for name, value in values.items()
+            if getattr(self, name) is None and name not in unused
         }
         if self.gamma == "cosine":
-            chosen["gamma"] = cosine
-        if self.shards is not None:  # they have their sizes
-            chosen.pop("samples_per_agent", None)
-        optimizer = chosen.get("optimizer", self.optimizer)
-        plain = optimizer in ("sgd", optax.sgd)
+            chosen["gamma"] = f"cosine:{str(preset.gamma).removeprefix('cosine:')}"
+        plain = chosen.get("optimizer", self.optimizer) in ("sgd", optax.sgd)
         if self.mechanism == "qffl" and not plain and "smoothness" not in dict(self.options):
             # The learning rate of other optimizers says nothing of the length of their steps.
             chosen["options"] = {**dict(self.options), "smoothness": "bounded"}
+        each = {**run_lengths(self.model), **values}
         for name in EACH:
             if isinstance(value := getattr(self, name), tuple):
                 chosen[name] = _fill_open(value, each[name])
