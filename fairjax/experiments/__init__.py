@@ -1,8 +1,7 @@
 """Experiments: runs that are described, recorded, resumed, repeated and compared.
 
 description  the fields of an experiment, each with its check, group and help (`fields`)
-checked      a description whose fields are checked when it is made
-resolved     a description with values for open fields, its name and its JSON form
+resolved     a description that is checked when it is made; values for its open fields, its name
 presets      values for fields that are left open, by data set
 objects      objects that a field may hold instead of a name
 references   objects in files of one's own, such as "mine.py:factory"

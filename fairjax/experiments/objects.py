@@ -162,7 +162,25 @@ def check_dataset(name: str, value: Any) -> None:
     train.check_alike(f"{name}[1]", test)
 
 
-def leave_out(description: Any, by: str, hint: str = "", **defaults: Any) -> None:
+def check_left_out(description: Any) -> None:
+    """Raises if a description gives a field that an object in another field sets already."""
+    if description.shards is not None:
+        _leave_out(description, "shards", split="power_law", samples_per_agent=None)
+    rate = description.server_learning_rate
+    if description.server_optimizer is None and rate is not None:
+        raise ValueError(
+            "`server_learning_rate` must be left out without a `server_optimizer`, "
+            f"got server_learning_rate={rate!r}."
+        )
+    if is_object(description.server_optimizer):
+        _leave_out(description, "server_optimizer", server_learning_rate=None)
+    if isinstance(description.optimizer, optax.GradientTransformation):
+        hint = " To choose it here, give a function of the learning rate, such as optax.adamw."
+        rates = {"learning_rate": None, "learning_rate_decay": None}
+        _leave_out(description, "optimizer", hint, **rates)
+
+
+def _leave_out(description: Any, by: str, hint: str = "", **defaults: Any) -> None:
     """Raises if a field is given although the object in the field `by` sets it."""
     for name, default in defaults.items():
         value = getattr(description, name)
