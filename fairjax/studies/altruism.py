@@ -19,7 +19,7 @@ from fairjax.figures import (
     styled,
 )
 from fairjax.studies import grid
-from fairjax.studies.base import SEEDS, Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study, sweep_cell
 from fairjax.tables import Spread, Table, spreads
 
 BETAS = (0.5, 1.0, 1.2, 1.5, 2.0, 1e7)  # the paper's
@@ -47,17 +47,9 @@ def cells(quick: bool) -> list[Cell]:
                 eval_every=setting.fields["rounds"],
                 **setting.fields,
             )
-            made.append(
-                Cell(
-                    name=f"beta-{setting.dataset}-{setting.num_agents}-{split}",
-                    settings={
-                        **experiment.description(), "beta": list(BETAS), "seed": list(SEEDS),
-                    },
-                    run=functools.partial(_run, experiment),
-                    experiment=experiment,
-                    num_runs=len(BETAS) * len(SEEDS),
-                )
-            )  # fmt: skip
+            name = f"beta-{setting.dataset}-{setting.num_agents}-{split}"
+            run = functools.partial(_run, experiment)
+            made.append(sweep_cell(name, experiment, run, SEEDS, beta=BETAS))
     return made
 
 

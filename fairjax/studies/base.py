@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,15 @@ class Cell(NamedTuple):
         """The name of the cell's file, which its settings determine."""
         text = json.dumps(self.settings, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+
+
+def sweep_cell(
+    name: str, experiment: Experiment, run: Callable[[], Rows], seeds: Sequence[int], **axes: Any
+) -> Cell:
+    """Returns the cell of a sweep over seeds, and over further values of fields, by name."""
+    settings = {**experiment.description(), **axes, "seed": list(seeds)}
+    num_runs = math.prod(map(len, (seeds, *axes.values())))
+    return Cell(name, settings, run, experiment, num_runs)
 
 
 def compared_mechanisms() -> list[str]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fairjax.experiments import Experiment, Result, sweep
 from fairjax.figures import draw_spread, name_lines, styled
 from fairjax.simulation import behaviours
-from fairjax.studies.base import SEEDS, Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study, sweep_cell
 from fairjax.tables import Table, spreads
 
 NUM_AGENTS, NUM_DISHONEST, ROUNDS = 10, 2, 20
@@ -34,15 +34,9 @@ def cells(quick: bool) -> list[Cell]:
                 options={"contribution": measure},
                 behaviours={} if name == "honest" else {name: NUM_DISHONEST},
             )
-            made.append(
-                Cell(
-                    name=f"riders-{experiment.dataset}-{measure}-{name}",
-                    settings={**experiment.description(), "seed": list(SEEDS)},
-                    run=functools.partial(_run, experiment, name),
-                    experiment=experiment,
-                    num_runs=len(SEEDS),
-                )
-            )
+            run = functools.partial(_run, experiment, name)
+            title = f"riders-{experiment.dataset}-{measure}-{name}"
+            made.append(sweep_cell(title, experiment, run, SEEDS))
     return made
 
 

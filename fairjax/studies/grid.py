@@ -21,7 +21,15 @@ from fairjax.figures import (
     name_series,
     styled,
 )
-from fairjax.studies.base import SEEDS, Cell, Rows, Study, compared_mechanisms, sweep_alone
+from fairjax.studies.base import (
+    SEEDS,
+    Cell,
+    Rows,
+    Study,
+    compared_mechanisms,
+    sweep_alone,
+    sweep_cell,
+)
 from fairjax.tables import Table, spreads
 
 IMAGES, TEXT = ("power_law", "uniform", "class_imbalance"), ("power_law",)
@@ -88,13 +96,8 @@ def _make_cell(setting: Setting, mechanism: str, splits: tuple[str, ...], quick:
         **setting.fields,
     ).with_mechanism(mechanism)
     parts = (setting.dataset, str(setting.num_agents), mechanism, *(() if quick else splits))
-    return Cell(
-        name="-".join(parts),
-        settings={**experiment.description(), "split": splits, "seed": SEEDS},
-        run=functools.partial(_run, experiment, splits),
-        experiment=experiment,
-        num_runs=len(splits) * len(SEEDS),
-    )
+    run = functools.partial(_run, experiment, splits)
+    return sweep_cell("-".join(parts), experiment, run, SEEDS, split=splits)
 
 
 def _run(experiment: Experiment, splits: tuple[str, ...]) -> Rows:

@@ -19,7 +19,7 @@ from fairjax.data import Shards
 from fairjax.experiments import Experiment
 from fairjax.figures import styled
 from fairjax.simulation import State
-from fairjax.studies.base import SEEDS, Cell, Rows, Study
+from fairjax.studies.base import SEEDS, Cell, Rows, Study, sweep_cell
 from fairjax.tables import Table, spreads
 from fairjax.types import Key, PerAgent, PerRound
 
@@ -35,15 +35,9 @@ def cells(quick: bool) -> list[Cell]:
             experiment = Experiment(
                 dataset="digits" if quick else "mnist", split=split, rounds=20
             ).with_mechanism(name)
-            made.append(
-                Cell(
-                    name=f"rewards-{experiment.dataset}-{split}-{name}",
-                    settings={**experiment.description(), "seed": list(SEEDS)},
-                    run=functools.partial(_run, experiment),
-                    experiment=experiment,
-                    num_runs=len(SEEDS),
-                )
-            )
+            run = functools.partial(_run, experiment)
+            title = f"rewards-{experiment.dataset}-{split}-{name}"
+            made.append(sweep_cell(title, experiment, run, SEEDS))
     return made
 
 

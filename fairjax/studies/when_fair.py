@@ -26,7 +26,7 @@ from fairjax.figures import (
     styled,
 )
 from fairjax.studies import grid
-from fairjax.studies.base import SEEDS, Cell, Rows, Study, sweep_alone
+from fairjax.studies.base import SEEDS, Cell, Rows, Study, sweep_alone, sweep_cell
 from fairjax.studies.variant import Variant
 from fairjax.tables import Table, spreads
 
@@ -119,17 +119,9 @@ def cells(quick: bool) -> list[Cell]:
         )
         where = f"{dataset}-{num_agents}-{base.resolved().model}"
         for name, variant in variants(base).items():
-            made.append(
-                Cell(
-                    name=f"when-{where}-{name.replace(' ', '_').replace('/', 'over')}",
-                    settings={
-                        **variant.description(), "split": SPLITS, "seed": list(seeds),
-                    },
-                    run=functools.partial(_run, name, variant, seeds),
-                    experiment=variant,
-                    num_runs=len(SPLITS) * len(seeds),
-                )
-            )  # fmt: skip
+            title = f"when-{where}-{name.replace(' ', '_').replace('/', 'over')}"
+            run = functools.partial(_run, name, variant, seeds)
+            made.append(sweep_cell(title, variant, run, seeds, split=SPLITS))
     return made
 
 
