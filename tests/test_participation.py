@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -303,11 +305,12 @@ def test_the_latest_numbers_are_those_of_the_last_round_with_the_agent():
 
 def test_only_those_present_are_paid():
     held = {"w": jnp.array([[1.0], [2.0], [3.0]])}
+    state: Any = types.SimpleNamespace(agents=held, server={"w": jnp.array([10.0])})
     trained = Trained(held, held, held, (), None, jnp.ones(3, bool), jnp.zeros(3, bool))
     five = {"w": jnp.full((3, 1), 5.0)}
     outcome = Outcome({"w": jnp.array([7.0])}, five, *[jnp.ones(3)] * 3)
     for present, ends in ((None, [6, 7, 8]), (jnp.array([True, False, True]), [6, 2, 8])):
-        paid = pay(trained, {"w": jnp.array([10.0])}, outcome, present)
+        paid = pay(state, Plan(), trained, outcome, present)
         assert paid.agents["w"].ravel().tolist() == ends
         assert paid.server["w"].tolist() == [17]
         assert not paid.broken
