@@ -75,10 +75,9 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
 
     Where it fails: with class imbalance weak agents gain little, since uploads about other classes
     do not agree with theirs. On digits, an agent with little data gains 1.0 ± .1 by stretching its
-    upload, and on MNIST with 10 agents 1.6 ± .4 (before agents at the floor of importance were paid
-    their own upload only). If the agent with most data reverses its upload, another one loses 6.3
-    points (digits, power law); with class imbalance on MNIST another one loses up to 5.4 if agent 1
-    cheats. Two agents cannot be ordered, since each knows only the other. Two that upload the same
+    upload, and on MNIST with 10 agents 1.6 ± .4 (the study's page has the command). If the agent
+    with most data reverses its upload, another one loses 6.3 points (digits, power law); with class
+    imbalance on MNIST another one loses 5.4 if agent 1 reverses its own. Two agents cannot be ordered, since each knows only the other. Two that upload the same
     update (`collude`; digits, seeds 0 to 4) lose 4.3 ± 3.9 and 26.7 ± 3.5 points on the two splits,
     and the others .8 and .6; the same noise was not tried.
 
