@@ -77,9 +77,10 @@ def accounts(*, beta: Scalar = 0.03) -> Mechanism:
     do not agree with theirs. On digits, an agent with little data gains 1.0 ± .1 by stretching its
     upload, and on MNIST with 10 agents 1.6 ± .4 (the study's page has the command). If the agent
     with most data reverses its upload, another one loses 6.3 points (digits, power law); with class
-    imbalance on MNIST another one loses 5.4 if agent 1 reverses its own. Two agents cannot be ordered, since each knows only the other. Two that upload the same
-    update (`collude`; digits, seeds 0 to 4) lose 4.3 ± 3.9 and 26.7 ± 3.5 points on the two splits,
-    and the others .8 and .6; the same noise was not tried.
+    imbalance on MNIST another one loses 5.4 if agent 1 reverses its own. Two agents cannot be
+    ordered, since each knows only the other. Two that upload the same update (`collude`; digits,
+    seeds 0 to 4) lose 4.3 ± 3.9 and 26.7 ± 3.5 points on the two splits, and the others .8 and .6;
+    the same noise was not tried.
 
     Args:
       beta: altruism degree, in (0, 1]: how much of what an agent gives is paid in proportion to
